@@ -1,0 +1,1 @@
+"""The tests: each one is named by the rule it holds."""

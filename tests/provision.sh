@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Sees that the servers which the tests start are installed. As root, as in CI, it installs the
+# missing ones; for anyone else it names the command, and the tests that need them are skipped.
+set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin
+
+missing=()
+command -v redis-server >/dev/null || missing+=(redis-server)
+command -v mariadbd >/dev/null || missing+=(mariadb-server)
+compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null \
+    || command -v postgres >/dev/null || missing+=(postgresql)
+command -v wrk >/dev/null || missing+=(wrk)
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+    echo "Not installed here: ${missing[*]}. The tests that need them are skipped. To run them too:"
+    echo "    sudo apt-get install ${missing[*]}"
+    exit 0
+fi
+
+echo "Installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update
+apt-get install --yes --no-install-recommends "${missing[@]}"

@@ -1,0 +1,242 @@
+"""Processes that a test starts, and ends whatever happens: by pid, with all their descendants."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar
+
+from typing_extensions import Self
+
+from tests.support.waiting import wait_until
+
+#: A server that has not answered, or not ended, by then does not do so any more.
+START_SECONDS = 30.0
+STOP_SECONDS = 15.0
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def process_state(pid: int) -> tuple[str, int, int] | None:
+    """Return (state letter, parent's pid, session) of a process, or None if there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command's name stands in parentheses and may hold anything, even ")".
+    state, parent, _group, session = stat.rpartition(")")[2].split()[:4]
+    return state, int(parent), int(session)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and it is more than a zombie."""
+    state = process_state(pid)
+    return state is not None and state[0] not in {"Z", "X"}
+
+
+class ServerProcess:
+    """A child process that leads a session, so that its descendants are found even as orphans."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        log_path: Path,
+        environment: Mapping[str, str] | None = None,
+        directory: Path | None = None,
+        user: str | None = None,
+    ) -> None:
+        """Start *command*, its output appended to *log_path*, as *user* if one is given."""
+        self.log_path = log_path
+        with log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=directory,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process that was started still runs."""
+        return self._process.poll() is None
+
+    def pids(self) -> list[int]:
+        """Return the pid of every live process of the session."""
+        candidates = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        return [pid for pid in candidates if self._is_ours(pid)]
+
+    def _is_ours(self, pid: int) -> bool:
+        state = process_state(pid)
+        return state is not None and state[0] not in {"Z", "X"} and state[2] == self.pid
+
+    def children(self) -> list[int]:
+        """Return the pid of every live child of the process that was started."""
+        return [pid for pid in self.pids() if (process_state(pid) or ("", 0))[1] == self.pid]
+
+    def send(self, signal_number: signal.Signals) -> None:
+        """Send a signal to the process that was started."""
+        self._process.send_signal(signal_number)
+
+    def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> None:
+        """Ask the process to end, and kill what is left of the session after the deadline."""
+        if self.running:
+            # A stopped process would sleep through the request.
+            self.send(signal.SIGCONT)
+            self.send(signal_number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill every process of the session at once."""
+        wait_until(self._kill_round, STOP_SECONDS, f"the processes of session {self.pid} ended")
+
+    def _kill_round(self) -> bool:
+        # In rounds: a master may fork another worker while we look.
+        left = self.pids()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not self.running and not left
+
+
+class LocalServer(ABC):
+    """A server on 127.0.0.1 in a temporary directory: started, broken and removed by a test.
+
+    As a context manager it is started on entry, and gone without trace on exit.
+    """
+
+    name: ClassVar[str]
+    #: A server that refuses to run as root runs as the first of these users that exists.
+    unprivileged_users: ClassVar[tuple[str, ...]] = ()
+    #: How to ask it to end at once, without waiting for its clients.
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+
+    def __init__(self) -> None:
+        """Choose a port and make the directory; nothing runs yet."""
+        # Under the system's own directory: the path of a Unix socket has room for 107 bytes.
+        self.directory = Path(tempfile.mkdtemp(prefix=f"waffle-{self.name}-"))
+        self.port = free_port()
+        self.user = self._user()
+        if self.user is not None:
+            shutil.chown(self.directory, self.user)
+        self._process: ServerProcess | None = None
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Return the command that runs the server in the foreground."""
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Whether the server serves; an `OSError` counts as "no"."""
+
+    def prepare(self) -> None:  # noqa: B027  not every server needs something
+        """Make what the server needs before its start."""
+
+    @property
+    def process(self) -> ServerProcess:
+        """The running server."""
+        assert self._process is not None, f"{self.name} is not running"
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        """The pid of the server."""
+        return self.process.pid
+
+    def start(self) -> None:
+        """Start the server, and return when it answers."""
+        assert self._process is None, f"{self.name} is running already"
+        self.prepare()
+        log_path = self.directory / "server.log"
+        self._process = ServerProcess(
+            self.command(), log_path=log_path, directory=self.directory, user=self.user
+        )
+        try:
+            wait_until(self._answers_or_died, START_SECONDS, f"{self.name} answers")
+        except BaseException:
+            print(log_path.read_text(errors="replace"))  # noqa: T201  pytest shows it
+            self.kill()
+            raise
+
+    def _answers_or_died(self) -> bool:
+        assert self.process.running, f"{self.name} died at its start"
+        return self.answers()
+
+    def stop(self) -> None:
+        """End the server in an orderly way; its data stay."""
+        if self._process is not None:
+            self._process.stop(self.stop_signal)
+            self._process = None
+
+    def kill(self) -> None:
+        """End the server as a crash would (SIGKILL); its data stay."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+    def restart(self) -> None:
+        """Stop the server and start it again on the same port."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Freeze the server (SIGSTOP): connections stay open, and nothing answers."""
+        for pid in self.process.pids():
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a frozen server go on."""
+        for pid in self.process.pids():
+            os.kill(pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Kill the server and remove its directory."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _user(self) -> str | None:
+        if os.geteuid() != 0 or not self.unprivileged_users:
+            return None
+        known = {entry.pw_name for entry in pwd.getpwall()}
+        return next((user for user in self.unprivileged_users if user in known), None)

@@ -1,0 +1,281 @@
+"""A real uWSGI, from an ini file as it stands or from options that a test writes down."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from typing_extensions import Self
+
+from tests.support.availability import require
+from tests.support.http import Response, request
+from tests.support.processes import (
+    START_SECONDS,
+    STOP_SECONDS,
+    ServerProcess,
+    free_port,
+    is_alive,
+)
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+#: "spawned uWSGI mule 1 (pid: 4711)". The stats know workers and spoolers, but no mules.
+MULE_LINE = re.compile(r"spawned uWSGI mule (\d+) \(pid: (\d+)\)")
+
+#: An ini's options: a list gives one line for each value, None leaves a default out.
+Options = Mapping[str, "str | int | bool | Path | Sequence[str | int | Path] | None"]
+
+
+@functools.cache
+def uwsgi_command() -> tuple[str, ...]:
+    """Return how to start uWSGI: `$UWSGI` if it is set, else the one of this environment."""
+    beside_us = Path(sys.executable).parent
+    candidates = [Path(os.environ.get("UWSGI", beside_us / "uwsgi")), beside_us / "pyuwsgi"]
+    binary = next((path for path in candidates if path.exists()), None)
+    require(binary, "uWSGI (pip install pyuwsgi)")
+    assert binary is not None
+    with binary.open("rb") as file:
+        is_script = file.read(2) == b"#!"
+    # pyuwsgi, a Python script, needs to be told what to start at a reload; see the Makefile.
+    return (str(binary), *(("--binary-path", sys.executable) if is_script else ()))
+
+
+class UwsgiServer:
+    """A uWSGI instance on 127.0.0.1, its log in a file, every process ended at the end.
+
+    As a context manager it is started on entry, and gone without trace on exit.
+    """
+
+    def __init__(
+        self,
+        config: Path | Options | Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = (),
+        ports: int = 1,
+        ready_path: str | None = "/",
+    ) -> None:
+        """Choose what to start; nothing runs yet.
+
+        Args:
+            config: An ini file of `uwsgi_configs/`, which binds `WAFFLE_DEMO_ADDRESS`; or options,
+                or lines, of an ini file to be written. They get `master = true` unless they say
+                something else of it, the repository on the Python path, and the sockets.
+            environment: Added to the environment of this process.
+            arguments: Added to the command line.
+            ports: How many sockets; `port` is the first of `ports`.
+            ready_path: What has to answer, with a status below 500, before `start` returns. None:
+                it returns when the socket takes connections.
+        """
+        self.directory = Path(tempfile.mkdtemp(prefix="waffle-uwsgi-"))
+        self.ports = [free_port() for _ in range(ports)]
+        self.port = self.ports[0]
+        self.environment = dict(environment or {})
+        self.ready_path = ready_path
+        self._arguments = list(arguments)
+        self._config = config
+        self._log_path = self.directory / "uwsgi.log"
+        self._stats_path = self.directory / "stats.sock"
+        self._fifo_path = self.directory / "master.fifo"
+        self._process: ServerProcess | None = None
+
+    # Start and end
+
+    def command(self) -> list[str]:
+        """Return the command that runs the instance in the foreground."""
+        watching = ("--stats", str(self._stats_path), "--master-fifo", str(self._fifo_path))
+        return [*uwsgi_command(), "--ini", str(self._ini_path()), *watching, *self._arguments]
+
+    def start(self) -> None:
+        """Start the instance, and return when it answers."""
+        assert self._process is None, "this uWSGI is running already"
+        # What a developer has exported for the demo is not meant for the tests.
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("WAFFLE_")}
+        self._process = ServerProcess(
+            self.command(),
+            log_path=self._log_path,
+            directory=self.directory,
+            environment={
+                **inherited,
+                "PYTHONPATH": str(ROOT),
+                "VIRTUAL_ENV": sys.prefix,
+                "WAFFLE_DEMO_ADDRESS": f"127.0.0.1:{self.port}",
+                **self.environment,
+            },
+        )
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            print(self.log())  # noqa: T201  pytest shows it
+            self.kill()
+            raise
+
+    def wait_until_ready(self) -> None:
+        """Return when the instance answers."""
+        wait_until(self._answers_or_died, START_SECONDS, "uWSGI answers")
+
+    def stop(self) -> None:
+        """End the instance in an orderly way (SIGINT), and its processes by force if they stay."""
+        if self._process is not None:
+            self._process.stop(signal.SIGINT)
+            self._process = None
+
+    def kill(self) -> None:
+        """Kill every process of the instance at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+    def close(self) -> None:
+        """Stop the instance and remove its directory."""
+        self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc_type is not None:
+            print(self.log())  # noqa: T201  pytest shows it with the failure
+        self.close()
+
+    # Ask
+
+    def get(self, path: str = "/", *, port: int | None = None, **options: Any) -> Response:
+        """Send a GET; *options* are those of `request`."""
+        return request("GET", path, port=port or self.port, **options)
+
+    def post(self, path: str, json: object = None, **options: Any) -> Response:
+        """Send a POST, with *json* as its body or `form=`; *options* are those of `request`."""
+        return request("POST", path, port=options.pop("port", self.port), json=json, **options)
+
+    def log(self) -> str:
+        """Return what uWSGI and the app have written so far."""
+        return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the master tells about itself."""
+        received = bytearray()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5.0)
+            connection.connect(str(self._stats_path))
+            while part := connection.recv(65536):
+                received += part
+        stats: dict[str, Any] = json.loads(received)
+        return stats
+
+    # Its processes
+
+    @property
+    def running(self) -> bool:
+        """Whether the process that was started still runs."""
+        return self._process is not None and self._process.running
+
+    @property
+    def process(self) -> ServerProcess:
+        """The process that was started, with its descendants."""
+        assert self._process is not None, "this uWSGI is not running"
+        return self._process
+
+    @property
+    def master_pid(self) -> int:
+        """The pid of the master, which a reload does not change."""
+        return self.process.pid
+
+    def pids(self) -> list[int]:
+        """Return the pid of every process of the instance."""
+        return self.process.pids()
+
+    def worker_pids(self) -> list[int]:
+        """Return the pids of the live workers, in the order of their numbers."""
+        # While the master starts anew, nothing listens there.
+        stats = wait_until(self.stats, START_SECONDS, "the master gives its stats")
+        pids = [worker["pid"] for worker in stats["workers"] if worker["status"] != "cheap"]
+        return [pid for pid in pids if pid > 0 and is_alive(pid)]
+
+    def mule_pids(self) -> list[int]:
+        """Return the pids of the live mules, in the order of their numbers."""
+        newest = {int(number): int(pid) for number, pid in MULE_LINE.findall(self.log())}
+        ours = set(self.pids())
+        return [pid for _, pid in sorted(newest.items()) if pid in ours]
+
+    # Its reloads
+
+    def reload(self) -> None:
+        """Reload everything (SIGHUP), and return when only new workers are left."""
+        before = self.worker_pids()
+        self.process.send(signal.SIGHUP)
+        self.wait_until_replaced(before)
+
+    def fifo(self, command: str) -> None:
+        """Give the master a command, such as "c" for a chain reload; returns at once."""
+        descriptor = os.open(self._fifo_path, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            os.write(descriptor, command.encode())
+        finally:
+            os.close(descriptor)
+
+    def wait_until_replaced(self, before: Sequence[int]) -> None:
+        """Return when as many other workers serve as were *before*."""
+
+        def replaced() -> bool:
+            assert self.running, "uWSGI died"
+            now = self.worker_pids()
+            return len(now) >= len(before) and not set(now) & set(before)
+
+        wait_until(replaced, START_SECONDS + STOP_SECONDS, "new workers serve")
+        self.wait_until_ready()
+
+    def _answers_or_died(self) -> bool:
+        assert self.running, "uWSGI died at its start"
+        if self.ready_path is not None:
+            return self.get(self.ready_path).status < 500
+        with contextlib.closing(socket.create_connection(("127.0.0.1", self.port), timeout=5.0)):
+            return True
+
+    def _ini_path(self) -> Path:
+        if isinstance(self._config, Path):
+            return self._config
+        lines = list(ini_lines(self._config) if isinstance(self._config, Mapping) else self._config)
+        if not any(re.match(r"master\s*=", line) for line in lines):
+            lines.append("master = true")
+        lines.append(f"pythonpath = {ROOT}")
+        lines += [f"http-socket = 127.0.0.1:{port}" for port in self.ports]
+        path = self.directory / "uwsgi.ini"
+        path.write_text("\n".join(["[uwsgi]", *lines, ""]))
+        return path
+
+
+def ini_lines(options: Options) -> list[str]:
+    """Return *options* as the lines of an ini file."""
+    lines = []
+    for name, value in options.items():
+        several = isinstance(value, (list, tuple))
+        for one in value if several else [value]:  # type: ignore[union-attr]
+            if one is not None:
+                text = str(one).lower() if isinstance(one, bool) else str(one)
+                lines.append(f"{name} = {text}")
+    return lines
