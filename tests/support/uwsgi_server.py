@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
@@ -78,7 +77,7 @@ class UwsgiServer:
             arguments: Added to the command line.
             ports: How many sockets; `port` is the first of `ports`.
             ready_path: What has to answer, with a status below 500, before `start` returns. None:
-                it returns when the socket takes connections.
+                it is enough that the socket takes connections.
         """
         self.directory = Path(tempfile.mkdtemp(prefix="waffle-uwsgi-"))
         self.ports = [free_port() for _ in range(ports)]
@@ -100,7 +99,7 @@ class UwsgiServer:
         return [*uwsgi_command(), "--ini", str(self._ini_path()), *watching, *self._arguments]
 
     def start(self) -> None:
-        """Start the instance, and return when it answers."""
+        """Start the instance, and return when every worker serves."""
         assert self._process is None, "this uWSGI is running already"
         # What a developer has exported for the demo is not meant for the tests.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("WAFFLE_")}
@@ -124,8 +123,8 @@ class UwsgiServer:
             raise
 
     def wait_until_ready(self) -> None:
-        """Return when the instance answers."""
-        wait_until(self._answers_or_died, START_SECONDS, "uWSGI answers")
+        """Return when the instance answers and every worker serves."""
+        wait_until(self._serves_or_died, START_SECONDS, "every worker of uWSGI serves")
 
     def stop(self) -> None:
         """End the instance in an orderly way (SIGINT), and its processes by force if they stay."""
@@ -211,6 +210,8 @@ class UwsgiServer:
 
     def worker_pids(self) -> list[int]:
         """Return the pids of the live workers, in the order of their numbers."""
+        if not self._has_master():
+            return self.pids()  # a process without a master is the worker itself
         # While the master starts anew, nothing listens there.
         stats = wait_until(self.stats, START_SECONDS, "the master gives its stats")
         pids = [worker["pid"] for worker in stats["workers"] if worker["status"] != "cheap"]
@@ -249,12 +250,19 @@ class UwsgiServer:
         wait_until(replaced, START_SECONDS + STOP_SECONDS, "new workers serve")
         self.wait_until_ready()
 
-    def _answers_or_died(self) -> bool:
+    def _serves_or_died(self) -> bool:
         assert self.running, "uWSGI died at its start"
-        if self.ready_path is not None:
-            return self.get(self.ready_path).status < 500
-        with contextlib.closing(socket.create_connection(("127.0.0.1", self.port), timeout=5.0)):
-            return True
+        if self.ready_path is None:
+            socket.create_connection(("127.0.0.1", self.port), timeout=5.0).close()
+        elif self.get(self.ready_path).status >= 500:
+            return False
+        # A worker that still loads its app is deaf to a reload, and would hold it up.
+        return not self._has_master() or all(
+            worker["accepting"] for worker in self.stats()["workers"] if worker["status"] != "cheap"
+        )
+
+    def _has_master(self) -> bool:
+        return "spawned uWSGI master process" in self.log()
 
     def _ini_path(self) -> Path:
         if isinstance(self._config, Path):
