@@ -1,0 +1,69 @@
+"""Change a running Flask application's settings, in every process at once.
+
+Names are imported when they are first asked for: the uWSGI master imports this package for
+:mod:`uwsgi_waffle.boot` alone, before anything may be patched or loaded.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .callbacks import settings_changed as settings_changed
+    from .errors import ConfigError as ConfigError
+    from .errors import InvalidSetting as InvalidSetting
+    from .errors import NotConverged as NotConverged
+    from .errors import RevisionConflict as RevisionConflict
+    from .errors import StoreUnavailable as StoreUnavailable
+    from .errors import UnknownRevision as UnknownRevision
+    from .errors import UnknownSetting as UnknownSetting
+    from .errors import WaffleError as WaffleError
+    from .extension import WaffleConf as WaffleConf
+    from .history import Change as Change
+    from .settings import WaffleSettings as WaffleSettings
+    from .writes import Update as Update
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # The extension and the base class of declarations
+    "WaffleConf",
+    "WaffleSettings",
+    # What it answers
+    "Change",
+    "Update",
+    # Sent after a change
+    "settings_changed",
+    # Errors
+    "WaffleError",
+    "ConfigError",
+    "InvalidSetting",
+    "NotConverged",
+    "RevisionConflict",
+    "StoreUnavailable",
+    "UnknownRevision",
+    "UnknownSetting",
+]
+
+_HOMES = {
+    "WaffleConf": "extension",
+    "WaffleSettings": "settings",
+    "Change": "history",
+    "Update": "writes",
+    "settings_changed": "callbacks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module, and keep it."""
+    if name not in __all__:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    value = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

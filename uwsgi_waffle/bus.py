@@ -1,0 +1,281 @@
+"""Redis: the one door to it. It carries the news that a revision exists, never a value.
+
+Publish and subscribe is lossy by nature, so nothing here is relied on: a subscriber reads SQL
+after every (re)connection, and whatever it cannot understand counts as "look".
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from .config import Config
+
+__all__ = ["Announcement", "Backoff", "Bus", "BusUnavailable", "Subscription"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds to wait for Redis to take a connection or to answer; an update waits no longer than this.
+ANSWER_SECONDS = 1.0
+#: Seconds of silence after which the server is asked for a sign of life.
+PING_AFTER_SECONDS = 3.0
+#: Seconds of silence after which the connection counts as dead.
+DEAD_AFTER_SECONDS = 8.0
+
+#: What redis-py raises when the server, or the network before it, is not there.
+_FAILURES = (RedisError, OSError)
+
+
+class BusUnavailable(Exception):
+    """Redis did not answer."""
+
+
+class RedisClient(Protocol):
+    """What is asked of a ready client: ``Redis``, a Sentinel's master, ``RedisCluster``."""
+
+    def publish(self, channel: str, message: str) -> Any: ...
+
+    def pubsub(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """News of a revision.
+
+    :ivar namespace: whose; ``None`` in a message that could not be understood
+    """
+
+    namespace: str | None
+    lineage: str = ""
+    revision: int = 0
+
+    def encode(self) -> str:
+        """Return the message as it is published."""
+        fields = {"namespace": self.namespace, "lineage": self.lineage, "revision": self.revision}
+        return json.dumps(fields)
+
+    @classmethod
+    def decode(cls, message: object) -> Announcement:
+        """Return what a message says; anybody may have published it, so anything may stand in it."""
+        try:
+            fields = json.loads(message) if isinstance(message, str | bytes) else None
+        except (ValueError, RecursionError):
+            fields = None
+        if not isinstance(fields, dict):
+            return cls(None)
+        namespace, lineage, revision = (
+            fields.get(key) for key in ("namespace", "lineage", "revision")
+        )
+        understood = isinstance(namespace, str) and isinstance(lineage, str)
+        if not understood or not isinstance(revision, int) or isinstance(revision, bool):
+            return cls(None)
+        return cls(str(namespace), str(lineage), revision)
+
+
+class Backoff:
+    """How long to wait before the next try: doubling, capped, and never the same on two hosts."""
+
+    def __init__(self, first_seconds: float, cap_seconds: float) -> None:
+        self._first_seconds = first_seconds
+        self._cap_seconds = cap_seconds
+        self._next_seconds = first_seconds
+
+    def reset(self) -> None:
+        """Start from the beginning after a success."""
+        self._next_seconds = self._first_seconds
+
+    def next_seconds(self) -> float:
+        """Return the seconds to wait now, and double the next ones."""
+        seconds = self._next_seconds
+        self._next_seconds = min(2 * seconds, self._cap_seconds)
+        return seconds * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing
+
+
+class Bus:
+    """One channel of one Redis."""
+
+    def __init__(self, config: Config, client: RedisClient | None = None) -> None:
+        """Connect to nothing yet.
+
+        :param client: a ready client to use in place of the configured address
+        """
+        self.channel = config.redis_channel
+        self.location = config.redis_location if client is None else f"<{type(client).__name__}>"
+        self._config = config
+        self._given = client
+        self._made: RedisClient | None = None
+        self._down_until = 0.0
+        self._backoff = Backoff(0.2, 2.0)
+        self._said_down = False
+
+    def after_fork(self) -> None:
+        """Leave the parent's sockets to the parent; a ready client's pool sees to it by itself."""
+        self._made = None
+
+    def publish(self, announcement: Announcement) -> bool:
+        """Announce a revision and return whether Redis took it; never raises.
+
+        While Redis is away it is tried only now and then, so that a change does not wait for it
+        each time: other hosts learn of it by polling SQL.
+        """
+        if time.monotonic() < self._down_until:
+            return False
+        try:
+            self._publish(announcement.encode())
+        except _FAILURES as error:
+            self._down_until = time.monotonic() + self._backoff.next_seconds()
+            if not self._said_down:
+                logger.warning(
+                    "waffle: revision %d could not be announced on Redis at %s (%s). It is "
+                    "committed, and served on this host; other hosts see it when they next poll "
+                    "SQL, within %g s.",
+                    announcement.revision,
+                    self.location,
+                    _reason(error),
+                    self._config.poll_seconds,
+                )
+            self._said_down = True
+            return False
+        self._backoff.reset()
+        self._said_down = False
+        return True
+
+    def _publish(self, message: str) -> None:
+        try:
+            self._client().publish(self.channel, message)
+        except RedisConnectionError:
+            # A pooled connection that died while nobody used it; a new one may do.
+            self._client().publish(self.channel, message)
+
+    @contextmanager
+    def subscribe(self) -> Iterator[Subscription]:
+        """Give a subscription that the server has confirmed.
+
+        :raises BusUnavailable: Redis did not answer
+        """
+        pubsub = None
+        try:
+            pubsub = self._client().pubsub()
+            pubsub.subscribe(self.channel)
+            subscription = Subscription(pubsub)
+            subscription.wait_for_confirmation()
+        except _FAILURES as error:
+            _close(pubsub)
+            raise BusUnavailable(_reason(error)) from error
+        try:
+            yield subscription
+        finally:
+            _close(pubsub)
+
+    def _client(self) -> RedisClient:
+        if self._given is not None:
+            return self._given
+        if self._made is None:
+            self._made = _make_client(self._config)
+        return self._made
+
+
+class Subscription:
+    """A confirmed subscription, on a connection that is known to be alive."""
+
+    def __init__(self, pubsub: Any) -> None:
+        self._pubsub = pubsub
+        self._heard = time.monotonic()
+        self._asked = False
+
+    def wait_for_confirmation(self) -> None:
+        """Wait until the server has confirmed.
+
+        :raises redis.exceptions.TimeoutError: it did not
+        """
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while time.monotonic() < deadline:
+            if self._next(deadline - time.monotonic()) is not None:
+                return
+        message = f"no answer within {ANSWER_SECONDS:g} s"
+        raise redis.exceptions.TimeoutError(message)
+
+    def receive(self, timeout_seconds: float) -> list[Announcement]:
+        """Return all messages that have come, waiting for the first at most *timeout_seconds*.
+
+        :raises BusUnavailable: the connection is dead
+        """
+        try:
+            self._keep_alive()
+            heard: list[Announcement] = []
+            message = self._next(timeout_seconds)
+            while message is not None:
+                if message["type"] == "message":
+                    heard.append(Announcement.decode(message["data"]))
+                elif message["type"] == "subscribe":
+                    # redis-py reconnected by itself: what was said in between is lost.
+                    heard.append(Announcement(None))
+                if len(heard) >= _MOST_AT_ONCE:
+                    break
+                message = self._next(0)
+            return heard
+        except _FAILURES as error:
+            raise BusUnavailable(_reason(error)) from error
+
+    def _next(self, timeout_seconds: float) -> dict[str, Any] | None:
+        message: dict[str, Any] | None = self._pubsub.get_message(timeout=max(timeout_seconds, 0))
+        if message is not None:
+            self._heard = time.monotonic()
+            self._asked = False
+        return message
+
+    def _keep_alive(self) -> None:
+        """Ask a silent server for a sign of life, and give up on one that owes it too long.
+
+        :raises redis.exceptions.TimeoutError: it owes it too long
+        """
+        silent_seconds = time.monotonic() - self._heard
+        if silent_seconds > DEAD_AFTER_SECONDS:
+            message = f"no sign of life for {silent_seconds:.0f} s"
+            raise redis.exceptions.TimeoutError(message)
+        if silent_seconds > PING_AFTER_SECONDS and not self._asked:
+            self._asked = True
+            self._pubsub.ping()
+
+
+#: Messages taken in one go, so that a flood cannot keep a listener from its other work.
+_MOST_AT_ONCE = 1000
+
+
+def _make_client(config: Config) -> RedisClient:
+    """Return a client that fails fast: whoever uses it has a back-off of its own."""
+    options: dict[str, Any] = {
+        "socket_timeout": ANSWER_SECONDS,
+        "socket_connect_timeout": ANSWER_SECONDS,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 0),
+        "client_name": "uwsgi_waffle",
+    }
+    if config.redis_url is None:
+        return redis.Redis(host=config.redis_host, port=config.redis_port, **options)
+    if config.redis_url.startswith("unix:"):
+        del options["socket_keepalive"]
+    return redis.Redis.from_url(config.redis_url, **options)
+
+
+def _close(pubsub: Any) -> None:
+    if pubsub is not None:
+        with suppress(*_FAILURES):  # it is broken, which is why it is closed
+            pubsub.close()
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error of redis-py in one line; it names the address, never the password."""
+    return " ".join(str(error).split()) or type(error).__name__

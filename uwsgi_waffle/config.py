@@ -1,0 +1,193 @@
+"""The ``WAFFLE_*`` keys of ``app.config``, read once into one frozen object.
+
+Every key is a field of :class:`Config`: its type, default, bounds and meaning stand in one place,
+and error messages, documentation and tests are made from there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from .errors import ConfigError, suggest
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+__all__ = ["KEYS", "Config", "ListenerChoice", "redact_url"]
+
+ListenerChoice = Literal["auto", "mule", "worker", "thread", "gevent", "none"]
+
+_PREFIX = "WAFFLE_"
+_HIDDEN = frozenset({"WAFFLE_ENCRYPTION_KEYS"})
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
+
+
+class Config(BaseModel):
+    """The configuration of one application, fixed at start. URLs are redacted in its repr."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    confs: dict[str, dict[str, Any]] | None = Field(
+        None, description="Settings, declared in the style of Flask-WaffleConf."
+    )
+    database_uri: str = Field(
+        min_length=1, description="The database that holds the truth, as an SQLAlchemy URL."
+    )
+    namespace: str = Field(
+        "default",
+        pattern=r"^[A-Za-z0-9_.-]{1,100}$",
+        description="Tells several applications apart in one database and one Redis.",
+    )
+    multiproc: bool = Field(
+        default=False, description="True: listen for changes made elsewhere, and announce ours."
+    )
+    redis_host: str = Field("localhost", min_length=1, description="Host of the Redis server.")
+    redis_port: int = Field(6379, ge=1, le=65535, description="Port of the Redis server.")
+    redis_channel: str = Field(
+        "waffleconf", min_length=1, description="Channel that changes are announced on."
+    )
+    redis_url: str | None = Field(
+        None, description="redis://, rediss:// or unix:// URL; wins over host and port."
+    )
+    listener: ListenerChoice = Field("auto", description="Where the listener runs.")
+    poll_seconds: float = Field(
+        5.0,
+        ge=0.1,
+        le=3600,
+        description="How often a listener compares its revision with SQL, message or not.",
+    )
+    snapshot_path: Path | None = Field(
+        None, description="The host's snapshot file; default: a private one in shared memory."
+    )
+    encryption_keys: tuple[str, ...] = Field(
+        (), description="Fernet keys for secret settings at rest; the first encrypts, all decrypt."
+    )
+    auto_create: bool = Field(
+        default=True, description="Create missing tables; False where migrations own the schema."
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, url: str | None) -> str | None:
+        """Accept what redis-py accepts, without importing it here."""
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in _REDIS_SCHEMES:
+            message = "the URL must begin with redis://, rediss:// or unix://"
+            raise ValueError(message)
+        if parts.scheme == "unix" and not parts.path:
+            message = "a unix:// URL names a socket, as in unix:///run/redis.sock"
+            raise ValueError(message)
+        if parts.port == 0:  # urlsplit raises ValueError itself where the port is no port
+            message = "the port must be between 1 and 65535"
+            raise ValueError(message)
+        return url
+
+    @field_validator("snapshot_path")
+    @classmethod
+    def _check_snapshot_path(cls, path: Path | None) -> Path | None:
+        """Refuse a relative path, which means another file in another working directory."""
+        if path is not None and not path.is_absolute():
+            message = "the path must be absolute, as every process must mean the same file"
+            raise ValueError(message)
+        return path
+
+    @classmethod
+    def from_app(cls, app: Flask) -> Config:
+        """Read the keys of an application, and write the effective values back as defaults.
+
+        :raises ConfigError: a key is unknown, or its value cannot work
+        """
+        given = {key: value for key, value in app.config.items() if key.startswith(_PREFIX)}
+        for key in sorted(given.keys() - KEYS.keys()):
+            message = (
+                f"{key} is not a configuration key.{suggest(key, KEYS)} Known: {', '.join(KEYS)}."
+            )
+            raise ConfigError(message, key=key, value=_shown(key, given[key]))
+        # None means "not set": that is how these keys stand in the defaults written back.
+        fields = {KEYS[key]: value for key, value in given.items() if value is not None}
+        fields["database_uri"] = database_uri(app, fields.get("database_uri"))
+        try:
+            config = cls.model_validate(fields)
+        except ValidationError as error:
+            raise _config_error(error, given) from None
+        for key, field in KEYS.items():
+            if key != "WAFFLE_CONFS":
+                app.config.setdefault(key, getattr(config, field))
+        return config
+
+    @property
+    def redis_location(self) -> str:
+        """Where Redis is, without a password, for log lines and status."""
+        return redact_url(self.redis_url or f"redis://{self.redis_host}:{self.redis_port}")
+
+    @property
+    def stale_seconds(self) -> float:
+        """Age of a listener's heartbeat, in seconds, past which nobody relies on the listener."""
+        return 3 * self.poll_seconds
+
+    def __repr_args__(self) -> Any:
+        """Leave out keys and passwords."""
+        for name, value in super().__repr_args__():
+            if name == "encryption_keys":
+                yield name, f"<{len(self.encryption_keys)} keys>"
+            elif name in ("database_uri", "redis_url") and value:
+                yield name, redact_url(value)
+            elif name != "confs":
+                yield name, value
+
+
+#: Configuration key -> field of :class:`Config`.
+KEYS: dict[str, str] = {_PREFIX + name.upper(): name for name in Config.model_fields}
+
+
+def database_uri(app: Flask, uri: object) -> object:
+    """Return the database to use: the one given, Flask-SQLAlchemy's, or a file of the instance.
+
+    A relative SQLite path is taken from the instance folder, as Flask-SQLAlchemy does, so that it
+    means one file whatever the working directory.
+    """
+    instance = Path(app.instance_path)
+    if uri is None:
+        uri = app.config.get("SQLALCHEMY_DATABASE_URI") or f"sqlite:///{instance / 'waffle.db'}"
+    if isinstance(uri, str):
+        relative = re.match(r"^(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)(.+)$", uri)
+        if relative:
+            return f"{relative[1]}{instance / relative[2]}"
+        return uri
+    # An sqlalchemy.URL; str() would mask its password.
+    render = getattr(uri, "render_as_string", None)
+    return render(hide_password=False) if render is not None else uri
+
+
+def redact_url(url: str) -> str:
+    """Return a URL without its password, for logs, errors and pages."""
+    without = re.sub(r"(?<=://)([^/@?#]*?):([^/?#]*)@", r"\1:***@", url)
+    return re.sub(r"(?i)([?&](?:password|passwd|ssl_password)=)[^&#]*", r"\1***", without)
+
+
+def _shown(key: str, value: object) -> object:
+    """Return a value as an error may show it."""
+    if key in _HIDDEN:
+        return "***"
+    return redact_url(value) if isinstance(value, str) else value
+
+
+def _config_error(error: ValidationError, given: Mapping[str, object]) -> ConfigError:
+    """Return pydantic's first finding as an error that names the key, the value and the fix."""
+    found = error.errors(include_url=False, include_context=False)[0]
+    field = str(found["loc"][0])
+    key = _PREFIX + field.upper()
+    value = _shown(key, given.get(key))
+    reason = found["msg"].removeprefix("Value error, ")
+    default = Config.model_fields[field].get_default()
+    fix = f"Correct it, or leave it out for {default!r}." if default is not None else "Correct it."
+    meaning = Config.model_fields[field].description
+    return ConfigError(f"{key} = {value!r}: {reason}. {fix} ({meaning})", key=key, value=value)

@@ -1,0 +1,195 @@
+"""Connections to SQL: engine, forks, transactions and errors. What is asked stands in ``store``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import exc, pool
+
+from .config import redact_url
+from .errors import ConfigError, StoreUnavailable
+from .schema import metadata
+
+__all__ = ["Database"]
+
+#: Seconds to wait for a connection to be made, where the driver would wait for ever.
+CONNECT_SECONDS = 5
+#: Seconds a writer waits for SQLite's one write lock.
+SQLITE_BUSY_SECONDS = 30
+#: Seconds after which a held connection is replaced: below what firewalls forget.
+RECYCLE_SECONDS = 300
+#: How often a transaction is tried when the database says it lost a race.
+ATTEMPTS = 5
+
+T = TypeVar("T")
+
+
+class Database:
+    """One database; connects when it is first asked, and anew after a fork."""
+
+    def __init__(self, uri: str, *, auto_create: bool) -> None:
+        """Check the URL and its driver; do not connect.
+
+        :param auto_create: whether a write makes missing tables
+        :raises ConfigError: the URL is none, or its driver is not installed
+        """
+        self.auto_create = auto_create
+        #: The URL without its password.
+        self.url = redact_url(uri)
+        self._uri = uri
+        self._engine: sa.Engine | None = self._make_engine()
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine of this process; made when first used after a fork.
+
+        Not in the fork hook, where uWSGI's ``gevent-monkey-patch`` has not replaced locks yet.
+        """
+        if self._engine is None:
+            self._engine = self._make_engine()
+        return self._engine
+
+    def after_fork(self) -> None:
+        """Leave the parent's connections to the parent."""
+        if self._engine is not None:
+            self._engine.dispose(close=False)
+            self._engine = None
+
+    def close(self) -> None:
+        """Close the held connection; the database can still be used."""
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def read(self, read: Callable[[sa.Connection], T], *, without_tables: T) -> T:
+        """Return what *read* returns; once more where a held connection turned out to be dead.
+
+        :param without_tables: returned where the tables are not there yet
+        :raises StoreUnavailable: the database did not answer
+        """
+        for last_attempt in (False, True):
+            try:
+                with self.engine.connect() as connection:
+                    # One statement at a time needs no transaction around it, and none is left open.
+                    return read(connection.execution_options(isolation_level="AUTOCOMMIT"))
+            except exc.SQLAlchemyError as error:
+                if not last_attempt and _was_disconnected(error):
+                    continue
+                if self._lacks_tables(error):
+                    return without_tables
+                raise self.unavailable(error) from error
+        raise AssertionError
+
+    def write(self, transaction: Callable[[sa.Connection], T]) -> T:
+        """Return what *transaction* returns, which commits for itself; again where it lost a race.
+
+        :raises StoreUnavailable: the database did not answer, or lacks its tables
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with self.engine.connect() as connection:
+                    return transaction(connection)
+            except exc.SQLAlchemyError as error:
+                if attempt == ATTEMPTS or not self._worth_another_try(error):
+                    raise self.unavailable(error) from error
+        raise AssertionError
+
+    def create_tables(self) -> None:
+        """Create the tables that are missing.
+
+        :raises StoreUnavailable: the database did not answer, or does not allow it
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                metadata.create_all(self.engine)
+            except exc.SQLAlchemyError as error:
+                # Checking first takes no lock, so another process may create them at this moment.
+                if attempt == ATTEMPTS or _could_not_connect(error):
+                    raise self.unavailable(error) from error
+            else:
+                return
+
+    def unavailable(self, error: exc.SQLAlchemyError) -> StoreUnavailable:
+        """Return a database error in our words, without statement, parameters and password."""
+        if self._lacks_tables(error):
+            message = (
+                f"The tables of the settings are missing in {self.url}. Run `flask waffle init-db` "
+                "or your migrations, or set WAFFLE_AUTO_CREATE to True."
+            )
+        else:
+            reason = " ".join(str(getattr(error, "orig", None) or error).split())
+            message = f"The settings database {self.url} cannot be used: {redact_url(reason)}"
+        return StoreUnavailable(message, url=self.url)
+
+    def _make_engine(self) -> sa.Engine:
+        """Return an engine.
+
+        :raises ConfigError: the URL is none, or its driver is not installed
+        """
+        try:
+            url = sa.make_url(self._uri)
+            return sa.create_engine(url, **_engine_options(url))
+        except (exc.ArgumentError, ImportError, ValueError) as error:
+            message = (
+                f"WAFFLE_DATABASE_URI = {self.url!r}: {redact_url(str(error))}. Give an SQLAlchemy "
+                "URL, such as postgresql+psycopg://user@host/database, and install its driver."
+            )
+            raise ConfigError(message, key="WAFFLE_DATABASE_URI", value=self.url) from None
+
+    def _worth_another_try(self, error: exc.SQLAlchemyError) -> bool:
+        """Return whether a transaction, which changed nothing, may succeed if run again."""
+        if _was_disconnected(error) or isinstance(error, exc.IntegrityError):
+            # IntegrityError: two writers made the namespace's row at once.
+            return True
+        if self._lacks_tables(error):
+            if self.auto_create:
+                self.create_tables()
+            return self.auto_create
+        return lost_a_race(error)
+
+    def _lacks_tables(self, error: exc.SQLAlchemyError) -> bool:
+        """Return whether a statement failed because a table is not there."""
+        if not isinstance(error, exc.DBAPIError) or _could_not_connect(error):
+            return False
+        try:
+            inspector = sa.inspect(self.engine)
+            return not all(inspector.has_table(name) for name in metadata.tables)
+        except exc.SQLAlchemyError:
+            return False  # it is the connection, then, and the first error says so
+
+
+def lost_a_race(error: exc.SQLAlchemyError) -> bool:
+    """Return whether the database ended a transaction in favour of another one."""
+    driver_error = getattr(error, "orig", None)
+    if driver_error is None:
+        return False
+    state = getattr(driver_error, "sqlstate", None)
+    code = driver_error.args[0] if driver_error.args else None
+    # PostgreSQL: serialization failure, deadlock. MySQL: deadlock, lock wait, changed since read.
+    return state in ("40001", "40P01") or code in (1213, 1205, 1020)
+
+
+def _engine_options(url: sa.URL) -> dict[str, Any]:
+    """Return what the engine of a database needs; what the URL says itself is left alone."""
+    # One connection is held by a process that has asked; thousands of processes must not hold more.
+    held = {"pool_size": 1, "max_overflow": 9, "pool_recycle": RECYCLE_SECONDS}
+    if url.get_dialect().name != "sqlite":
+        connect = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS}
+        # Not the server's default: under REPEATABLE READ a writer that waited for the lock would
+        # read what was there before it waited.
+        return {"connect_args": connect, "isolation_level": "READ COMMITTED", **held}
+    if url.database in (None, "", ":memory:"):
+        # One connection, or each thread would have a database of its own.
+        return {"poolclass": pool.StaticPool, "connect_args": {"check_same_thread": False}}
+    busy = {} if "timeout" in url.query else {"timeout": SQLITE_BUSY_SECONDS}
+    return {"connect_args": busy, **held}
+
+
+def _was_disconnected(error: exc.SQLAlchemyError) -> bool:
+    return isinstance(error, exc.DBAPIError) and error.connection_invalidated
+
+
+def _could_not_connect(error: exc.SQLAlchemyError) -> bool:
+    """Return whether there was no connection to run a statement on."""
+    return isinstance(error, exc.DBAPIError) and error.statement is None

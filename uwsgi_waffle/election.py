@@ -1,0 +1,44 @@
+"""One listener for each uWSGI instance: a lock that the kernel frees when its holder dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+__all__ = ["Election"]
+
+
+class Election:
+    """The candidates of one instance, in one process.
+
+    A record lock on one byte of a file beside the host snapshot; the byte's number is the
+    instance's, so instances that share the host snapshot do not compete. Record locks, unlike
+    ``flock``, do not pass to children.
+    """
+
+    def __init__(self, snapshot_path: Path, instance: int) -> None:
+        """Stand for the instance whose master has the pid *instance*."""
+        self._path = snapshot_path.with_name(snapshot_path.name + ".listeners")
+        self._instance = instance
+        self._descriptor: int | None = None
+
+    def win(self) -> bool:
+        """Try to become the listener, and return whether this process is it now.
+
+        :raises OSError: the file cannot be opened
+        """
+        if self._descriptor is None:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            # Never closed: closing any descriptor of the file would give the lock away.
+            self._descriptor = os.open(self._path, flags, 0o600)
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._instance)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def resign(self) -> None:
+        """Let another process be the listener."""
+        if self._descriptor is not None:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, self._instance)

@@ -1,0 +1,128 @@
+"""Everything this package raises on purpose, as one tree with the evidence as attributes.
+
+::
+
+    WaffleError
+    ├── ConfigError        a WAFFLE_* key, or a declaration, that cannot work
+    ├── UnknownSetting     a name nobody declared
+    ├── InvalidSetting     a value that the declaration refuses
+    ├── RevisionConflict   somebody else wrote first
+    ├── UnknownRevision    a revision that the history does not reach
+    ├── StoreUnavailable   the database did not answer
+    └── NotConverged       some process has not taken a revision yet
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = [
+    "ConfigError",
+    "InvalidSetting",
+    "NotConverged",
+    "RevisionConflict",
+    "StoreUnavailable",
+    "UnknownRevision",
+    "UnknownSetting",
+    "WaffleError",
+]
+
+
+class WaffleError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ConfigError(WaffleError):
+    """A configuration key or a declaration that cannot work; raised at start, never later."""
+
+    def __init__(self, message: str, *, key: str | None = None, value: object = None) -> None:
+        super().__init__(message)
+        #: The ``WAFFLE_*`` key or the name of the setting at fault, where it is one.
+        self.key = key
+        #: The refused value; a redacted text where it may hold a password.
+        self.value = value
+
+
+class UnknownSetting(WaffleError):
+    """One or more names that the application does not declare."""
+
+    def __init__(self, names: Iterable[str], known: Iterable[str]) -> None:
+        #: The names at fault, sorted.
+        self.names: tuple[str, ...] = tuple(sorted(names))
+        #: Every declared name, sorted.
+        self.known: tuple[str, ...] = tuple(sorted(known))
+        listed = ", ".join(self.names)
+        noun = "setting" if len(self.names) == 1 else "settings"
+        super().__init__(f"Unknown {noun} {listed}.{suggest(self.names[0], self.known)}")
+
+
+class InvalidSetting(WaffleError):
+    """Values that the declaration refuses; nothing was stored."""
+
+    def __init__(self, errors: Sequence[Mapping[str, Any]]) -> None:
+        #: pydantic's errors (``type``, ``loc``, ``msg``, ``input``, ``ctx``); the inputs of secret
+        #: settings are left out.
+        self.errors: list[dict[str, Any]] = [dict(error) for error in errors]
+        super().__init__("; ".join(_line(error) for error in self.errors))
+
+
+class RevisionConflict(WaffleError):
+    """The settings moved on since the caller last looked; nothing was stored."""
+
+    def __init__(self, *, expected: int, actual: int) -> None:
+        #: The revision that the caller believed to be the present one.
+        self.expected = expected
+        #: The present revision.
+        self.actual = actual
+        super().__init__(
+            f"The settings are at revision {actual}, not {expected}: somebody else changed them. "
+            "Look at the history, then try again with the present revision."
+        )
+
+
+class UnknownRevision(WaffleError):
+    """A revision that the history does not reach: not made yet, or pruned."""
+
+    def __init__(self, revision: int, newest: int) -> None:
+        #: The revision that was asked for.
+        self.revision = revision
+        #: The present revision.
+        self.newest = newest
+        super().__init__(
+            f"There is no revision {revision} to go back to: the present one is {newest}, and the "
+            "history may have been pruned. Look at the history for those there are."
+        )
+
+
+class StoreUnavailable(WaffleError):
+    """The database did not answer, or lacks what it needs; nothing was stored unless it says so."""
+
+    def __init__(self, message: str, *, url: str) -> None:
+        super().__init__(message)
+        #: The database, without its password.
+        self.url = url
+
+
+class NotConverged(WaffleError):
+    """Some process had not applied a revision when the time was up."""
+
+    def __init__(self, message: str, *, revision: int, missing: Sequence[object]) -> None:
+        super().__init__(message)
+        #: The revision that was waited for.
+        self.revision = revision
+        #: Those that have not applied it: processes, or hosts that do not report.
+        self.missing = tuple(missing)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean X?`` for the nearest known name, or nothing where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def _line(error: Mapping[str, Any]) -> str:
+    """Return one pydantic error as ``NAME.field: message``."""
+    place = ".".join(str(part) for part in error.get("loc", ()))
+    return f"{place}: {error['msg']}" if place else str(error["msg"])

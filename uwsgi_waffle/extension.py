@@ -1,0 +1,250 @@
+"""The extension: what an application says and asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+
+from flask import current_app, has_app_context
+
+from .callbacks import Callbacks, ChangeHandler
+from .config import Config
+from .errors import ConfigError, WaffleError
+from .history import Change, read_history
+from .requests import Pins
+from .settings import WaffleSettings
+from .state import State
+from .store import Signature
+from .writes import Update, Writer
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from .bus import RedisClient
+
+__all__ = ["WaffleConf"]
+
+S = TypeVar("S", bound=WaffleSettings)
+Handler = TypeVar("Handler", bound=ChangeHandler)
+
+EXTENSION_NAME = "waffleconf"
+
+
+class WaffleConf(Generic[S]):
+    """Settings of a Flask application that change while it runs, in every process at once.
+
+    ::
+
+        waffle = WaffleConf(app, Settings)
+        waffle.settings.SITENAME
+    """
+
+    @overload
+    def __init__(
+        self, app: Flask | None, settings: type[S], *, redis: RedisClient | None = None
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self, app: Flask | None = None, *, settings: type[S], redis: RedisClient | None = None
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: WaffleConf[Any], app: Flask | None = None, *, redis: RedisClient | None = None
+    ) -> None: ...
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        settings: type[S] | None = None,
+        *,
+        redis: RedisClient | None = None,
+    ) -> None:
+        """Declare settings; with an application, set it up.
+
+        :param app: the application, or none, to call :meth:`init_app` later
+        :param settings: a subclass of :class:`WaffleSettings`; none to declare them in
+            ``WAFFLE_CONFS``
+        :param redis: a ready Redis client (of a Sentinel, a Cluster) in place of an address
+        :raises ConfigError: a key or a declaration cannot work
+        """
+        self._model = settings
+        self._redis = redis
+        self._callbacks = Callbacks()
+        self._pins = Pins()
+        self._pinned = self._pins.pinned.get
+        self._only: State | None = None
+        self._count = 0
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Set an application up: read its ``WAFFLE_*`` keys and load its settings.
+
+        Changes to the keys after this call have no effect. ``app.extensions["waffleconf"]`` is the
+        state of the application.
+
+        :raises ConfigError: a key or a declaration cannot work
+        """
+        if EXTENSION_NAME in app.extensions:
+            message = f"The app {app.name!r} has a WaffleConf already. Import and use that one."
+            raise ConfigError(message)
+        config = Config.from_app(app)
+        if self._model is not None and config.confs is not None:
+            message = "Settings are declared twice: as a class and in WAFFLE_CONFS. Remove one."
+            raise ConfigError(message, key="WAFFLE_CONFS")
+        state = State(app, config, self._model, self._callbacks, self._redis)
+        app.extensions[EXTENSION_NAME] = state
+        self._pins.wrap(state)
+        self._only = state if self._count == 0 else None
+        self._count += 1
+
+    # -- read ---------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> S:
+        """The typed settings; within a request, those of the snapshot it started with."""
+        snapshot = self._pinned()
+        if snapshot is None:
+            snapshot = self._pins.unpinned(self._state())
+        return snapshot.settings  # type: ignore[return-value]  # the model that init_app was given
+
+    @property
+    def revision(self) -> int:
+        """The revision of :attr:`settings`; 0 before the first change."""
+        snapshot = self._pinned()
+        if snapshot is None:
+            snapshot = self._pins.unpinned(self._state())
+        return snapshot.revision
+
+    # -- write --------------------------------------------------------------------------------
+
+    def update(
+        self,
+        values: Mapping[str, object],
+        *,
+        actor: str | None = None,
+        comment: str | None = None,
+        expected_revision: int | None = None,
+        source: str = "python",
+    ) -> Update:
+        """Set some settings, all or none, as one revision.
+
+        It returns after the commit. From then on every request that starts on this host sees the
+        change; other hosts follow when they hear of it. Values equal to the present ones make no
+        revision. After the commit nothing is raised.
+
+        :param values: name -> value
+        :param actor: who changes them
+        :param comment: why
+        :param expected_revision: refuse unless this is the present revision
+        :param source: by which way: ``python``, ``cli``, ``api`` or ``page``
+        :raises UnknownSetting: a name is not declared
+        :raises InvalidSetting: a value, or the whole, is refused
+        :raises RevisionConflict: the settings are not at the expected revision
+        :raises StoreUnavailable: the database did not answer
+        """
+        signature = Signature(actor, comment, source)
+        writer = Writer(self._state())
+        return writer.update(values, signature, expected_revision=expected_revision)
+
+    def reset(
+        self,
+        *names: str,
+        actor: str | None = None,
+        comment: str | None = None,
+        expected_revision: int | None = None,
+        source: str = "python",
+    ) -> Update:
+        """Set some settings back to their defaults, as one revision; raises as :meth:`update`."""
+        signature = Signature(actor, comment, source)
+        writer = Writer(self._state())
+        return writer.reset(names, signature, expected_revision=expected_revision)
+
+    def rollback(
+        self,
+        revision: int,
+        *,
+        actor: str | None = None,
+        comment: str | None = None,
+        expected_revision: int | None = None,
+        source: str = "python",
+    ) -> Update:
+        """Make a new revision equal to an earlier one; raises as :meth:`update`.
+
+        :raises UnknownRevision: the history does not reach that revision
+        """
+        signature = Signature(actor, comment, source)
+        writer = Writer(self._state())
+        return writer.rollback(revision, signature, expected_revision=expected_revision)
+
+    def history(
+        self, name: str | None = None, limit: int | None = 50, *, reveal: bool = False
+    ) -> list[Change]:
+        """Return changes, newest first; secrets are masked unless *reveal*.
+
+        :param name: one setting only
+        :param limit: how many at most, ``None`` for all
+        :raises StoreUnavailable: the database did not answer
+        """
+        return read_history(self._state(), name, limit, reveal=reveal)
+
+    # -- follow -------------------------------------------------------------------------------
+
+    def on_change(self, *names: str) -> Callable[[Handler], Handler]:
+        """Call the decorated function in every process after one of the settings has changed.
+
+        It is called with the old and the new value, with the new one, or with nothing, as it
+        takes; once for each of the *names* that changed; within an application context. What it
+        raises is logged.
+
+        :raises UnknownSetting: a name is not declared
+        """
+        if self._only is not None:
+            self._only.declaration.check_known(names)
+
+        def register(handler: Handler) -> Handler:
+            for name in names:
+                self._callbacks.add(name, handler)
+            return handler
+
+        return register
+
+    def refresh(self) -> bool:
+        """Read SQL now, and return whether that brought newer settings.
+
+        Within a request, :attr:`settings` stay those that it started with.
+
+        :raises StoreUnavailable: the database did not answer
+        """
+        return self._state().refresh()
+
+    def override(self, **values: object) -> AbstractContextManager[None]:
+        """See other values in this context only, for tests: nothing is stored or announced.
+
+        ``app.config`` belongs to the whole process, so it keeps the stored values.
+
+        :raises UnknownSetting: a name is not declared
+        :raises InvalidSetting: a value, or the whole, is refused
+        """
+        return self._pins.override(self._state(), values)
+
+    def _state(self) -> State:
+        """Return the state of the one application, or of the current one where there are several.
+
+        :raises WaffleError: there is none, or no telling which
+        """
+        if self._only is not None:
+            return self._only
+        if not self._count:
+            message = "This WaffleConf has no app yet. Call init_app(app) first."
+            raise WaffleError(message)
+        if not has_app_context() or EXTENSION_NAME not in current_app.extensions:
+            message = (
+                "This WaffleConf serves several apps, and none of them is current. "
+                "Use it within `with app.app_context():`."
+            )
+            raise WaffleError(message)
+        return cast("State", current_app.extensions[EXTENSION_NAME])

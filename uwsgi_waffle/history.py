@@ -1,0 +1,85 @@
+"""Who changed what, when and why, in the words of the declaration."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from .cipher import Undecipherable
+from .settings import MASK
+
+if TYPE_CHECKING:
+    from .state import State
+    from .store import StoredChange
+
+__all__ = ["Change", "read_history"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One setting changed by one revision.
+
+    :ivar old: the value before; typed where today's declaration takes it, else as plain JSON
+    :ivar new: the value after, likewise
+    :ivar is_default: the setting went back to its default, which was *new* then
+    :ivar actor: who, where they said
+    :ivar comment: why, where they said
+    :ivar source: by which way: ``python``, ``cli``, ``api`` or ``page``
+    :ivar at: when, in UTC
+    """
+
+    revision: int
+    name: str
+    old: Any
+    new: Any
+    actor: str | None
+    comment: str | None
+    at: datetime
+    source: str
+    is_default: bool
+
+
+def read_history(
+    state: State, name: str | None = None, limit: int | None = 50, *, reveal: bool = False
+) -> list[Change]:
+    """Return changes, newest first; secrets are masked unless *reveal*.
+
+    :param name: a declared setting, or one that used to be
+    :raises StoreUnavailable: the database did not answer
+    """
+    return [_change(state, stored, reveal=reveal) for stored in state.store.history(name, limit)]
+
+
+def _change(state: State, stored: StoredChange, *, reveal: bool) -> Change:
+    return Change(
+        revision=stored.revision,
+        name=stored.name,
+        old=_value(state, stored.name, stored.old, reveal=reveal),
+        new=_value(state, stored.name, stored.new, reveal=reveal),
+        actor=stored.actor,
+        comment=stored.comment,
+        at=stored.at,
+        source=stored.source,
+        is_default=stored.is_default,
+    )
+
+
+def _value(state: State, name: str, text: str, *, reveal: bool) -> Any:
+    """Return a stored text as a value."""
+    sealed = name in state.declaration.secrets or state.cipher.is_sealed(text)
+    if sealed and not reveal:
+        return MASK
+    try:
+        plain = state.cipher.open(text)
+    except Undecipherable:
+        return MASK
+    if name not in state.declaration.names:
+        return json.loads(plain)
+    try:
+        return getattr(state.declaration.from_json({name: plain}), name)
+    except ValidationError:
+        return json.loads(plain)

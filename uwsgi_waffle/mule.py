@@ -1,0 +1,148 @@
+"""The listener as the program of a uWSGI mule: ``mule = waffle``, or a file that calls ``main()``.
+
+uWSGI gives a mule neither back-off nor a time limit: one whose program ends is started again at
+once, for ever, and one that hangs stays. So this one never ends by itself, and has itself killed
+when a loop stands still.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from typing import NoReturn
+
+from flask.cli import ScriptInfo
+
+from . import _gevent, _uwsgi
+from ._uwsgi import Role
+from .bus import Backoff
+from .election import Election
+from .environment import ThreadEnvironment
+from .errors import WaffleError
+from .fanout import wake_workers
+from .listener import StopEvent, run
+from .state import State, living_states
+
+__all__ = ["main"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds without a turn after which the master kills the mule, which starts it anew.
+WATCHDOG_SECONDS = 30
+#: Seconds between two looks at the loops.
+SUPERVISE_SECONDS = 1.0
+#: Seconds between two tries to become the listener while another process is.
+STANDBY_SECONDS = 0.5
+
+
+def main() -> NoReturn:
+    """Listen for every application of this instance, for as long as the mule lives.
+
+    :raises WaffleError: this process is not a mule
+    """
+    server = _uwsgi.server
+    if server is None or server.role() is not Role.MULE:
+        message = "uwsgi_waffle.mule.main() is the program of a uWSGI mule; this process is none."
+        raise WaffleError(message)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        # uWSGI's own handler runs Python's exit from within a signal, which crashes under gevent.
+        signal.signal(number, lambda *_: os._exit(0))
+    _gevent.reinit_after_fork()
+    loops = [MuleLoop(state, server.master_pid()) for state in _states(server)]
+    while True:
+        standing_still = [loop for loop in loops if not loop.is_turning()]
+        if not standing_still:
+            server.set_watchdog(WATCHDOG_SECONDS)
+        time.sleep(SUPERVISE_SECONDS)
+
+
+class MuleLoop:
+    """The listener of one application, in a thread of the mule."""
+
+    def __init__(self, state: State, instance: int) -> None:
+        """Start listening."""
+        self._state = state
+        self._election = Election(state.host.path, instance)
+        self._turned = time.monotonic()
+        state.adopt_process()
+        self._environment = ThreadEnvironment()
+        self._environment.start(self._run)
+
+    def is_turning(self) -> bool:
+        """Return whether the loop lives and has turned a moment ago."""
+        age = time.monotonic() - self._turned
+        return self._environment.is_alive() and age < 2 * SUPERVISE_SECONDS
+
+    def _run(self, stop: StopEvent) -> None:
+        while not self._election.win():
+            # A mule of before a reload that has yet to die, or a worker that came first.
+            self._note_turn()
+            stop.wait(STANDBY_SECONDS)
+        logger.info("waffle: the mule listens for namespace %s.", self._state.config.namespace)
+        run(self._state.make_listener(self._moved), stop, self._note_turn)
+
+    def _moved(self) -> None:
+        """Wake the workers, then follow."""
+        wake_workers()
+        self._state.catch_up()
+
+    def _note_turn(self) -> None:
+        self._turned = time.monotonic()
+
+
+def _states(server: _uwsgi.Server) -> list[State]:
+    """Return the applications' states: inherited, or after loading the application here."""
+    backoff = Backoff(1.0, 30.0)
+    while not living_states():
+        try:
+            _load_app(server)
+        except Exception:
+            logger.exception("waffle: the mule could not load the application.")
+        if not living_states():
+            logger.error(
+                "waffle: the mule found no application with a WaffleConf; nobody listens until it "
+                "does. Set `waffle-app = module:app`, or `module:factory()`."
+            )
+            server.set_watchdog(WATCHDOG_SECONDS * 2)
+            threading.Event().wait(backoff.next_seconds())
+    return living_states()
+
+
+def _load_app(server: _uwsgi.Server) -> None:
+    """Load the application that the workers serve; under lazy-apps a mule inherits none.
+
+    An entry point that is no Flask application itself, but a wrapper around one, serves as well:
+    its import has created the state.
+    """
+    target = app_target(server)
+    if target is None:
+        logger.error("waffle: uWSGI's options name no application.")
+        return
+    try:
+        ScriptInfo(app_import_path=target).load_app()
+    except Exception:
+        if not living_states():
+            raise
+
+
+def app_target(server: _uwsgi.Server) -> str | None:
+    """Return the application as ``module:name``: ours to name, else uWSGI's own option."""
+    chosen = server.option("waffle-app")
+    if chosen:
+        return chosen
+    name = server.option("callable") or "application"
+    for option in ("module", "wsgi", "w"):
+        module = server.option(option)
+        if module:
+            return module if ":" in module else f"{module}:{name}"
+    for option in ("wsgi-file", "file"):
+        path = server.option(option)
+        if path:
+            return f"{path}:{name}"
+    mount = (server.option("mount") or "").partition("=")[2]
+    if mount:
+        return mount if ":" in mount else f"{mount}:{name}"
+    return None

@@ -1,0 +1,153 @@
+"""Where the listener of this process runs, decided by evidence when the process starts."""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable
+
+from . import _gevent, _uwsgi, boot
+from ._uwsgi import Role
+from .config import Config
+from .election import Election
+from .environment import Environment, ThreadEnvironment, choose
+from .fanout import wake_workers
+from .listener import Listener, StopEvent, run
+
+__all__ = ["Place", "decide", "start"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two tries to take over from a listener that died.
+STANDBY_SECONDS = 1.0
+
+
+class Place(enum.Enum):
+    """Where this process gets its news from."""
+
+    #: From the request-start check alone.
+    NOWHERE = "none"
+    #: From a mule of this instance.
+    MULE = "mule"
+    #: From one elected worker of this instance, perhaps itself.
+    WORKER = "worker"
+    #: From a thread or greenlet of its own.
+    OWN = "thread"
+
+
+def decide(config: Config) -> Place:
+    """Return where this process is to get its news from, and say what cannot work as meant."""
+    if not config.multiproc or config.listener == "none":
+        return Place.NOWHERE
+    if config.listener in ("thread", "gevent"):
+        return Place.OWN
+    server = _uwsgi.server
+    if server is None:
+        if config.listener != "auto":
+            _say_misplaced(config, "this process does not run under uWSGI")
+            return Place.NOWHERE
+        return Place.OWN
+    if server.role() is not Role.WORKER:
+        # A mule or spooler of somebody else's: what it reads is right, and that is enough.
+        return Place.NOWHERE
+    return _decide_in_worker(config, server)
+
+
+def _decide_in_worker(config: Config, server: _uwsgi.Server) -> Place:
+    """Return the place for a uWSGI worker."""
+    if not boot.can_fan_out():
+        _say_cannot_fan_out(server)
+        return Place.OWN
+    if config.listener == "mule" or (config.listener == "auto" and boot.mule_number() is not None):
+        if boot.mule_number() is None and server.option("mule") is None:
+            _say_misplaced(config, "no mule is configured")
+        return Place.MULE
+    return Place.WORKER
+
+
+def _say_cannot_fan_out(server: _uwsgi.Server) -> None:
+    """Say once per instance why each worker listens for itself."""
+    if server.worker_id() != 1:
+        return
+    if server.master_pid() == 0:
+        fact = "uWSGI runs without a master, so there are no signals"
+        fix = "Set `master = true`"
+    else:
+        fact = "uwsgi_waffle.boot was not loaded in the uWSGI master (lazy-apps)"
+        fix = "Add `shared-import = uwsgi_waffle.boot`"
+    logger.warning(
+        "waffle: %s: each worker listens for itself, with a Redis connection of its own. %s.",
+        fact,
+        fix,
+    )
+
+
+def _say_misplaced(config: Config, fact: str) -> None:
+    server = _uwsgi.server
+    if server is None or server.worker_id() == 1:
+        logger.warning(
+            "waffle: WAFFLE_LISTENER = %r, but %s: nobody listens here. Requests see changes by "
+            "polling SQL, within %g s. Set WAFFLE_LISTENER to 'auto'.",
+            config.listener,
+            fact,
+            config.poll_seconds,
+        )
+
+
+def start(
+    config: Config,
+    place: Place,
+    make_listener: Callable[[Callable[[], None]], Listener],
+    catch_up: Callable[[], None],
+    election: Election | None,
+) -> Environment | None:
+    """Start what *place* asks of this process, and return where it runs.
+
+    :param make_listener: given what to call when the host snapshot has moved
+    :param catch_up: makes this process serve what the host snapshot holds
+    :param election: who listens for this instance; needed for :attr:`Place.WORKER`
+    """
+    if place is Place.OWN:
+        listener = make_listener(catch_up)
+        return _started(config, lambda stop: run(listener, stop, lambda: None))
+    if place is Place.WORKER and election is not None:
+
+        def moved() -> None:
+            wake_workers()
+            catch_up()  # the signal reaches this worker too, but not before its present request ends
+
+        return _started(
+            config, lambda stop: _stand_by(election, lambda: make_listener(moved), stop)
+        )
+    return None
+
+
+def _started(config: Config, loop: Callable[[StopEvent], None]) -> Environment:
+    environment = ThreadEnvironment() if config.listener == "thread" else choose()
+    environment.start(loop)
+    return environment
+
+
+def _stand_by(election: Election, make_listener: Callable[[], Listener], stop: StopEvent) -> None:
+    """Listen for the instance once it is this process's turn."""
+    while not stop.is_set():
+        try:
+            elected = election.win()
+        except OSError:
+            logger.exception("waffle: the election of a listener failed; this worker listens too.")
+            elected = True
+        if elected:
+            logger.info("waffle: this worker listens for its uWSGI instance.")
+            run(make_listener(), stop, lambda: None)
+            election.resign()
+        else:
+            stop.wait(STANDBY_SECONDS)
+
+
+def can_start_before_first_request() -> bool:
+    """Return whether a process just forked may start its listener at once.
+
+    Not where gevent is loaded but has not patched yet: a server such as gunicorn does so later,
+    under the feet of any thread started now.
+    """
+    return not _gevent.is_loaded() or _gevent.sockets_are_cooperative()

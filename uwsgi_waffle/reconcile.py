@@ -1,0 +1,111 @@
+"""Bringing the host snapshot up to SQL: at most one read per host and change."""
+
+from __future__ import annotations
+
+import logging
+
+from .errors import StoreUnavailable
+from .shared import HostSnapshot
+from .snapshot import Record
+from .store import Store
+
+__all__ = ["Reconciler"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds to wait for another process of this host that is reading SQL, before reading as well.
+WAIT_FOR_READER_SECONDS = 1.0
+
+
+class Reconciler:
+    """Compares SQL with the host snapshot, and moves the snapshot.
+
+    :ivar error: why SQL could not be read the last time, ``None`` where it could
+    :ivar behind: the position of SQL where it is behind the snapshot in the same lineage (a
+        restored backup, a lagging replica), else ``None``
+    """
+
+    def __init__(self, store: Store, host: HostSnapshot, poll_seconds: float) -> None:
+        self._store = store
+        self._host = host
+        self._poll_seconds = poll_seconds
+        self.error: StoreUnavailable | None = None
+        self.behind: tuple[str, int] | None = None
+
+    def take(self, at_least: tuple[str, int] | None = None) -> Record | None:
+        """Read SQL and move the snapshot to it; return what SQL holds.
+
+        :param at_least: a position that somebody announced; where the snapshot has reached it by
+            the time it is our turn to read, nothing is read
+        :return: ``None`` where nothing was read
+        :raises StoreUnavailable: SQL did not answer; said once in the log
+        """
+        if at_least is None:
+            return self._take()
+        with self._host.only_reader(wait_seconds=WAIT_FOR_READER_SECONDS):
+            if _has_reached(self._host.position(), at_least):
+                return None
+            return self._take()
+
+    def poll(self) -> bool:
+        """Compare revisions, read if they differ, and return whether they did.
+
+        :raises StoreUnavailable: SQL did not answer; said once in the log
+        """
+        try:
+            position = self._store.peek()
+        except StoreUnavailable as error:
+            self._failed(error)
+            raise
+        self._answered()
+        if position == self._host.position():
+            self.behind = None
+            return False
+        self.take()
+        return True
+
+    def _take(self) -> Record:
+        try:
+            record = self._store.read()
+        except StoreUnavailable as error:
+            self._failed(error)
+            raise
+        self._answered()
+        self._host.publish(record)
+        self._note_order(record)
+        return record
+
+    def _note_order(self, record: Record) -> None:
+        """Notice, and say once, that SQL is behind what this host has seen of it."""
+        lineage, revision = self._host.position()
+        if lineage != record.lineage or revision <= record.revision:
+            self.behind = None
+            return
+        if self.behind is None:
+            logger.warning(
+                "waffle: the database %s is at revision %d, but this host has seen %d: a restored "
+                "backup, or a replica that lags. The later one is served. If the database is right, "
+                "run `flask waffle resync`.",
+                self._store.database.url,
+                record.revision,
+                revision,
+            )
+        self.behind = (record.lineage, record.revision)
+
+    def _failed(self, error: StoreUnavailable) -> None:
+        if self.error is None:
+            logger.warning(
+                "waffle: %s. The last known settings are served; it is asked again every %g s.",
+                str(error).rstrip("."),
+                self._poll_seconds,
+            )
+        self.error = error
+
+    def _answered(self) -> None:
+        if self.error is not None:
+            logger.warning("waffle: the database %s answers again.", self._store.database.url)
+        self.error = None
+
+
+def _has_reached(present: tuple[str, int], wanted: tuple[str, int]) -> bool:
+    return present[0] == wanted[0] and present[1] >= wanted[1]

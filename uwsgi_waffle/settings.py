@@ -1,0 +1,343 @@
+"""Declarations: which settings there are, and the way between typed values and stored JSON.
+
+A declaration is a frozen pydantic model. :class:`Declaration` wraps one, adds what the rest of the
+package asks of it, and is the only place where values are validated and converted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, SecretBytes, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
+
+from .errors import ConfigError, InvalidSetting, UnknownSetting
+
+__all__ = ["MAX_VALUE_BYTES", "Declaration", "WaffleSettings", "model_from_confs"]
+
+#: Largest JSON text of one value. Settings are read by every process on each change; anything
+#: larger belongs in a file or a table of its own.
+MAX_VALUE_BYTES = 262_144
+
+#: What stands for a secret wherever one would be shown.
+MASK = "********"
+
+_NAME = re.compile(r"^[A-Z][A-Z0-9_]*$")
+_MAX_NAME_LENGTH = 150
+
+
+class WaffleSettings(BaseModel):
+    """Base class of declared settings: a frozen pydantic model with upper-case fields.
+
+    ::
+
+        class Settings(WaffleSettings):
+            SITENAME: str = Field("Waffle", description="Name shown in the header")
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        hide_input_in_errors=True,
+        populate_by_name=True,  # a setting is stored by its name, whatever alias it has
+    )
+
+    def __repr_args__(self) -> Any:
+        """Mask secrets, so that no log line shows one."""
+        secrets = secret_names(type(self))
+        for name, value in super().__repr_args__():
+            yield name, MASK if name in secrets else value
+
+
+def secret_names(model: type[BaseModel]) -> frozenset[str]:
+    """Return the names declared secret: by type, or by ``json_schema_extra={"secret": True}``."""
+    return frozenset(name for name, field in model.model_fields.items() if _is_secret(field))
+
+
+def model_from_confs(confs: Mapping[str, Mapping[str, Any]]) -> type[WaffleSettings]:
+    """Return the model that ``WAFFLE_CONFS`` describes.
+
+    :raises ConfigError: an entry cannot work; names the setting
+    """
+    fields: dict[str, Any] = {name: _field(name, conf) for name, conf in confs.items()}
+    _check_names(fields)
+    try:
+        return pydantic.create_model("Settings", __base__=WaffleSettings, **fields)
+    except (pydantic.PydanticUserError, TypeError, RuntimeError) as error:
+        # RuntimeError: pydantic's word for a constraint that does not go with the type.
+        message = f"WAFFLE_CONFS cannot be made into settings: {error}"
+        raise ConfigError(message, key="WAFFLE_CONFS") from error
+
+
+class Declaration:
+    """The declared settings of one application.
+
+    :ivar model: the pydantic model
+    :ivar names: every declared name, in order of declaration
+    :ivar secrets: the names of those that are never shown
+    :ivar defaults: the model with every default
+    :ivar default_json: name -> canonical JSON text of the default
+    """
+
+    def __init__(self, model: type[WaffleSettings]) -> None:
+        """Check a declaration.
+
+        :raises ConfigError: a name, a type or a default cannot work; names the setting
+        """
+        self.model = model
+        self.names: tuple[str, ...] = tuple(model.model_fields)
+        self.secrets = secret_names(model)
+        _check_names(self.names)
+        self.defaults = self._make_defaults()
+        self.default_json = self._make_default_json()
+
+    def _make_defaults(self) -> WaffleSettings:
+        """Return the model with every default.
+
+        :raises ConfigError: a default is missing or invalid
+        """
+        for name, field in self.model.model_fields.items():
+            if field.is_required():
+                message = f"Setting {name} has no default. Give it one: it is served until changed."
+                raise ConfigError(message, key=name)
+        try:
+            return self.model()
+        except ValidationError as error:
+            problem = InvalidSetting(self.describe(error))
+            message = f"The defaults of the settings are not valid: {problem}"
+            raise ConfigError(message, key=_first_name(error)) from None
+        except Exception as error:
+            # A constraint that does not go with its type, or a validator that fails by itself.
+            message = f"The defaults of the settings cannot be validated: {_raised(error)}"
+            raise ConfigError(message) from error
+
+    def _make_default_json(self) -> Mapping[str, str]:
+        """Return the canonical JSON of every default.
+
+        :raises ConfigError: a default cannot be stored, or is another one each time
+        """
+        texts, again = {}, self.model()
+        for name in self.names:
+            try:
+                texts[name] = self.to_json(self.defaults, name)
+            except InvalidSetting as error:
+                message = f"The default of setting {name} cannot be stored: {error}"
+                raise ConfigError(message, key=name, value=self._shown_default(name)) from error
+            if self.to_json(again, name) != texts[name]:
+                message = (
+                    f"Setting {name} has another default each time it is asked for, so no two "
+                    "processes would agree. Give it a fixed one."
+                )
+                raise ConfigError(message, key=name)
+        try:
+            self.check_round_trip(self.defaults, texts)
+        except InvalidSetting as error:
+            message = f"A default cannot be stored: {error}"
+            raise ConfigError(message, key=str(error.errors[0]["loc"][0])) from error
+        return texts
+
+    def check_round_trip(self, settings: WaffleSettings, texts: Mapping[str, str]) -> None:
+        """Refuse settings that would come back from their JSON texts as something else.
+
+        :raises InvalidSetting: names each setting that would
+        """
+        try:
+            back = self.from_json(texts)
+        except ValidationError as error:
+            findings = self.describe(error)
+            for finding in findings:
+                finding["msg"] = f"Its JSON form is refused: {finding['msg']}"
+            raise InvalidSetting(findings) from None
+        changed = [name for name in self.names if getattr(back, name) != getattr(settings, name)]
+        if changed:
+            message = "It would come back from JSON as another value; give it a type that does not"
+            raise InvalidSetting([_finding((name,), message) for name in changed])
+
+    def _shown_default(self, name: str) -> object:
+        return MASK if name in self.secrets else getattr(self.defaults, name)
+
+    def check_known(self, names: Iterable[str]) -> None:
+        """Refuse names that are not declared.
+
+        :raises UnknownSetting: at least one is not
+        """
+        unknown = [str(name) for name in names if name not in self.model.model_fields]
+        if unknown:
+            raise UnknownSetting(unknown, self.names)
+
+    def validate(self, current: WaffleSettings, changes: Mapping[str, object]) -> WaffleSettings:
+        """Return the settings with some of them changed.
+
+        :raises UnknownSetting: a name is not declared
+        :raises InvalidSetting: a value, or the whole, is refused
+        """
+        self.check_known(changes)
+        try:
+            return self.model.model_validate({**dict(current), **changes})
+        except ValidationError as error:
+            raise InvalidSetting(self.describe(error)) from None
+        except Exception as error:
+            # A validator of the application that fails in a way pydantic does not expect.
+            raise InvalidSetting([_finding((), _raised(error))]) from error
+
+    def to_json(self, settings: WaffleSettings, name: str) -> str:
+        """Return the canonical JSON text of one value, which is what is stored.
+
+        :raises InvalidSetting: JSON has no form for it, or it is too large
+        """
+        try:
+            plain = to_jsonable_python(_unwrap(getattr(settings, name)))
+            text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InvalidSetting([_finding((name,), f"JSON has no form for it: {error}")]) from None
+        if len(text) > MAX_VALUE_BYTES:
+            message = f"The value is {len(text):,} bytes as JSON; the most is {MAX_VALUE_BYTES:,}"
+            raise InvalidSetting([_finding((name,), message)])
+        return text
+
+    def from_json(self, texts: Mapping[str, str]) -> WaffleSettings:
+        """Return the settings that some stored texts make, with defaults for the rest.
+
+        :raises pydantic.ValidationError: a value, or the whole, is refused
+        """
+        inner = ",".join(f"{json.dumps(name)}:{text}" for name, text in texts.items())
+        return self.model.model_validate_json("{" + inner + "}")
+
+    def describe(self, error: ValidationError) -> list[dict[str, Any]]:
+        """Return pydantic's errors without what a secret setting was given."""
+        found: list[dict[str, Any]] = []
+        for item in error.errors(include_url=False):
+            entry: dict[str, Any] = dict(item)
+            if isinstance(entry.get("ctx", {}).get("error"), Exception):
+                # An exception is no JSON; what it says stands in the message already.
+                entry["ctx"] = {**entry["ctx"], "error": str(entry["ctx"]["error"])}
+            name = entry["loc"][0] if entry["loc"] else None
+            if name in self.secrets or (name is None and self.secrets):
+                entry.pop("input", None)
+                if name is not None:
+                    entry.pop("ctx", None)
+                    entry["msg"] = _without_value(entry)
+            found.append(entry)
+        return found
+
+
+def _field(name: str, conf: Mapping[str, Any]) -> tuple[Any, FieldInfo]:
+    """Return one entry of ``WAFFLE_CONFS`` as a pydantic field.
+
+    :raises ConfigError: the entry cannot work
+    """
+    if not isinstance(conf, Mapping):
+        message = f"WAFFLE_CONFS: {name} must be a dict with a 'default', not {conf!r}."
+        raise ConfigError(message, key=name, value=conf)
+    constraints = {key: value for key, value in conf.items() if key not in _OWN_KEYS}
+    legal = _field_parameters()
+    for key in constraints:
+        if key not in legal:
+            message = (
+                f"WAFFLE_CONFS: {name} has an unknown entry {key!r}. Known: "
+                f"{', '.join(sorted(_OWN_KEYS))}, and pydantic's: {', '.join(sorted(legal))}."
+            )
+            raise ConfigError(message, key=name, value=key)
+    if "default" not in conf and "default_factory" not in conf:
+        message = f"Setting {name} has no default. Give it one: it is served until changed."
+        raise ConfigError(message, key=name)
+    arguments = {"description": conf.get("desc"), **constraints}
+    if "default" in conf:
+        arguments["default"] = conf["default"]
+    if conf.get("secret"):
+        arguments["json_schema_extra"] = {"secret": True}
+    return _annotation(name, conf), Field(**arguments)
+
+
+_OWN_KEYS = frozenset({"desc", "default", "type", "choices", "secret"})
+
+
+def _field_parameters() -> frozenset[str]:
+    """Return what pydantic's ``Field`` takes, so that a misspelt constraint is an error."""
+    return frozenset(inspect.signature(Field).parameters) - {
+        "default",
+        "extra",
+        "json_schema_extra",
+    }
+
+
+def _annotation(name: str, conf: Mapping[str, Any]) -> Any:
+    """Return the type of an entry: given, made of its choices, or that of its default.
+
+    :raises ConfigError: the type cannot be told
+    """
+    if "choices" in conf:
+        choices = tuple(conf["choices"])
+        if not choices:
+            message = f"WAFFLE_CONFS: {name} has no choices to choose from."
+            raise ConfigError(message, key=name, value=choices)
+        return Literal[choices]
+    if "type" in conf:
+        return conf["type"]
+    default = conf.get("default")
+    if default is None:
+        message = f"WAFFLE_CONFS: the type of {name} cannot be told from None. Add a 'type'."
+        raise ConfigError(message, key=name)
+    return type(default)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Refuse names that cannot be settings.
+
+    :raises ConfigError: names the first
+    """
+    for name in names:
+        if not _NAME.match(str(name)):
+            fix = f" Call it {str(name).upper()}." if _NAME.match(str(name).upper()) else ""
+            message = (
+                f"Setting {name!r}: a name is upper case letters, digits and underscores.{fix}"
+            )
+            raise ConfigError(message, key=str(name))
+        if name.startswith("WAFFLE_"):
+            message = f"Setting {name}: names that begin with WAFFLE_ are configuration keys."
+            raise ConfigError(message, key=name)
+        if len(name) > _MAX_NAME_LENGTH:
+            message = f"Setting {name}: a name has at most {_MAX_NAME_LENGTH} characters."
+            raise ConfigError(message, key=name)
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    """Return whether a field is declared secret."""
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and extra.get("secret"):
+        return True
+    annotations = (field.annotation, *get_args(field.annotation))
+    return any(annotation in (SecretStr, SecretBytes) for annotation in annotations)
+
+
+def _unwrap(value: object) -> object:
+    """Return what pydantic's secret types hide, since what they dump is a row of asterisks."""
+    return value.get_secret_value() if isinstance(value, SecretStr | SecretBytes) else value
+
+
+def _finding(loc: tuple[str, ...], message: str) -> dict[str, Any]:
+    """Return a finding of our own in the form of pydantic's."""
+    return {"type": "value_error", "loc": loc, "msg": message}
+
+
+def _raised(error: Exception) -> str:
+    return f"a validator raised {type(error).__name__}: {error}"
+
+
+def _first_name(error: ValidationError) -> str | None:
+    loc = error.errors()[0]["loc"]
+    return str(loc[0]) if loc else None
+
+
+def _without_value(entry: Mapping[str, Any]) -> str:
+    """Return a message about a secret; one written by the application may repeat the value."""
+    if entry["type"] in ("value_error", "assertion_error"):
+        return "The value was refused; the reason is hidden, as the setting is secret"
+    return str(entry["msg"])

@@ -1,0 +1,206 @@
+"""Opening the host snapshot file: private, of one size, of this layout, or replaced.
+
+Nothing in the file is believed before it has been checked, and nothing is followed: another
+user's file or directory, a link, or a file that others may write is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import mmap
+import os
+import stat
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..config import Config, redact_url
+from . import layout
+
+__all__ = ["MappedFile", "Refused", "default_path", "locked"]
+
+logger = logging.getLogger(__name__)
+
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class Refused(Exception):
+    """A file or directory that must not be used; the message says why."""
+
+
+class Newer(Refused):
+    """A file that must be left to those who made it."""
+
+
+class MappedFile:
+    """A snapshot file in memory.
+
+    :ivar words: the whole file as native unsigned 64-bit words
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self.memory = mmap.mmap(descriptor, layout.FILE_BYTES)
+        self.words = memoryview(self.memory).cast("Q")
+        self._identity = _identity(os.fstat(descriptor))
+
+    def is_in_place(self) -> bool:
+        """Return whether the file is still the one at its path, and still of its size.
+
+        To touch memory beyond the end of a file that was cut short kills a process.
+        """
+        try:
+            found = os.stat(self.path, follow_symlinks=False)
+        except OSError:
+            return False
+        return _identity(found) == self._identity and found.st_size == layout.FILE_BYTES
+
+    def close(self) -> None:
+        """Unmap the file; readers must have let go of ``words``."""
+        self.words.release()
+        self.memory.close()
+
+
+def open_file(path: Path) -> MappedFile:
+    """Return the snapshot file at *path*, made or replaced where it cannot be used.
+
+    :raises Refused: the directory is not ours to trust, or the file a newer release's
+    :raises OSError: the file system has no room, is read-only, ...
+    """
+    _check_directory(path.parent)
+    with locked(path):
+        try:
+            return _open_checked(path)
+        except FileNotFoundError:
+            pass
+        except Newer:
+            raise
+        except (Refused, OSError) as error:
+            logger.warning(
+                "waffle: the host snapshot %s is refused (%s) and replaced. Nothing is lost: the "
+                "settings are read from SQL.",
+                path,
+                error,
+            )
+        _create(path)
+        return _open_checked(path)
+
+
+@contextmanager
+def locked(path: Path, suffix: str = ".lock", *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of a snapshot file, and give whether it is held.
+
+    The lock file is opened anew each time: a descriptor inherited through a fork would share the
+    parent's lock instead of competing for it.
+
+    :param wait: wait for the lock, or give ``False`` where somebody holds it
+    """
+    descriptor = os.open(
+        path.with_name(path.name + suffix), _OPEN | os.O_CREAT, stat.S_IRUSR | stat.S_IWUSR
+    )
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def default_path(config: Config) -> Path:
+    """Return the file that every process of this user, namespace and database means.
+
+    The layout is part of the name, so that two releases running side by side do not replace each
+    other's file again and again.
+    """
+    memory = Path("/dev/shm")  # noqa: S108  # the directory made in it is private, and checked
+    parent = memory if memory.is_dir() else Path(tempfile.gettempdir())
+    identity = f"{config.namespace}\n{redact_url(config.database_uri)}"
+    name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    return parent / f"uwsgi_waffle-{os.geteuid()}" / f"{name}.{layout.VERSION}.snapshot"
+
+
+def _check_directory(directory: Path) -> None:
+    """Make the directory if need be, and refuse one that others could tamper with.
+
+    :raises Refused: it is a link, another user's, or writable by others
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = os.stat(directory, follow_symlinks=False)
+    if not stat.S_ISDIR(found.st_mode):
+        raise Refused(f"{directory} is not a directory")
+    if found.st_uid not in (os.geteuid(), 0):
+        raise Refused(f"{directory} belongs to user {found.st_uid}")
+    # In a sticky directory, such as /tmp, others may add files but not take ours away.
+    if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
+        raise Refused(f"{directory} may be written by others; run `chmod go-w {directory}`")
+
+
+def _open_checked(path: Path) -> MappedFile:
+    """Map an existing file.
+
+    :raises Refused: it is not a file of ours, of this size and layout
+    """
+    descriptor = os.open(path, _OPEN)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise Refused("it is not a regular file")
+        if found.st_uid != os.geteuid():
+            raise Refused(f"it belongs to user {found.st_uid}")
+        if found.st_mode & 0o077:
+            raise Refused("others may read or write it")
+        if found.st_size != layout.FILE_BYTES:
+            raise Refused(f"it has {found.st_size} bytes, not {layout.FILE_BYTES}")
+        mapped = MappedFile(path, descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        _check_layout(mapped.words)
+    except Refused:
+        mapped.close()
+        raise
+    return mapped
+
+
+def _check_layout(words: memoryview[int]) -> None:
+    """Refuse a file whose words stand elsewhere than we would look for them.
+
+    :raises Newer: a newer release made it, and goes on using it
+    :raises Refused: it is older, or none of ours
+    """
+    if words[layout.MAGIC_WORD] != layout.MAGIC:
+        raise Refused("it is not a snapshot")
+    version = words[layout.VERSION_WORD]
+    if version > layout.VERSION:
+        raise Newer(f"it is of layout {version}, which only a newer uwsgi_waffle reads")
+    sizes = words[layout.ROOM_WORD], words[layout.SLOTS_WORD]
+    if version != layout.VERSION or sizes != (layout.ROOM_BYTES, layout.SLOT_COUNT):
+        raise Refused(f"it is of layout {version}, not {layout.VERSION}")
+
+
+def _create(path: Path) -> None:
+    """Put a new, empty file at *path*, whole from the first moment on."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        try:
+            # Reserved now: a page that cannot be had when it is first written kills the process.
+            os.posix_fallocate(descriptor, 0, layout.FILE_BYTES)
+            header = (layout.MAGIC, layout.VERSION, layout.ROOM_BYTES, layout.SLOT_COUNT)
+            os.pwrite(descriptor, struct.pack("=4Q", *header), 0)
+        finally:
+            os.close(descriptor)
+        os.rename(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino

@@ -1,0 +1,282 @@
+"""Reading and writing the host snapshot.
+
+Written under ``flock``, read without a lock: a record is copied, then believed only if its CRC is
+right. Where no file can be had, private memory of the same layout takes its place: each process
+then asks SQL for itself, later but no less right.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..snapshot import Record
+from . import layout
+from .files import MappedFile, Refused, locked, open_file
+from .slots import SlotTable
+
+__all__ = ["HostSnapshot"]
+
+logger = logging.getLogger(__name__)
+
+#: How often a torn read is tried again before SQL is asked.
+READ_ATTEMPTS = 20
+#: Seconds between two tries to be the one that reads SQL; about the time a read takes.
+READER_RETRY_SECONDS = 0.002
+
+
+class _Area(NamedTuple):
+    """A checked copy of what an area holds."""
+
+    sequence: int
+    lineage: str
+    revision: int
+    flags: int
+    payload: bytes
+
+
+class HostSnapshot:
+    """The latest record that any process of this host has seen.
+
+    :ivar words: the memory as native unsigned 64-bit words, for the compare at each request
+    :ivar slots: the processes of this host
+    """
+
+    words: memoryview[int]
+    slots: SlotTable
+
+    def __init__(self, path: Path) -> None:
+        """Map the file at *path*, made or replaced; where that fails, say so and do without."""
+        self.path = path
+        self._file: MappedFile | None = None
+        self._identity: tuple[str, int, int] | None = None
+        self._said_too_large = False
+        self._said_unreadable = False
+        self._open()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes see what is written here."""
+        return self._file is not None
+
+    def _open(self) -> None:
+        """Map the file, or private memory where there is none to be had."""
+        try:
+            self._file = open_file(self.path)
+        except (Refused, OSError) as error:
+            if self._file is not None or not hasattr(self, "words"):
+                logger.warning(
+                    "waffle: the host snapshot %s cannot be used (%s). Each process asks SQL for "
+                    "itself until it can; changes are seen later than usual.",
+                    self.path,
+                    error,
+                )
+            self._file = None
+            self.words = memoryview(bytearray(layout.FILE_BYTES)).cast("Q")
+        else:
+            self.words = self._file.words
+        self.slots = SlotTable(self.words)
+        if self._identity is not None and self.is_shared:
+            self.register(*self._identity)
+
+    def verify(self) -> bool:
+        """Map the file anew if it is no longer the one at its path, and return whether it was so.
+
+        Somebody may have deleted, replaced or cut it short.
+        """
+        if self._file is not None and self._file.is_in_place():
+            return False
+        was_shared = self.is_shared
+        self._open()
+        return was_shared or self.is_shared
+
+    def register(self, role: str, worker: int = 0, master: int = 0) -> None:
+        """List this process, as *role*, among those of the host."""
+        self._identity = (role, worker, master)
+        with self._locked():
+            if not self.slots.claim(role, worker, master):
+                logger.warning(
+                    "waffle: the host snapshot %s lists %d processes already, so this one (pid %d) "
+                    "does not show in status. It serves the settings like any other.",
+                    self.path,
+                    layout.SLOT_COUNT,
+                    os.getpid(),
+                )
+
+    # -- records ------------------------------------------------------------------------------
+
+    @property
+    def sequence(self) -> int:
+        """Number of the latest record; it moves on with each."""
+        return self.words[layout.SEQUENCE_WORD]
+
+    def position(self) -> tuple[str, int]:
+        """Return lineage and revision of the latest record, ``("", 0)`` where there is none."""
+        found = self._latest()
+        return ("", 0) if found is None else (found.lineage, found.revision)
+
+    def read(self) -> tuple[int, Record] | None:
+        """Return the latest record and its sequence number.
+
+        :return: ``None`` where there is none yet, or it is damaged; SQL knows
+        """
+        found = self._latest()
+        if found is None:
+            return None
+        rows = None if found.flags & layout.ROWS_LEFT_OUT else json.loads(found.payload)
+        return found.sequence, Record(found.lineage, found.revision, rows)
+
+    def _latest(self) -> _Area | None:
+        """Return the area in use, ``None`` where there is none yet, or it is damaged."""
+        for _ in range(READ_ATTEMPTS):
+            sequence = self.sequence
+            if sequence == 0:
+                return None
+            area = self._copy_area(sequence)
+            if area is not None:
+                return area
+        if not self._said_unreadable:
+            self._said_unreadable = True
+            logger.warning(
+                "waffle: the record in the host snapshot %s is damaged. It is read from SQL, and "
+                "written anew.",
+                self.path,
+            )
+        return None
+
+    def publish(self, record: Record) -> bool:
+        """Make *record* the latest, and return whether it is; never goes back within a lineage."""
+        if not self.is_shared:
+            return self._publish(record)
+        self.verify()
+        with self._locked():
+            return self._publish(record)
+
+    def _publish(self, record: Record) -> bool:
+        found = self._latest()
+        if found is not None and not record.supersedes(found.lineage, found.revision):
+            return False
+        sequence = self.sequence + 1
+        self._write_area(sequence, record)
+        self.words[layout.SEQUENCE_WORD] = sequence
+        self._said_unreadable = False
+        return True
+
+    def _copy_area(self, sequence: int) -> _Area | None:
+        """Return a copy of an area; ``None`` where a writer is at work in it, or it is damaged."""
+        start = layout.area_offset(sequence)
+        word = start // layout.WORD_BYTES
+        header = self.words[word : word + layout.AREA_HEADER_WORDS].tolist()
+        length = header[layout.AREA_LENGTH]
+        if header[layout.AREA_SEQUENCE] != sequence or length > layout.ROOM_BYTES:
+            return None
+        first = start + layout.AREA_HEADER_BYTES
+        payload = bytes(self.words.cast("B")[first : first + length])
+        if _crc(header, payload) != header[layout.AREA_CRC]:
+            return None
+        lineage = header[layout.AREA_LINEAGE]
+        return _Area(
+            sequence,
+            f"{lineage:016x}" if lineage else "",
+            header[layout.AREA_REVISION],
+            header[layout.AREA_FLAGS],
+            payload,
+        )
+
+    def _write_area(self, sequence: int, record: Record) -> None:
+        """Write a record into the area that nobody reads now."""
+        payload = _encode(record.rows)
+        flags = layout.ROWS_LEFT_OUT if record.rows is None else 0
+        if len(payload) > layout.ROOM_BYTES:
+            flags, payload = layout.ROWS_LEFT_OUT, b""
+            if not self._said_too_large:
+                self._said_too_large = True
+                logger.warning(
+                    "waffle: the settings take more than the %d bytes of the host snapshot. Each "
+                    "process reads them from SQL after a change; keep large values elsewhere.",
+                    layout.ROOM_BYTES,
+                )
+        header = [0] * layout.AREA_HEADER_WORDS
+        header[layout.AREA_SEQUENCE] = sequence
+        header[layout.AREA_LINEAGE] = int(record.lineage or "0", 16)
+        header[layout.AREA_REVISION] = record.revision
+        header[layout.AREA_LENGTH] = len(payload)
+        header[layout.AREA_FLAGS] = flags
+        header[layout.AREA_CRC] = _crc(header, payload)
+        start = layout.area_offset(sequence)
+        word = start // layout.WORD_BYTES
+        memory = self.words.cast("B")
+        memory[start + layout.AREA_HEADER_BYTES :][: len(payload)] = payload
+        for position, value in enumerate(header):
+            self.words[word + position] = value
+
+    # -- who looks after SQL ------------------------------------------------------------------
+
+    def beat(self) -> None:
+        """Say that a listener of this host is alive and has just turned."""
+        self.words[layout.HEARTBEAT_WORD] = time.monotonic_ns()
+
+    def heartbeat_age_seconds(self) -> float | None:
+        """Return how long ago a listener turned, ``None`` where none has since the boot."""
+        beat = self.words[layout.HEARTBEAT_WORD]
+        age = time.monotonic_ns() - beat
+        # A file on a disk outlives the boot whose clock it holds.
+        return age / 1e9 if beat and age >= 0 else None
+
+    @contextmanager
+    def asking(self, every_seconds: float) -> Iterator[bool]:
+        """Give whether this process is to ask SQL now: one at a time, one in *every_seconds*.
+
+        For hosts where no listener lives.
+        """
+        if not self._is_time_to_ask(every_seconds):
+            yield False
+            return
+        with self.only_reader(wait_seconds=0) as mine:
+            if not mine or not self._is_time_to_ask(every_seconds):
+                yield False
+                return
+            self.words[layout.ASKED_WORD] = time.monotonic_ns()
+            yield True
+
+    def _is_time_to_ask(self, every_seconds: float) -> bool:
+        asked = self.words[layout.ASKED_WORD]
+        age = time.monotonic_ns() - asked
+        return not asked or not 0 <= age < every_seconds * 1e9
+
+    @contextmanager
+    def only_reader(self, *, wait_seconds: float) -> Iterator[bool]:
+        """Hold the right to read SQL for this host, and give whether it is held.
+
+        :param wait_seconds: how long to wait for it at most; whoever holds it may be stuck
+        """
+        if not self.is_shared:
+            yield True
+            return
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            with locked(self.path, ".reader", wait=False) as mine:
+                if mine or time.monotonic() >= deadline:
+                    yield mine
+                    return
+            time.sleep(READER_RETRY_SECONDS)
+
+    def _locked(self) -> Any:
+        return locked(self.path) if self.is_shared else nullcontext()
+
+
+def _encode(rows: Mapping[str, str] | None) -> bytes:
+    return b"" if rows is None else json.dumps(dict(rows), separators=(",", ":")).encode()
+
+
+def _crc(header: list[int], payload: bytes) -> int:
+    """Return the CRC of a record and of everything in its header but the CRC."""
+    start = zlib.crc32(repr(header[: layout.AREA_CRC]).encode())
+    return zlib.crc32(payload, start)

@@ -1,0 +1,63 @@
+"""What stands where in the host snapshot file.
+
+::
+
+    words 0..6   magic, layout version, room, slots; sequence, heartbeat, SQL asked at
+    page 1..     slots: one for each process, 8 words each
+    then         area 0, area 1: 6 words (sequence, lineage, revision, length, flags, CRC) + room
+
+Every field is a native unsigned 64-bit word, aligned, so one store writes it and one load reads
+it. A record goes into the area that is not in use, and only then ``sequence`` moves on, whose
+lowest bit names the area in use: a writer killed anywhere before leaves the old record whole.
+"""
+
+from __future__ import annotations
+
+MAGIC = int.from_bytes(b"uwaffle\n", "little")
+#: Raised with every change of what stands where; a file of another layout is replaced.
+VERSION = 1
+
+WORD_BYTES = 8
+PAGE_BYTES = 4096
+
+# Words of the header.
+MAGIC_WORD = 0
+VERSION_WORD = 1
+ROOM_WORD = 2
+SLOTS_WORD = 3
+#: Number of records ever written; what every request compares.
+SEQUENCE_WORD = 4
+#: When a listener last turned: nanoseconds of the monotonic clock, which one boot shares.
+HEARTBEAT_WORD = 5
+#: When a process last asked SQL because no listener lived, likewise.
+ASKED_WORD = 6
+
+# Words of a slot.
+SLOT_WORDS = 8
+SLOT_COUNT = 1024
+SLOTS_OFFSET = PAGE_BYTES
+SLOTS_BYTES = SLOT_COUNT * SLOT_WORDS * WORD_BYTES
+
+# Words of an area's header.
+AREA_SEQUENCE = 0
+AREA_LINEAGE = 1
+AREA_REVISION = 2
+AREA_LENGTH = 3
+AREA_FLAGS = 4
+AREA_CRC = 5
+AREA_HEADER_WORDS = 6
+AREA_HEADER_BYTES = AREA_HEADER_WORDS * WORD_BYTES
+
+#: Flag of an area: the rows did not fit, and must be read from SQL.
+ROWS_LEFT_OUT = 1
+
+#: Largest JSON text of all rows of a record; with two areas the file takes a little over 1 MiB.
+ROOM_BYTES = 512 * 1024
+AREA_BYTES = AREA_HEADER_BYTES + ROOM_BYTES
+AREAS_OFFSET = SLOTS_OFFSET + SLOTS_BYTES
+FILE_BYTES = -(-(AREAS_OFFSET + 2 * AREA_BYTES) // PAGE_BYTES) * PAGE_BYTES
+
+
+def area_offset(sequence: int) -> int:
+    """Return the offset in bytes of the area that a sequence number uses."""
+    return AREAS_OFFSET + (sequence & 1) * AREA_BYTES

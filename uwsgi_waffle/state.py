@@ -1,0 +1,335 @@
+"""One application's settings in one process: what it serves, and how it stays right.
+
+The path of a change ends here: request start, signal or listener → :meth:`State.catch_up` →
+decode, validate, swap one reference, run the callbacks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import _gevent, _uwsgi, boot, forks, placement
+from ._uwsgi import Role
+from .bus import Bus, RedisClient
+from .callbacks import Callbacks, ChangeQueue
+from .cipher import Cipher
+from .config import Config
+from .election import Election
+from .environment import Environment
+from .errors import StoreUnavailable
+from .listener import Listener
+from .reconcile import Reconciler
+from .settings import Declaration, WaffleSettings, model_from_confs
+from .shared import HostSnapshot
+from .shared.files import default_path
+from .shared.layout import SEQUENCE_WORD
+from .snapshot import Holder, Record, Snapshot, build
+from .store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flask import Flask
+
+__all__ = ["State", "living_states"]
+
+logger = logging.getLogger(__name__)
+
+_states: weakref.WeakSet[State] = weakref.WeakSet()
+
+
+def living_states() -> list[State]:
+    """Return the states of this process, for the mule that serves them all."""
+    return list(_states)
+
+
+class State:
+    """The settings of one application in this process.
+
+    :ivar config: the frozen configuration
+    :ivar declaration: which settings there are
+    :ivar holder: the snapshot that is served
+    :ivar host: the snapshot that this host shares
+    :ivar place: where this process gets its news from, once it is decided
+    """
+
+    def __init__(
+        self,
+        app: Flask,
+        config: Config,
+        model: type[WaffleSettings] | None,
+        callbacks: Callbacks,
+        redis: RedisClient | None,
+    ) -> None:
+        """Load the settings, or what stands in for them; start nothing that a fork would break."""
+        self.app = app
+        self.config = config
+        self.declaration = Declaration(model or model_from_confs(config.confs or {}))
+        self.declaration.check_known(callbacks.names)
+        self.cipher = Cipher(config.encryption_keys)
+        self.store = Store(config)
+        self.bus = Bus(config, redis)
+        self.host = HostSnapshot(config.snapshot_path or default_path(config))
+        self.reconciler = Reconciler(self.store, self.host, config.poll_seconds)
+        self.queue = ChangeQueue(app, callbacks)
+        self.place: placement.Place | None = None
+        self.environment: Environment | None = None
+        self.stamp = forks.make_stamp()
+        self._claims: dict[int, object] = {}
+        self._seen_sequence = -1
+        self._check_at_ns = 0
+        self._stale_ns = int(config.stale_seconds * 1e9)
+        _make_instance_folder(app, config)
+        self.holder = Holder(self._first_snapshot(), self._swapped)
+        app.config.update(self.holder.current.values)
+        _states.add(self)
+        self._watch_process()
+
+    # -- start --------------------------------------------------------------------------------
+
+    def _first_snapshot(self) -> Snapshot:
+        """Return the present settings, else the last known good ones, else the defaults."""
+        age = self.host.heartbeat_age_seconds()
+        if age is None or age > self.config.stale_seconds or self.host.read() is None:
+            with suppress(StoreUnavailable):  # the reconciler has said so
+                self.reconciler.take()
+            # This may be a master about to fork; whoever needs SQL again connects for itself.
+            self.store.database.close()
+        found = self.host.read()
+        record = Record() if found is None else found[1]
+        self._seen_sequence = -1 if found is None else found[0]
+        if self.reconciler.error is not None:
+            source = "the declared defaults" if found is None else f"revision {record.revision}"
+            logger.warning("waffle: starting with %s, as SQL does not answer.", source)
+        snapshot = build(self.declaration, self.cipher, self._with_rows(record))
+        for problem in snapshot.problems:
+            logger.warning("waffle: %s", problem)
+        return snapshot
+
+    def _with_rows(self, record: Record) -> Record:
+        """Return a record with its rows, from SQL where the host snapshot had no room for them."""
+        if record.rows is not None:
+            return record
+        try:
+            return self.store.read()
+        except StoreUnavailable:
+            return Record(record.lineage, record.revision, {})
+
+    def _watch_process(self) -> None:
+        """Arrange for this process, and those forked from it, to be set up when it is time."""
+        if self.config.listener == "gevent" and not _gevent.sockets_are_cooperative():
+            _gevent.patch_all()
+        boot.install()
+        forks.watch(self)
+        boot.on_wake(_weak(self.wake))
+        server = _uwsgi.server
+        if server is not None and server.role() is Role.WORKER:
+            self.adopt_process()  # lazy-apps: the fork is behind us
+        # Elsewhere a fork may follow, and would lose a thread started now: a request starts it.
+
+    def after_fork(self) -> None:
+        """Set up a process that was just forked, as far as it is safe to do before a request."""
+        self._leave_parent()
+        server = _uwsgi.server
+        if server is not None or placement.can_start_before_first_request():
+            self.adopt_process()
+
+    def adopt_process(self) -> None:
+        """Make this process known and start its listener; the first call in a process does it."""
+        mine = object()
+        if self._claims.setdefault(os.getpid(), mine) is not mine:
+            return
+        if not self.stamp[0]:
+            self._leave_parent()
+        self.stamp[0] = 1
+        self.host.verify()
+        self._register()
+        self.place = placement.decide(self.config)
+        self.environment = placement.start(
+            self.config, self.place, self.make_listener, self.catch_up, self._election()
+        )
+
+    def _leave_parent(self) -> None:
+        """Drop what must not cross a fork; nothing of it is closed, as it is the parent's."""
+        self.store.database.after_fork()
+        self.bus.after_fork()
+        self.holder.after_fork()
+        self.queue.after_fork()
+        self.environment = None
+        self._check_at_ns = 0
+
+    def _register(self) -> None:
+        server = _uwsgi.server
+        if server is None:
+            self.host.register("process")
+            return
+        role = server.role()
+        name = role.value if role in (Role.WORKER, Role.MULE, Role.SPOOLER) else "process"
+        self.host.register(name, server.worker_id() or server.mule_id(), server.master_pid())
+        self._record_applied()
+
+    def _record_applied(self) -> None:
+        snapshot = self.holder.current
+        self.host.slots.record(snapshot.lineage, snapshot.revision)
+
+    def _election(self) -> Election | None:
+        server = _uwsgi.server
+        return None if server is None else Election(self.host.path, server.master_pid())
+
+    def make_listener(self, moved: Callable[[], None]) -> Listener:
+        """Return a listener for this application that calls *moved* when the host has moved."""
+        return Listener(
+            namespace=self.config.namespace,
+            bus=self.bus,
+            host=self.host,
+            reconciler=self.reconciler,
+            poll_seconds=self.config.poll_seconds,
+            moved=moved,
+        )
+
+    # -- staying right ------------------------------------------------------------------------
+
+    def fresh(self) -> Snapshot:
+        """Return what this process serves, after looking whether the host has moved on.
+
+        Three loads and compares while nothing has happened; each request begins with it.
+        """
+        if (
+            self.host.words[SEQUENCE_WORD] != self._seen_sequence
+            or time.monotonic_ns() > self._check_at_ns
+            or not self.stamp[0]
+        ):
+            self._freshen()
+        return self.holder.current
+
+    def _freshen(self) -> None:
+        """Do what one of the compares in :meth:`fresh` has found due."""
+        if not self.stamp[0]:
+            self.adopt_process()
+        if time.monotonic_ns() > self._check_at_ns:
+            self._check_listener()
+        if self.host.sequence != self._seen_sequence:
+            self.catch_up()
+
+    def _check_listener(self) -> None:
+        """Ask SQL where no listener of this host has turned for three polls."""
+        self.host.verify()
+        poll_ns = int(self.config.poll_seconds * 1e9)
+        age = self.host.heartbeat_age_seconds()
+        if age is not None and age < self.config.stale_seconds:
+            self._check_at_ns = time.monotonic_ns() + self._stale_ns - int(age * 1e9)
+            return
+        self._check_at_ns = time.monotonic_ns() + poll_ns
+        with self.host.asking(self.config.poll_seconds) as mine, suppress(StoreUnavailable):
+            if mine:
+                self.reconciler.poll()
+
+    def wake(self) -> None:
+        """Take the present revision because of a signal; also in a process nobody set up yet."""
+        if not self.stamp[0]:
+            self.adopt_process()
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Serve what the host snapshot holds, and run the callbacks of what changed by it."""
+        while True:
+            found = self.host.read() or self._from_sql()
+            if found is None:
+                return
+            sequence, record = found
+            self.take(record)
+            self._seen_sequence = sequence
+            # Another thread may have served a newer record while this one decoded its own.
+            if self.host.sequence == sequence:
+                return
+
+    def _from_sql(self) -> tuple[int, Record] | None:
+        """Return what SQL holds, where the host snapshot is empty or damaged."""
+        sequence = self.host.sequence
+        try:
+            record = self.reconciler.take()
+        except StoreUnavailable:
+            self._seen_sequence = sequence  # the next poll asks again
+            return None
+        return self.host.read() or (None if record is None else (sequence, record))
+
+    def take(self, record: Record) -> None:
+        """Decode and serve a record, if it is newer than what is served."""
+        current = self.holder.current
+        if not record.supersedes(current.lineage, current.revision):
+            return
+        snapshot = build(self.declaration, self.cipher, self._with_rows(record), current)
+        self.holder.swap(snapshot)
+        self._record_applied()
+        self.queue.drain()
+
+    def _swapped(self, old: Snapshot, new: Snapshot) -> None:
+        """Follow a swap, in order of revisions: runs under the holder's lock."""
+        self.app.config.update(new.values)
+        changes = {
+            name: (old.values[name], value)
+            for name, value in new.values.items()
+            if old.values[name] != value
+        }
+        if changes:
+            self.queue.put(changes, new.revision)
+        for problem in new.problems:
+            if problem not in old.problems:
+                logger.warning("waffle: %s", problem)
+
+    # -- the interface of Flask-WaffleConf's state ---------------------------------------------
+
+    def parse_conf(self, keys: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
+        """Return settings by name, all of them where no *keys* are given.
+
+        :raises UnknownSetting: a key is not declared
+        """
+        self.declaration.check_known(keys)
+        values = self.fresh().values
+        return {name: values[name] for name in (keys or self.declaration.names)}
+
+    def update_db(self, values: dict[str, Any]) -> None:
+        """Store values, announce them, and serve them; see :meth:`WaffleConf.update`."""
+        from .writes import Writer
+
+        Writer(self).update(values)
+
+    def update_conf(self) -> None:
+        """Look whether there are newer settings, and serve them."""
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Read SQL now, and return whether that brought newer settings.
+
+        :raises StoreUnavailable: the database did not answer
+        """
+        before = self.holder.current
+        self.reconciler.take()
+        self.catch_up()
+        return self.holder.current is not before
+
+
+def _make_instance_folder(app: Flask, config: Config) -> None:
+    """Make the folder of a database that lives in the instance folder."""
+    path = Path(app.instance_path)
+    if config.database_uri.startswith("sqlite") and f"{path}{os.sep}" in config.database_uri:
+        with suppress(OSError):  # opening the database says what is wrong
+            path.mkdir(parents=True, exist_ok=True)
+
+
+def _weak(method: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that calls a bound method for as long as its object lives."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = reference()
+        if alive is not None:
+            alive()
+
+    return call

@@ -1,0 +1,226 @@
+"""Changing settings: one transaction, one revision, one message, one swap.
+
+Everything that can refuse a change happens before the commit; everything after it only makes the
+change arrive sooner, so what fails there is logged and raises nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from .bus import Announcement
+from .errors import InvalidSetting, UnknownRevision
+from .fanout import wake_workers
+from .settings import Declaration, WaffleSettings
+from .snapshot import Record, Snapshot, build
+from .store import RowChange, Signature
+
+if TYPE_CHECKING:
+    from .state import State
+
+__all__ = ["Update", "Writer"]
+
+logger = logging.getLogger(__name__)
+
+_MAX_ACTOR_LENGTH = 200
+_MAX_COMMENT_LENGTH = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a write did.
+
+    :ivar revision: the revision that it made, or the present one where nothing changed
+    :ivar changes: name -> (old, new) of the settings that changed; not in the repr, as secrets may
+        be among them
+    :ivar announced: whether Redis took the announcement; where it did not, other hosts see the
+        change when they next poll SQL
+    """
+
+    revision: int
+    changes: Mapping[str, tuple[Any, Any]] = field(repr=False)
+    announced: bool
+
+
+class Writer:
+    """Writes the settings of one application."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._declaration: Declaration = state.declaration
+        self._cipher = state.cipher
+
+    def update(
+        self,
+        values: Mapping[str, object],
+        signature: Signature | None = None,
+        *,
+        expected_revision: int | None = None,
+    ) -> Update:
+        """Set some settings; see :meth:`WaffleConf.update`."""
+        self._declaration.check_known(values)
+
+        def plan(base: Snapshot) -> _Plan:
+            after = self._declaration.validate(base.settings, values)
+            return _Plan(after, frozenset(values), frozenset())
+
+        return self._write(plan, signature, expected_revision)
+
+    def reset(
+        self,
+        names: Iterable[str],
+        signature: Signature | None = None,
+        *,
+        expected_revision: int | None = None,
+    ) -> Update:
+        """Set some settings back to their defaults; see :meth:`WaffleConf.reset`."""
+        wanted = frozenset(names)
+        self._declaration.check_known(wanted)
+        defaults = {name: getattr(self._declaration.defaults, name) for name in wanted}
+
+        def plan(base: Snapshot) -> _Plan:
+            after = self._declaration.validate(base.settings, defaults)
+            return _Plan(after, wanted, wanted)
+
+        return self._write(plan, signature, expected_revision)
+
+    def rollback(
+        self,
+        revision: int,
+        signature: Signature | None = None,
+        *,
+        expected_revision: int | None = None,
+    ) -> Update:
+        """Make a new revision equal to an earlier one; see :meth:`WaffleConf.rollback`."""
+        then = self._state.store.rows_at(revision)
+        if then is None:
+            raise UnknownRevision(revision, self._state.store.peek()[1])
+        declared = {name: text for name, text in then.items() if name in self._declaration.names}
+        stored = {
+            name: self._cipher.open(text) for name, text in declared.items() if text is not None
+        }
+
+        def plan(_base: Snapshot) -> _Plan:
+            try:
+                after = self._declaration.from_json(stored)
+            except ValidationError as error:
+                raise InvalidSetting(self._declaration.describe(error)) from None
+            defaults = frozenset(name for name, text in declared.items() if text is None)
+            return _Plan(after, frozenset(declared), defaults)
+
+        return self._write(plan, signature, expected_revision)
+
+    def _write(
+        self, plan: _Planner, signature: Signature | None, expected_revision: int | None
+    ) -> Update:
+        """Run a plan inside the transaction, then spread what it did."""
+        signature = _checked(signature or Signature())
+        changes: dict[str, tuple[Any, Any]] = {}
+
+        def rows(record: Record) -> Mapping[str, RowChange]:
+            base = build(self._declaration, self._cipher, record, self._last_good(record))
+            planned = plan(base)
+            changed = self._row_changes(base, record, planned)
+            changes.clear()  # the transaction may be run again
+            for name in changed:
+                changes[name] = getattr(base.settings, name), getattr(planned.after, name)
+            return changed
+
+        record = self._state.store.write(
+            rows,
+            signature,
+            expected_revision=expected_revision,
+            beyond=self._state.host.position(),
+        )
+        return Update(record.revision, changes, self._spread(record, changed=bool(changes)))
+
+    def _last_good(self, record: Record) -> Snapshot | None:
+        current = self._state.holder.current
+        return current if current.lineage == record.lineage else None
+
+    def _row_changes(self, base: Snapshot, record: Record, plan: _Plan) -> dict[str, RowChange]:
+        """Return what the plan does to the rows; settings it leaves equal are left alone."""
+        rows = record.rows or {}
+        broken = {problem.name for problem in base.problems}
+        texts = {
+            name: self._declaration.to_json(plan.after, name) for name in self._declaration.names
+        }
+        self._declaration.check_round_trip(plan.after, texts)
+        changes = {}
+        for name, text in texts.items():
+            old = self._declaration.to_json(base.settings, name)
+            resets = name in plan.defaults
+            mends = name in plan.names and (name in broken or (resets and name in rows))
+            if text != old or mends:
+                changes[name] = RowChange(self._seal(name, old), self._seal(name, text), resets)
+        return changes
+
+    def _seal(self, name: str, text: str) -> str:
+        return self._cipher.seal(text) if name in self._declaration.secrets else text
+
+    def _spread(self, record: Record, *, changed: bool) -> bool:
+        """Make a committed record arrive everywhere, and return whether Redis announces it."""
+        try:
+            self._state.host.publish(record)
+            if changed:
+                wake_workers()
+            # Where the host snapshot is not to be had, this process at least has the record.
+            self._state.take(record)
+            self._state.catch_up()
+            if changed and self._state.config.multiproc:
+                news = Announcement(self._state.config.namespace, record.lineage, record.revision)
+                return self._state.bus.publish(news)
+        except Exception:
+            logger.exception(
+                "waffle: revision %d is committed, but could not be spread at once; every process "
+                "sees it when it next compares with SQL.",
+                record.revision,
+            )
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a write wants.
+
+    :ivar after: the settings after it
+    :ivar names: those it is about; others may change by the application's own validators
+    :ivar defaults: of those, the ones that go back to their default
+    """
+
+    after: WaffleSettings
+    names: frozenset[str]
+    defaults: frozenset[str]
+
+
+_Planner = Callable[[Snapshot], _Plan]
+
+
+def _checked(signature: Signature) -> Signature:
+    """Refuse texts that some database would not store as they are.
+
+    :raises InvalidSetting: names the argument
+    """
+    for field_name, most in (("actor", _MAX_ACTOR_LENGTH), ("comment", _MAX_COMMENT_LENGTH)):
+        text = getattr(signature, field_name)
+        if text is None:
+            continue
+        problem = _text_problem(text, most)
+        if problem is not None:
+            raise InvalidSetting([{"type": "value_error", "loc": (field_name,), "msg": problem}])
+    return signature
+
+
+def _text_problem(text: object, most: int) -> str | None:
+    if not isinstance(text, str):
+        return f"it must be a text, not {type(text).__name__}"
+    if len(text) > most:
+        return f"it has {len(text):,} characters; the most is {most:,}"
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
+        return "it holds a character that no database stores (NUL, or half of a surrogate pair)"
+    return None
