@@ -122,7 +122,7 @@ class Server:
         self._module.signal(number)
 
     def set_watchdog(self, seconds: int) -> None:
-        """Have the master kill this process unless this is called again within *seconds*; 0 ends it."""
+        """Have the master kill this process unless called again within *seconds*; 0 ends it."""
         self._module.set_user_harakiri(seconds)
 
     def chain_post_fork(self, hook: Callable[[], None]) -> None:
@@ -143,8 +143,9 @@ class Server:
         self._module.post_fork_hook = decorators.postfork_chain_hook
 
     def _decorators(self) -> Any:
-        """Return ``uwsgidecorators``, or ``None``: it refuses to load without a master, and some
-        distributions package it apart.
+        """Return ``uwsgidecorators``, ``None`` where it is not to be had.
+
+        It refuses to load without a master, and some distributions package it apart.
         """
         if "uwsgidecorators" in sys.modules or not self.master_pid():
             return sys.modules.get("uwsgidecorators")

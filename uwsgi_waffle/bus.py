@@ -68,7 +68,7 @@ class Announcement:
 
     @classmethod
     def decode(cls, message: object) -> Announcement:
-        """Return what a message says; anybody may have published it, so anything may stand in it."""
+        """Return what a message says; anybody may publish, so anything may stand in it."""
         try:
             fields = json.loads(message) if isinstance(message, str | bytes) else None
         except (ValueError, RecursionError):
@@ -214,20 +214,22 @@ class Subscription:
         """
         try:
             self._keep_alive()
-            heard: list[Announcement] = []
-            message = self._next(timeout_seconds)
-            while message is not None:
-                if message["type"] == "message":
-                    heard.append(Announcement.decode(message["data"]))
-                elif message["type"] == "subscribe":
-                    # redis-py reconnected by itself: what was said in between is lost.
-                    heard.append(Announcement(None))
-                if len(heard) >= _MOST_AT_ONCE:
-                    break
-                message = self._next(0)
-            return heard
+            return list(self._messages(timeout_seconds))
         except _FAILURES as error:
             raise BusUnavailable(_reason(error)) from error
+
+    def _messages(self, timeout_seconds: float) -> Iterator[Announcement]:
+        """Yield what has come, waiting for the first only."""
+        for _ in range(_MOST_AT_ONCE):
+            message = self._next(timeout_seconds)
+            if message is None:
+                return
+            timeout_seconds = 0
+            if message["type"] == "message":
+                yield Announcement.decode(message["data"])
+            elif message["type"] == "subscribe":
+                # redis-py reconnected by itself: what was said in between is lost.
+                yield Announcement(None)
 
     def _next(self, timeout_seconds: float) -> dict[str, Any] | None:
         message: dict[str, Any] | None = self._pubsub.get_message(timeout=max(timeout_seconds, 0))

@@ -92,8 +92,8 @@ def _multi_fernet(keys: Sequence[str]) -> MultiFernet:
             fernets.append(Fernet(key))
         except ValueError:
             message = (
-                f"{_KEY}: key {position} of {len(keys)} is not a Fernet key. Make one with `python "
-                '-c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"`.'
+                f"{_KEY}: key {position} of {len(keys)} is not a Fernet key. Make one with "
+                "`cryptography.fernet.Fernet.generate_key()`."
             )
             # The cause is left out: it is raised over the key itself.
             raise ConfigError(message, key=_KEY) from None

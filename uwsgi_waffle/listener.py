@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
 from .bus import Announcement, Backoff, Bus, BusUnavailable, Subscription
@@ -31,9 +31,11 @@ FRUITLESS_SECONDS = 0.25
 class StopEvent(Protocol):
     """What a loop asks of ``threading.Event`` and its like."""
 
-    def is_set(self) -> bool: ...
+    def is_set(self) -> bool:
+        """Return whether the loop is to end."""
 
-    def wait(self, timeout: float | None = None) -> bool: ...
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the loop is to end, at most *timeout* seconds; return whether it is."""
 
 
 class Listener:
@@ -42,7 +44,7 @@ class Listener:
     :ivar error: why Redis is not listened to at the moment, ``None`` while it is
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all named, and each a part of the one thing it ties together
         self,
         *,
         namespace: str,
@@ -156,10 +158,8 @@ class Listener:
         """Compare with SQL, message or not."""
         if time.monotonic() < self._next_poll:
             return
-        try:
+        with suppress(StoreUnavailable):  # the reconciler has said so; the next poll asks again
             self._reconciler.poll()
-        except StoreUnavailable:
-            pass  # the reconciler has said so, and the next poll asks again
         self._next_poll = time.monotonic() + self._poll_seconds
 
     def _tell_if_moved(self) -> None:

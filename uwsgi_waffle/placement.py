@@ -114,7 +114,7 @@ def start(
 
         def moved() -> None:
             wake_workers()
-            catch_up()  # the signal reaches this worker too, but not before its present request ends
+            catch_up()  # the signal reaches this worker too, but only after its present request
 
         return _started(
             config, lambda stop: _stand_by(election, lambda: make_listener(moved), stop)

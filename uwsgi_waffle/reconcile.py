@@ -84,8 +84,8 @@ class Reconciler:
         if self.behind is None:
             logger.warning(
                 "waffle: the database %s is at revision %d, but this host has seen %d: a restored "
-                "backup, or a replica that lags. The later one is served. If the database is right, "
-                "run `flask waffle resync`.",
+                "backup, or a replica that lags. The later one is served. If the database is "
+                "right, run `flask waffle resync`.",
                 self._store.database.url,
                 record.revision,
                 revision,

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..config import Config, redact_url
+from uwsgi_waffle.config import Config, redact_url
+
 from . import layout
 
 __all__ = ["MappedFile", "Refused", "default_path", "locked"]
@@ -54,7 +55,7 @@ class MappedFile:
         To touch memory beyond the end of a file that was cut short kills a process.
         """
         try:
-            found = os.stat(self.path, follow_symlinks=False)
+            found = self.path.lstat()
         except OSError:
             return False
         return _identity(found) == self._identity and found.st_size == layout.FILE_BYTES
@@ -132,7 +133,7 @@ def _check_directory(directory: Path) -> None:
     :raises Refused: it is a link, another user's, or writable by others
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = os.stat(directory, follow_symlinks=False)
+    found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise Refused(f"{directory} is not a directory")
     if found.st_uid not in (os.geteuid(), 0):
@@ -196,9 +197,9 @@ def _create(path: Path) -> None:
             os.pwrite(descriptor, struct.pack("=4Q", *header), 0)
         finally:
             os.close(descriptor)
-        os.rename(name, path)
+        Path(name).rename(path)
     except BaseException:
-        os.unlink(name)
+        Path(name).unlink()
         raise
 
 

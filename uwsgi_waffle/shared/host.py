@@ -17,7 +17,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..snapshot import Record
+from uwsgi_waffle.snapshot import Record
+
 from . import layout
 from .files import MappedFile, Refused, locked, open_file
 from .slots import SlotTable
