@@ -13,41 +13,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import redis
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-from redis.retry import Retry
-
+from ._redis import (
+    ANSWER_SECONDS,
+    FAILURES,
+    BusUnavailable,
+    RedisConnectionError,
+    RedisTimeoutError,
+    SharedClient,
+    reason,
+)
 from .config import Config
 
 __all__ = ["Announcement", "Backoff", "Bus", "BusUnavailable", "Subscription"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds to wait for Redis to take a connection or to answer; an update waits no longer than this.
-ANSWER_SECONDS = 1.0
 #: Seconds of silence after which the server is asked for a sign of life.
 PING_AFTER_SECONDS = 3.0
 #: Seconds of silence after which the connection counts as dead.
 DEAD_AFTER_SECONDS = 8.0
-
-#: What redis-py raises when the server, or the network before it, is not there.
-_FAILURES = (RedisError, OSError)
-
-
-class BusUnavailable(Exception):
-    """Redis did not answer."""
-
-
-class RedisClient(Protocol):
-    """What is asked of a ready client: ``Redis``, a Sentinel's master, ``RedisCluster``."""
-
-    def publish(self, channel: str, message: str) -> Any: ...
-
-    def pubsub(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +92,15 @@ class Backoff:
 class Bus:
     """One channel of one Redis."""
 
-    def __init__(self, config: Config, client: RedisClient | None = None) -> None:
-        """Connect to nothing yet.
-
-        :param client: a ready client to use in place of the configured address
-        """
+    def __init__(self, config: Config, client: SharedClient) -> None:
+        """Connect to nothing yet."""
         self.channel = config.redis_channel
-        self.location = config.redis_location if client is None else f"<{type(client).__name__}>"
-        self._config = config
-        self._given = client
-        self._made: RedisClient | None = None
+        self.location = client.location
+        self._client = client
+        self._poll_seconds = config.poll_seconds
         self._down_until = 0.0
         self._backoff = Backoff(0.2, 2.0)
         self._said_down = False
-
-    def after_fork(self) -> None:
-        """Leave the parent's sockets to the parent; a ready client's pool sees to it by itself."""
-        self._made = None
 
     def publish(self, announcement: Announcement) -> bool:
         """Announce a revision and return whether Redis took it; never raises.
@@ -134,7 +112,7 @@ class Bus:
             return False
         try:
             self._publish(announcement.encode())
-        except _FAILURES as error:
+        except FAILURES as error:
             self._down_until = time.monotonic() + self._backoff.next_seconds()
             if not self._said_down:
                 logger.warning(
@@ -143,8 +121,8 @@ class Bus:
                     "SQL, within %g s.",
                     announcement.revision,
                     self.location,
-                    _reason(error),
-                    self._config.poll_seconds,
+                    reason(error),
+                    self._poll_seconds,
                 )
             self._said_down = True
             return False
@@ -154,10 +132,10 @@ class Bus:
 
     def _publish(self, message: str) -> None:
         try:
-            self._client().publish(self.channel, message)
+            self._client.get().publish(self.channel, message)
         except RedisConnectionError:
             # A pooled connection that died while nobody used it; a new one may do.
-            self._client().publish(self.channel, message)
+            self._client.get().publish(self.channel, message)
 
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:
@@ -167,24 +145,17 @@ class Bus:
         """
         pubsub = None
         try:
-            pubsub = self._client().pubsub()
+            pubsub = self._client.get().pubsub()
             pubsub.subscribe(self.channel)
             subscription = Subscription(pubsub)
             subscription.wait_for_confirmation()
-        except _FAILURES as error:
+        except FAILURES as error:
             _close(pubsub)
-            raise BusUnavailable(_reason(error)) from error
+            raise BusUnavailable(reason(error)) from error
         try:
             yield subscription
         finally:
             _close(pubsub)
-
-    def _client(self) -> RedisClient:
-        if self._given is not None:
-            return self._given
-        if self._made is None:
-            self._made = _make_client(self._config)
-        return self._made
 
 
 class Subscription:
@@ -198,14 +169,14 @@ class Subscription:
     def wait_for_confirmation(self) -> None:
         """Wait until the server has confirmed.
 
-        :raises redis.exceptions.TimeoutError: it did not
+        :raises RedisTimeoutError: it did not
         """
         deadline = time.monotonic() + ANSWER_SECONDS
         while time.monotonic() < deadline:
             if self._next(deadline - time.monotonic()) is not None:
                 return
         message = f"no answer within {ANSWER_SECONDS:g} s"
-        raise redis.exceptions.TimeoutError(message)
+        raise RedisTimeoutError(message)
 
     def receive(self, timeout_seconds: float) -> list[Announcement]:
         """Return all messages that have come, waiting for the first at most *timeout_seconds*.
@@ -215,8 +186,8 @@ class Subscription:
         try:
             self._keep_alive()
             return list(self._messages(timeout_seconds))
-        except _FAILURES as error:
-            raise BusUnavailable(_reason(error)) from error
+        except FAILURES as error:
+            raise BusUnavailable(reason(error)) from error
 
     def _messages(self, timeout_seconds: float) -> Iterator[Announcement]:
         """Yield what has come, waiting for the first only."""
@@ -241,12 +212,12 @@ class Subscription:
     def _keep_alive(self) -> None:
         """Ask a silent server for a sign of life, and give up on one that owes it too long.
 
-        :raises redis.exceptions.TimeoutError: it owes it too long
+        :raises RedisTimeoutError: it owes it too long
         """
         silent_seconds = time.monotonic() - self._heard
         if silent_seconds > DEAD_AFTER_SECONDS:
             message = f"no sign of life for {silent_seconds:.0f} s"
-            raise redis.exceptions.TimeoutError(message)
+            raise RedisTimeoutError(message)
         if silent_seconds > PING_AFTER_SECONDS and not self._asked:
             self._asked = True
             self._pubsub.ping()
@@ -256,28 +227,7 @@ class Subscription:
 _MOST_AT_ONCE = 1000
 
 
-def _make_client(config: Config) -> RedisClient:
-    """Return a client that fails fast: whoever uses it has a back-off of its own."""
-    options: dict[str, Any] = {
-        "socket_timeout": ANSWER_SECONDS,
-        "socket_connect_timeout": ANSWER_SECONDS,
-        "socket_keepalive": True,
-        "retry": Retry(NoBackoff(), 0),
-        "client_name": "uwsgi_waffle",
-    }
-    if config.redis_url is None:
-        return redis.Redis(host=config.redis_host, port=config.redis_port, **options)
-    if config.redis_url.startswith("unix:"):
-        del options["socket_keepalive"]
-    return redis.Redis.from_url(config.redis_url, **options)
-
-
 def _close(pubsub: Any) -> None:
     if pubsub is not None:
-        with suppress(*_FAILURES):  # it is broken, which is why it is closed
+        with suppress(*FAILURES):  # it is broken, which is why it is closed
             pubsub.close()
-
-
-def _reason(error: BaseException) -> str:
-    """Return an error of redis-py in one line; it names the address, never the password."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -21,7 +21,7 @@ from .writes import Update, Writer
 if TYPE_CHECKING:
     from flask import Flask
 
-    from .bus import RedisClient
+    from ._redis import RedisClient
 
 __all__ = ["WaffleConf"]
 

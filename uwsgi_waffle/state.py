@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import _gevent, _uwsgi, boot, forks, placement
+from ._redis import RedisClient, SharedClient
 from ._uwsgi import Role
-from .bus import Bus, RedisClient
+from .bus import Bus
 from .callbacks import Callbacks, ChangeQueue
 from .cipher import Cipher
 from .config import Config
@@ -74,7 +75,8 @@ class State:
         self.declaration.check_known(callbacks.names)
         self.cipher = Cipher(config.encryption_keys)
         self.store = Store(config)
-        self.bus = Bus(config, redis)
+        self.redis = SharedClient(config, redis)
+        self.bus = Bus(config, self.redis)
         self.host = HostSnapshot(config.snapshot_path or default_path(config))
         self.reconciler = Reconciler(self.store, self.host, config.poll_seconds)
         self.queue = ChangeQueue(app, callbacks)
@@ -158,7 +160,7 @@ class State:
     def _leave_parent(self) -> None:
         """Drop what must not cross a fork; nothing of it is closed, as it is the parent's."""
         self.store.database.after_fork()
-        self.bus.after_fork()
+        self.redis.after_fork()
         self.holder.after_fork()
         self.queue.after_fork()
         self.environment = None
