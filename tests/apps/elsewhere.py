@@ -1,0 +1,84 @@
+"""An application for any server: reads, writes, and a journal of what its callbacks were told.
+
+Its environment says what it is: each `WAFFLE_*` variable is the configuration key of that name,
+`TEST_SETTINGS` how many settings there are, `TEST_JOURNAL` where callbacks write to, `TEST_DELAY`
+how long each read takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response, jsonify, request
+
+from uwsgi_waffle import WaffleConf
+from uwsgi_waffle.state import State
+
+#: The settings: whole numbers, 0 by default. A test sets them all to one number, so a mix shows.
+NAMES = tuple(f"S{number:03}" for number in range(int(os.environ.get("TEST_SETTINGS", "20"))))
+
+app = Flask(__name__)
+app.config.update({key: text for key, text in os.environ.items() if key.startswith("WAFFLE_")})
+app.config["WAFFLE_CONFS"] = {name: {"default": 0} for name in NAMES}
+waffle: WaffleConf[Any] = WaffleConf(app)
+state: State = app.extensions["waffleconf"]
+
+
+@waffle.on_change(NAMES[0])
+def keep_journal(new: int) -> None:
+    """Write down that this process has been told of a value, and when."""
+    journal = os.environ.get("TEST_JOURNAL")
+    if journal is None:
+        return
+    entry = {"pid": os.getpid(), "value": new, "at_ns": time.monotonic_ns()}
+    # One write at the end of the file, which no other process's write falls into.
+    descriptor = os.open(Path(journal), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, f"{json.dumps(entry)}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+@app.get("/")
+def read() -> Response:
+    """Tell what this process serves, after holding on to the request for `hold` seconds."""
+    held = request.args.get("hold", 0.0, type=float)
+    first = waffle.settings.model_dump()
+    if held:
+        time.sleep(held)
+    return jsonify(
+        pid=os.getpid(),
+        revision=waffle.revision,
+        values=first,
+        # What a request sees must not move, while the process may have gone on.
+        again=waffle.settings.model_dump(),
+        config={name: app.config[name] for name in NAMES},
+    )
+
+
+@app.post("/update")
+def update() -> Response:
+    """Change settings, and tell when `update` returned."""
+    done = waffle.update(request.get_json())
+    return jsonify(
+        pid=os.getpid(),
+        revision=done.revision,
+        announced=done.announced,
+        returned_ns=time.monotonic_ns(),
+    )
+
+
+@app.get("/threads")
+def threads() -> Response:
+    """Tell which threads run here, and whether the listener is among the living."""
+    environment = state.environment
+    return jsonify(
+        pid=os.getpid(),
+        threads=[thread.name for thread in threading.enumerate()],
+        listens=environment is not None and environment.is_alive(),
+    )

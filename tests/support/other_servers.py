@@ -1,0 +1,161 @@
+"""gunicorn, waitress and Flask's own server as real processes, with an app of `tests.apps`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tests.support.http import request
+from tests.support.processes import LocalServer
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+APP = "tests.apps.elsewhere"
+
+#: How long a request is held, so that the next one finds this worker busy and goes to another.
+HOLD_SECONDS = 0.02
+#: Within this time each worker has answered at least once.
+EACH_ANSWERS_SECONDS = 20.0
+
+
+class WebServer(LocalServer):
+    """A server of :data:`APP`, with a database, a host snapshot and a journal of its own."""
+
+    name: ClassVar[str] = "web"
+
+    def __init__(self, environment: Mapping[str, str], *, workers: int = 1) -> None:
+        """Choose the app's environment beside what is the server's own; nothing runs yet."""
+        super().__init__()
+        self.workers = workers
+        self.journal_path = self.directory / "journal"
+        self.environment = {
+            "PYTHONPATH": str(ROOT),
+            "TEST_JOURNAL": str(self.journal_path),
+            "WAFFLE_MULTIPROC": "true",
+            "WAFFLE_DATABASE_URI": f"sqlite:///{self.directory}/waffle.db",
+            "WAFFLE_SNAPSHOT_PATH": str(self.directory / "snapshot"),
+            **environment,
+        }
+
+    def program(self) -> list[str]:
+        """Return the arguments of Python."""
+        raise NotImplementedError
+
+    def command(self) -> list[str]:
+        """Return the command that runs the server in the foreground."""
+        # `env` becomes the server, so the pid is the server's.
+        unset = [f"--unset={key}" for key in os.environ if key.startswith("WAFFLE_")]
+        variables = [f"{key}={value}" for key, value in self.environment.items()]
+        return ["env", *unset, *variables, sys.executable, *self.program()]
+
+    def answers(self) -> bool:
+        """Whether the app answers."""
+        return request("GET", "/", port=self.port).status == 200
+
+    def log(self) -> str:
+        """Return what the server and the app have written so far."""
+        return (self.directory / "server.log").read_text(errors="replace")
+
+    # What the app is asked
+
+    def read(self, *, hold_seconds: float = 0.0) -> dict[str, Any]:
+        """Return what the process that takes this request serves."""
+        answer = request("GET", f"/?hold={hold_seconds}", port=self.port)
+        assert answer.status == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def read_from_each(self) -> list[dict[str, Any]]:
+        """Return answers, at least one from each worker; all were asked after this was called."""
+        answers: list[dict[str, Any]] = []
+
+        def ask(_: int) -> dict[str, Any]:
+            return self.read(hold_seconds=HOLD_SECONDS)
+
+        with ThreadPoolExecutor(2 * self.workers) as clients:
+
+            def all_have_answered() -> bool:
+                answers.extend(clients.map(ask, range(2 * self.workers)))
+                return len({answer["pid"] for answer in answers}) >= self.workers
+
+            wait_until(all_have_answered, EACH_ANSWERS_SECONDS, "each worker has answered")
+        return answers
+
+    def update(self, values: Mapping[str, object]) -> dict[str, Any]:
+        """Change settings through whichever process takes this request."""
+        answer = request("POST", "/update", port=self.port, json=dict(values))
+        assert answer.status == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def told(self, value: int) -> set[int]:
+        """Return the pids of the processes whose `on_change` was told of a value."""
+        if not self.journal_path.exists():
+            return set()
+        entries = map(json.loads, self.journal_path.read_text().splitlines())
+        return {entry["pid"] for entry in entries if entry["value"] == value}
+
+
+class Gunicorn(WebServer):
+    """gunicorn with one of its worker classes."""
+
+    name: ClassVar[str] = "gunicorn"
+
+    def __init__(
+        self, environment: Mapping[str, str], *, worker_class: str, preload: bool, workers: int = 3
+    ) -> None:
+        """Choose the workers; `preload` loads the app in the master, before the forks."""
+        super().__init__(environment, workers=workers)
+        self._options = ["--worker-class", worker_class, *(["--preload"] if preload else [])]
+        if worker_class == "gthread":
+            self._options += ["--threads", "4"]
+
+    def program(self) -> list[str]:
+        """Return the arguments of Python."""
+        bind = f"127.0.0.1:{self.port}"
+        return [
+            *("-m", "gunicorn", "--bind", bind, "--workers", str(self.workers)),
+            *(*self._options, f"{APP}:app"),
+        ]
+
+    def reload(self) -> None:
+        """Replace the workers (SIGHUP), and return when only new ones are left."""
+        before = set(self.process.children())
+        self.process.send(signal.SIGHUP)
+
+        def replaced() -> bool:
+            now = set(self.process.children())
+            return len(now) == len(before) and not now & before
+
+        wait_until(replaced, 30.0, "gunicorn has replaced its workers")
+
+
+class Waitress(WebServer):
+    """waitress: one process, several threads."""
+
+    name: ClassVar[str] = "waitress"
+
+    def program(self) -> list[str]:
+        """Return the arguments of Python."""
+        return ["-m", "waitress", "--listen", f"127.0.0.1:{self.port}", f"{APP}:app"]
+
+
+class FlaskRun(WebServer):
+    """`flask run`, which with its reloader runs the app in a child of a process that loads it."""
+
+    name: ClassVar[str] = "flask"
+
+    def __init__(self, environment: Mapping[str, str], *, options: Sequence[str] = ()) -> None:
+        """Choose the options of `flask run`."""
+        super().__init__(environment)
+        self._options = list(options)
+
+    def program(self) -> list[str]:
+        """Return the arguments of Python."""
+        return ["-m", "flask", "--app", APP, "run", "--port", str(self.port), *self._options]

@@ -1,0 +1,100 @@
+"""gunicorn: whatever its workers are and whenever they load the app, a change reaches each."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import RedisServer, wait_until
+from tests.support.other_servers import Gunicorn
+
+WORKER_CLASSES = ("sync", "gthread", "gevent")
+WORKERS = 3
+#: Nothing in these tests may wait for a poll.
+POLL_SECONDS = 60
+#: gunicorn itself waits 30 seconds for workers that do not end.
+PROMPT_SECONDS = 10.0
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[RedisServer]:
+    """Give a Redis for this module."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(name, preload) for name in WORKER_CLASSES for preload in (False, True)],
+    ids=lambda param: f"{param[0]}-{'preload' if param[1] else 'no-preload'}",
+)
+def gunicorn(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterator[Gunicorn]:
+    """Give a gunicorn, each of whose workers has had a request."""
+    worker_class, preload = request.param
+    environment = {
+        "WAFFLE_REDIS_URL": redis_server.url,
+        "WAFFLE_REDIS_CHANNEL": f"{worker_class}-{preload}",
+        "WAFFLE_POLL_SECONDS": str(POLL_SECONDS),
+    }
+    server = Gunicorn(environment, worker_class=worker_class, preload=preload, workers=WORKERS)
+    with server:
+        server.read_from_each()
+        yield server
+
+
+def test_each_worker_serves_a_change_at_its_next_request(gunicorn: Gunicorn) -> None:
+    """Every worker serves a change at the next request that starts after `update` returned."""
+    for value in range(1, 11):
+        done = gunicorn.update({"S000": value, "S019": value})
+        for answer in gunicorn.read_from_each():
+            assert answer["revision"] == done["revision"]
+            assert (answer["values"]["S000"], answer["values"]["S019"]) == (value, value)
+            assert answer["again"] == answer["values"] == answer["config"]
+
+
+def test_idle_workers_run_their_callbacks_by_themselves(gunicorn: Gunicorn) -> None:
+    """A worker that has a listener runs `on_change` without a request."""
+    workers = {answer["pid"] for answer in gunicorn.read_from_each()}
+    gunicorn.update({"S000": 100})
+    wait_until(lambda: gunicorn.told(100) == workers, 10.0, "each worker ran its callback")
+
+
+def test_each_worker_subscribes_once_and_the_master_does_not(
+    gunicorn: Gunicorn, redis_server: RedisServer
+) -> None:
+    """There are as many Redis subscriptions as workers, counted at the server."""
+    channel = gunicorn.environment["WAFFLE_REDIS_CHANNEL"]
+    wait_until(
+        lambda: redis_server.subscribers(channel) == WORKERS, 10.0, "one subscription a worker"
+    )
+    gunicorn.update({"S000": 200})
+    gunicorn.read_from_each()
+    assert redis_server.subscribers(channel) == WORKERS
+
+
+def test_a_reload_gives_workers_that_follow(gunicorn: Gunicorn, redis_server: RedisServer) -> None:
+    """After SIGHUP the new workers serve, follow and subscribe as the old ones did."""
+    before = gunicorn.update({"S000": 300})
+    gunicorn.reload()
+    answers = gunicorn.read_from_each()
+    assert {answer["revision"] for answer in answers} == {before["revision"]}
+    workers = {answer["pid"] for answer in answers}
+    gunicorn.update({"S000": 301})
+    wait_until(lambda: gunicorn.told(301) == workers, 10.0, "each new worker ran its callback")
+    assert {answer["values"]["S000"] for answer in gunicorn.read_from_each()} == {301}
+    channel = gunicorn.environment["WAFFLE_REDIS_CHANNEL"]
+    wait_until(
+        lambda: redis_server.subscribers(channel) == WORKERS, 10.0, "one subscription a worker"
+    )
+
+
+def test_a_listener_does_not_delay_a_graceful_shutdown(gunicorn: Gunicorn) -> None:
+    """SIGTERM ends gunicorn and its workers by themselves, while their listeners listen."""
+    gunicorn.read_from_each()
+    gunicorn.process.send(signal.SIGTERM)
+    wait_until(lambda: not gunicorn.process.running, PROMPT_SECONDS, "gunicorn ended")
+    assert gunicorn.process.pids() == []
+    assert "Traceback" not in gunicorn.log()
+    assert "SIGKILL" not in gunicorn.log()
