@@ -139,7 +139,13 @@ class State:
         """Set up a process that was just forked, as far as it is safe to do before a request."""
         self._leave_parent()
         server = _uwsgi.server
-        if server is not None or placement.can_start_before_first_request():
+        if server is None:
+            ready = placement.can_start_before_first_request()
+        else:
+            # With py-call-uwsgi-fork-hooks this comes before uWSGI has said who the child is; its
+            # own hook, or else the first request, comes after.
+            ready = server.role() is not Role.ALONE
+        if ready:
             self.adopt_process()
 
     def adopt_process(self) -> None:
