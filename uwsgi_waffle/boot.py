@@ -15,7 +15,15 @@ from collections.abc import Callable
 from . import _uwsgi, traps
 from ._uwsgi import Role
 
-__all__ = ["can_fan_out", "install", "mule_number", "on_fork", "on_wake", "signal_number"]
+__all__ = [
+    "can_fan_out",
+    "install",
+    "mule_number",
+    "on_fork",
+    "on_wake",
+    "signal_number",
+    "was_greeted",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +40,8 @@ _fork_callbacks: list[Callable[[], None]] = []
 _wake_callbacks: list[Callable[[], None]] = []
 _installed_in: int | None = None
 _registered = False
+#: Process that uWSGI has greeted with our post-fork hook.
+_greeted: int | None = None
 
 
 def install() -> None:
@@ -54,6 +64,11 @@ def install() -> None:
 def can_fan_out() -> bool:
     """Return whether a signal from here wakes every worker of this instance."""
     return _registered
+
+
+def was_greeted() -> bool:
+    """Return whether our post-fork hook has run here; if not, somebody has overwritten it."""
+    return _greeted == os.getpid()
 
 
 def signal_number() -> int:
@@ -117,6 +132,8 @@ def _handle_signal(_number: int) -> None:
 
 def _post_fork() -> None:
     """Greet a new process; nothing may leave this, or later hooks are skipped."""
+    global _greeted  # noqa: PLW0603  # as above
+    _greeted = os.getpid()
     server = _uwsgi.server
     if server is not None and server.role() is Role.MULE and server.mule_id() == mule_number():
         _run(_become_the_mule, "starting the listener in the mule")

@@ -99,7 +99,8 @@ def _states(server: _uwsgi.Server) -> list[State]:
     while not living_states():
         try:
             _load_app(server)
-        except Exception:
+        except (Exception, SystemExit):
+            # SystemExit too: it would leave the mule without a program, until somebody notices.
             logger.exception("waffle: the mule could not load the application.")
         if not living_states():
             logger.error(

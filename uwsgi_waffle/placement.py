@@ -58,6 +58,10 @@ def _decide_in_worker(config: Config, server: _uwsgi.Server) -> Place:
     if not boot.can_fan_out():
         _say_cannot_fan_out(server)
         return Place.OWN
+    if not boot.was_greeted():
+        # The mule was not greeted either, and so has no program.
+        _say_hook_is_lost(server)
+        return Place.WORKER
     if config.listener == "mule" or (config.listener == "auto" and boot.mule_number() is not None):
         if boot.mule_number() is None and server.option("mule") is None:
             _say_misplaced(config, "no mule is configured")
@@ -80,6 +84,16 @@ def _say_cannot_fan_out(server: _uwsgi.Server) -> None:
         fact,
         fix,
     )
+
+
+def _say_hook_is_lost(server: _uwsgi.Server) -> None:
+    """Say once per instance why an elected worker listens, mule or not."""
+    if server.worker_id() == 1:
+        logger.warning(
+            "waffle: uwsgi.post_fork_hook was overwritten, so `mule = waffle` gets no program and "
+            "workers are set up by their first request; an elected worker listens. Use "
+            "`@uwsgidecorators.postfork`, which keeps the hooks of others."
+        )
 
 
 def _say_misplaced(config: Config, fact: str) -> None:

@@ -82,9 +82,9 @@ def _find_late(server: _uwsgi.Server) -> Iterator[Finding]:
     if server.option("mount") is not None and not server.enabled("single-interpreter"):
         yield Finding(
             "several-interpreters",
-            "With several mounts uWSGI gives each application an interpreter of its own, and "
-            "pydantic, like every PyO3 module, loads in the first one only.",
-            "Set `single-interpreter = true`.",
+            "uWSGI gives each mount after the first an interpreter of its own, where pydantic, "
+            "like every PyO3 module, refuses to load; that application then cannot start.",
+            "Set `single-interpreter = true` if there is more than one mount.",
         )
 
 
