@@ -1,0 +1,112 @@
+"""An application for uWSGI: who answered, what it serves, and a journal of callbacks.
+
+Each ``WAFFLE_*`` variable of its environment is the configuration key of that name; the
+``TEST_*`` variables make it misbehave in the ways the tests need.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+import uwsgi
+from flask import Flask, Response, current_app, jsonify, request
+
+from uwsgi_waffle import WaffleConf
+from uwsgi_waffle.state import State
+
+#: A test sets all three to one number, so that a mix of two revisions shows.
+NAMES = ("FIRST", "SECOND", "THIRD")
+#: Setting these values makes the callbacks misbehave.
+HANG_IN_MULE = -1
+LEAVE = -2
+
+logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+loaded_in = os.getpid()
+
+
+def create_app(namespace: str | None = None) -> Flask:
+    """Return a new application, in a namespace of its own if one is given."""
+    app = Flask(__name__)
+    for key, text in os.environ.items():
+        if key.startswith("WAFFLE_") and key != "WAFFLE_DEMO_ADDRESS":
+            app.config[key] = text
+    if namespace is not None:
+        app.config["WAFFLE_NAMESPACE"] = namespace
+    app.config["WAFFLE_CONFS"] = {name: {"default": 0} for name in NAMES}
+    waffle: WaffleConf[Any] = WaffleConf(app)
+    app.extensions["test_waffle"] = waffle
+    waffle.on_change("FIRST")(keep_journal)
+    waffle.on_change("SECOND")(misbehave)
+    app.add_url_rule("/", view_func=read)
+    app.add_url_rule("/update", view_func=update, methods=["POST"])
+    app.add_url_rule("/state", view_func=state)
+    return app
+
+
+def keep_journal(new: int) -> None:
+    """Write down that this process has been told of a value."""
+    journal = os.environ.get("TEST_JOURNAL")
+    if journal is not None:
+        with open(journal, "ab", buffering=0) as file:  # noqa: PTH123  # one write, at the end
+            file.write(f"{os.getpid()} {uwsgi.worker_id()} {new}\n".encode())
+
+
+def misbehave(new: int) -> None:
+    """Hang the mule, or end the process, as a callback with a bug would."""
+    if new == HANG_IN_MULE and uwsgi.mule_id():
+        time.sleep(3600)
+    if new == LEAVE:
+        raise SystemExit(1)
+
+
+def read() -> Response:
+    """Tell who answers and what it serves, after holding on to the request for ``hold`` seconds."""
+    waffle: WaffleConf[Any] = current_app.extensions["test_waffle"]
+    first = waffle.settings.model_dump()
+    held = request.args.get("hold", 0.0, type=float)
+    if held:
+        time.sleep(held)
+    return jsonify(
+        pid=os.getpid(),
+        worker=uwsgi.worker_id(),
+        revision=waffle.revision,
+        values=first,
+        again=waffle.settings.model_dump(),
+        config={name: current_app.config[name] for name in NAMES},
+    )
+
+
+def update() -> Response:
+    """Set all settings to one number."""
+    waffle: WaffleConf[Any] = current_app.extensions["test_waffle"]
+    done = waffle.update(dict.fromkeys(NAMES, request.get_json()))
+    return jsonify(pid=os.getpid(), worker=uwsgi.worker_id(), revision=done.revision)
+
+
+def state() -> Response:
+    """Tell what the process knows about its listener."""
+    here: State = current_app.extensions["waffleconf"]
+    environment = here.environment
+    return jsonify(
+        pid=os.getpid(),
+        worker=uwsgi.worker_id(),
+        loaded_in=loaded_in,
+        place=None if here.place is None else here.place.value,
+        environment=type(environment).__name__,
+        heartbeat_age=here.host.heartbeat_age_seconds(),
+        # What /state itself served is left out of account: these are the process's own.
+        held_revision=here.holder.current.revision,
+        processes=[[slot.role, slot.worker, slot.pid] for slot in here.host.slots.living()],
+    )
+
+
+def create_second_app() -> Flask:
+    """Return an application for another namespace."""
+    return create_app("second")
+
+
+if os.environ.get("TEST_NO_APP") is None:
+    app = application = create_app()

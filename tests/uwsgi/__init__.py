@@ -1,0 +1,1 @@
+"""uWSGI: every way to run it, every trap it sets, every fault it can have."""

@@ -1,0 +1,174 @@
+"""A uWSGI instance that serves `tests.apps.under_uwsgi`, each worker at a socket of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from flask import Flask
+
+from tests.support import UwsgiServer, free_port, wait_until
+from tests.support.uwsgi_server import Options, ini_lines
+from uwsgi_waffle import WaffleConf
+
+APP = "tests.apps.under_uwsgi:app"
+#: What the documentation asks for.
+BOOT: Options = {"shared-import": "uwsgi_waffle.boot", "mule": "waffle"}
+#: The same without a mule.
+ELECTED: Options = {"shared-import": "uwsgi_waffle.boot"}
+LAZY: Options = {"lazy-apps": True}
+
+NAMES = ("FIRST", "SECOND", "THIRD")
+#: By then a worker that is to be told of a change has been told, however busy the machine is.
+TOLD_SECONDS = 10.0
+#: Long enough that nothing in a test arrives by a poll.
+NEVER_SECONDS = 600
+
+
+class Instance(UwsgiServer):
+    """The instance, the namespace it has to itself, and the journal its callbacks write."""
+
+    def __init__(
+        self,
+        *options: Options,
+        workers: int = 4,
+        redis_url: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        separate: bool = True,
+        ready_path: str | None = "/",
+    ) -> None:
+        """Choose what to start.
+
+        Args:
+            options: One after another; a later one replaces what an earlier one says.
+            workers: How many.
+            redis_url: Which Redis; none for one that is not there.
+            environment: Added to that of the app.
+            separate: Give each worker a socket of its own beside the common one.
+            ready_path: What must answer before the instance counts as started.
+        """
+        self.workers = workers
+        merged: dict[str, Any] = {"processes": workers, "module": APP, "disable-logging": True}
+        for some in options:
+            merged.update(some)
+        merged = {name: value for name, value in merged.items() if value is not None}
+        if separate:
+            numbers = range(1, workers + 1)
+            merged["map-socket"] = [f"{number}:{number}" for number in numbers]
+        super().__init__(
+            list(ini_lines(merged)),
+            ports=1 + (workers if separate else 0),
+            ready_path=ready_path,
+        )
+        self.journal_path = self.directory / "journal"
+        self.environment.update(
+            {
+                "WAFFLE_MULTIPROC": "true",
+                "WAFFLE_DATABASE_URI": f"sqlite:///{self.directory}/waffle.db",
+                "WAFFLE_SNAPSHOT_PATH": str(self.directory / "snapshot"),
+                "WAFFLE_REDIS_URL": redis_url or f"redis://127.0.0.1:{free_port()}/0",
+                "WAFFLE_REDIS_CHANNEL": self.channel,
+                "WAFFLE_POLL_SECONDS": str(NEVER_SECONDS),
+                "TEST_JOURNAL": str(self.journal_path),
+                **(environment or {}),
+            }
+        )
+        self._next_value = 0
+
+    @property
+    def channel(self) -> str:
+        """The Redis channel that only this instance uses."""
+        return f"test-{self.directory.name}"
+
+    def read(self, worker: int = 0, path: str = "/", **options: Any) -> dict[str, Any]:
+        """Return what a worker serves, whichever takes the request where none is named."""
+        answer = self.get(path, port=self.ports[worker], **options)
+        assert answer.status == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        assert worker in (0, found["worker"])
+        return found
+
+    def read_each(self) -> list[dict[str, Any]]:
+        """Return what each worker serves; at least one answer of each, where they share a socket."""
+        if len(self.ports) > 1:
+            return [self.read(worker) for worker in range(1, self.workers + 1)]
+        answers: list[dict[str, Any]] = []
+
+        def all_have_answered() -> bool:
+            # Held for a moment, so that no worker takes them all.
+            answers.extend(pool.map(lambda _: self.read(path="/?hold=0.02"), range(self.workers)))
+            return len({answer["worker"] for answer in answers}) == self.workers
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            wait_until(all_have_answered, TOLD_SECONDS, "each worker has answered")
+        return answers
+
+    def states(self) -> list[dict[str, Any]]:
+        """Return what each worker that has a socket of its own knows about its listener."""
+        return [self.read(worker, "/state") for worker in range(len(self.ports))]
+
+    def update(self, value: int | None = None, worker: int | None = None) -> int:
+        """Set all settings to one number through a worker, and return that number."""
+        if value is None:
+            self._next_value += 1
+            value = self._next_value
+        if worker is None:
+            worker = random.randint(1, len(self.ports) - 1) if len(self.ports) > 1 else 0  # noqa: S311
+        answer = self.post("/update", value, port=self.ports[worker])
+        assert answer.status == 200, answer.text
+        return value
+
+    @contextlib.contextmanager
+    def elsewhere(self) -> Iterator[Callable[[int], int]]:
+        """Give a function that sets all settings to one number as another host would do it."""
+        app = Flask("elsewhere")
+        keys = [key for key in self.environment if key.startswith("WAFFLE_")]
+        app.config.update({key: self.environment[key] for key in keys})
+        app.config["WAFFLE_SNAPSHOT_PATH"] = str(self.directory / "elsewhere")
+        app.config["WAFFLE_LISTENER"] = "none"
+        app.config["WAFFLE_CONFS"] = {name: {"default": 0} for name in NAMES}
+        waffle: WaffleConf[Any] = WaffleConf(app)
+
+        def update(value: int) -> int:
+            waffle.update(dict.fromkeys(NAMES, value))
+            return value
+
+        try:
+            yield update
+        finally:
+            app.extensions["waffleconf"].store.database.close()
+
+    def told(self, value: int) -> set[int]:
+        """Return the pids whose callback was told of *value*."""
+        with contextlib.suppress(FileNotFoundError):
+            lines = [line.split() for line in self.journal_path.read_text().splitlines()]
+            return {int(pid) for pid, _, told in lines if int(told) == value}
+        return set()
+
+    def wait_until_told(self, value: int, pids: Callable[[], list[int]] | None = None) -> None:
+        """Return when every worker, none of which gets a request, has been told of *value*."""
+        whose = pids or self.worker_pids
+
+        def all_told() -> bool:
+            return set(whose()) <= self.told(value)
+
+        wait_until(all_told, TOLD_SECONDS, f"every idle worker was told of {value}")
+
+    def wait_for_log(self, pattern: str, count: int = 1) -> None:
+        """Return when the log holds *pattern*, a regular expression, *count* times."""
+        wait_until(lambda: self.count_in_log(pattern) >= count, TOLD_SECONDS * 2, f"log: {pattern}")
+
+    def count_in_log(self, pattern: str) -> int:
+        """Return how often the log holds *pattern*."""
+        return len(re.findall(pattern, self.log()))
+
+
+def assert_serves(answer: Mapping[str, Any], value: int) -> None:
+    """Fail unless all settings of an answer are *value*, by both ways to read them."""
+    assert answer["values"] == dict.fromkeys(NAMES, value)
+    assert answer["again"] == answer["values"]
+    assert answer["config"] == answer["values"]
