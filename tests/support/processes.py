@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -24,13 +25,29 @@ from tests.support.waiting import wait_until
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 
+#: Where servers are put; Linux gives clients ports from 32768 on.
+SERVER_PORTS = (10_000, 32_000)
+
 
 def free_port() -> int:
     """Return a port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return *count* different ports of 127.0.0.1 that nothing listens on.
+
+    They lie below those that the kernel gives to clients: else one of the many connections that
+    the tests make takes a port before the server that it was chosen for does.
+    """
+    with contextlib.ExitStack() as held:
+        ports: list[int] = []
+        while len(ports) < count:
+            probe = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", random.randrange(*SERVER_PORTS)))  # noqa: S311  no secret
+                ports.append(probe.getsockname()[1])
+        return ports
 
 
 def process_state(pid: int) -> tuple[str, int, int] | None:

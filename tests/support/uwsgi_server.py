@@ -24,7 +24,7 @@ from tests.support.processes import (
     START_SECONDS,
     STOP_SECONDS,
     ServerProcess,
-    free_port,
+    free_ports,
     is_alive,
 )
 from tests.support.waiting import wait_until
@@ -80,7 +80,7 @@ class UwsgiServer:
                 it is enough that the socket takes connections.
         """
         self.directory = Path(tempfile.mkdtemp(prefix="waffle-uwsgi-"))
-        self.ports = [free_port() for _ in range(ports)]
+        self.ports = free_ports(ports)
         self.port = self.ports[0]
         self.environment = dict(environment or {})
         self.ready_path = ready_path
