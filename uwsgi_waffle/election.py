@@ -8,6 +8,10 @@ from pathlib import Path
 
 __all__ = ["Election"]
 
+#: (pid, file, instance) -> the candidate of that process that won: a record lock keeps out other
+#: processes only, and one process may hold several applications of one namespace.
+_winners: dict[tuple[int, Path, int], Election] = {}
+
 
 class Election:
     """The candidates of one instance, in one process.
@@ -28,6 +32,22 @@ class Election:
 
         :raises OSError: the file cannot be opened
         """
+        if _winners.setdefault(self._key(), self) is not self:
+            return False
+        won = False
+        try:
+            won = self._lock()
+        finally:
+            if not won:
+                del _winners[self._key()]
+        return won
+
+    def resign(self) -> None:
+        """Let another candidate be the listener."""
+        if self._descriptor is not None and _winners.pop(self._key(), None) is self:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, self._instance)
+
+    def _lock(self) -> bool:
         if self._descriptor is None:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             # Never closed: closing any descriptor of the file would give the lock away.
@@ -38,7 +58,5 @@ class Election:
             return False
         return True
 
-    def resign(self) -> None:
-        """Let another process be the listener."""
-        if self._descriptor is not None:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, self._instance)
+    def _key(self) -> tuple[int, Path, int]:
+        return os.getpid(), self._path, self._instance
