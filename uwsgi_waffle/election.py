@@ -44,8 +44,9 @@ class Election:
 
     def resign(self) -> None:
         """Let another candidate be the listener."""
-        if self._descriptor is not None and _winners.pop(self._key(), None) is self:
+        if self._descriptor is not None and _winners.get(self._key()) is self:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, self._instance)
+            del _winners[self._key()]
 
     def _lock(self) -> bool:
         if self._descriptor is None:
