@@ -23,7 +23,14 @@ from uwsgi_waffle.state import State
 NAMES = tuple(f"S{number:03}" for number in range(int(os.environ.get("TEST_SETTINGS", "20"))))
 
 app = Flask(__name__)
-app.config.update({key: text for key, text in os.environ.items() if key.startswith("WAFFLE_")})
+# WAFFLE_DEMO_ADDRESS, which every test's uWSGI gets, is meant for the ini files of the demo.
+app.config.update(
+    {
+        key: text
+        for key, text in os.environ.items()
+        if key.startswith("WAFFLE_") and key != "WAFFLE_DEMO_ADDRESS"
+    }
+)
 app.config["WAFFLE_CONFS"] = {name: {"default": 0} for name in NAMES}
 waffle: WaffleConf[Any] = WaffleConf(app)
 state: State = app.extensions["waffleconf"]

@@ -1,0 +1,171 @@
+"""What a change costs Redis and the database, counted at the servers, at any number of workers."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tests.support import PostgresqlServer, RedisServer, wait_until
+from tests.support.waffle_host import WaffleHost
+
+#: The counts are of changes alone: the longest interval there is, so no poll falls among them.
+POLL_SECONDS = 3600
+CHANGES = 10
+SOON_SECONDS = 20.0
+WORKER_COUNTS = (2, 8, 32)
+HOSTS = ("here", "there")
+
+
+class CountingServer:
+    """A PostgreSQL of the test's own that writes down each statement, and who made it."""
+
+    def __init__(self, server: PostgresqlServer) -> None:
+        self._engine = sa.create_engine(
+            server.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+        )
+        self._log: Path = server.directory / "server.log"
+        self._marks = 0
+        self.url = sa.make_url(server.url)
+        for statement in (
+            "ALTER SYSTEM SET log_statement = 'all'",
+            "ALTER SYSTEM SET log_line_prefix = 'by %a; '",
+            "ALTER SYSTEM SET max_connections = 300",
+            "SELECT pg_reload_conf()",
+        ):
+            self._execute(statement)
+
+    def create_database(self, name: str) -> None:
+        """Create an empty database."""
+        self._execute(f"CREATE DATABASE {name}")
+
+    def url_for(self, host: str, database: str) -> str:
+        """Return the URL under which the server knows a host by its name."""
+        url = self.url.set(database=database, query={"application_name": host})
+        return url.render_as_string(hide_password=False)
+
+    def mark(self) -> int:
+        """Return the end of the log, once all that was asked before is in it."""
+        self._marks += 1
+        mark = f"mark {self._marks} is here"
+        self._execute(f"SELECT '{mark}'")
+        wait_until(lambda: mark in self._log.read_text(), SOON_SECONDS, "the log is written")
+        return len(self._log.read_text())
+
+    def statements(self, host: str, start: int, end: int) -> list[str]:
+        """Return the statements that a host made between two marks, without their parameters."""
+        part = self._log.read_text()[start:end]
+        # The text of a statement may take several lines.
+        lines = re.sub(r"\n\t?(?!by )", " ", part).splitlines()
+        pattern = re.compile(rf"by {host}; LOG:  (?:statement|execute [^:]*): (.*)")
+        return [found[1] for line in lines if (found := pattern.match(line))]
+
+    def _execute(self, statement: str) -> None:
+        with self._engine.connect() as connection:
+            connection.execute(sa.text(statement))
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[CountingServer]:
+    """Give a PostgreSQL that counts."""
+    with PostgresqlServer() as server:
+        # A restart makes room for the connections of the largest of the tests.
+        CountingServer(server)
+        server.restart()
+        yield CountingServer(server)
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[RedisServer]:
+    """Give a Redis that nobody else uses."""
+    with RedisServer() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def two_hosts(
+    database: CountingServer, redis_server: RedisServer, workers: int
+) -> Iterator[list[WaffleHost]]:
+    """Run two hosts with so many workers each."""
+    name = f"with_{workers}"
+    database.create_database(name)
+    made = [
+        WaffleHost(
+            {
+                "WAFFLE_DATABASE_URI": database.url_for(host, name),
+                "WAFFLE_REDIS_URL": redis_server.url,
+                "WAFFLE_POLL_SECONDS": str(POLL_SECONDS),
+                "TEST_SETTINGS": "100",
+            },
+            workers=workers,
+        )
+        for host in HOSTS
+    ]
+    with contextlib.ExitStack() as stack:
+        for host in made:
+            stack.enter_context(host.server)
+        wait_until(lambda: redis_server.subscribers() == len(HOSTS), SOON_SECONDS, "both listen")
+        yield made
+
+
+@pytest.mark.parametrize("workers", WORKER_COUNTS)
+def test_a_change_costs_each_host_one_select_and_one_subscription(
+    database: CountingServer, redis_server: RedisServer, workers: int
+) -> None:
+    """One SELECT per change and host and one subscription per host, however many workers."""
+    with two_hosts(database, redis_server, workers) as both:
+        change_through_each(both, first=1, count=2)  # makes the tables, and connections to stay
+        start = database.mark()
+        change_through_each(both, first=11, count=CHANGES)
+        end = database.mark()
+
+        statements = {host: Counter(database.statements(host, start, end)) for host in HOSTS}
+        for host in HOSTS:
+            selects = {
+                text: count
+                for text, count in statements[host].items()
+                if text.startswith("SELECT") and "waffle_" in text
+            }
+            assert sum(selects.values()) == CHANGES, selects
+            # It reads revision and rows at once.
+            assert all("waffle_setting" in text for text in selects), selects
+        # Whoever does not write does nothing else.
+        assert sum(statements["there"].values()) == CHANGES, statements["there"]
+        # A transaction: the lock, the read, the rows, the history, the revision, begin and commit.
+        assert sum(statements["here"].values()) <= 8 * CHANGES, statements["here"]
+
+        assert redis_server.subscribers() == len(HOSTS)
+        with redis_server.client() as client:
+            assert len(client.client_list(_type="pubsub")) == len(HOSTS)
+
+
+def test_a_change_of_100_settings_is_one_transaction_here_and_one_read_there(
+    database: CountingServer, redis_server: RedisServer
+) -> None:
+    """Only the rows that it writes are more, and those go to the server in two batches."""
+    with two_hosts(database, redis_server, 4) as both:
+        change_through_each(both, first=1, count=2)
+        start = database.mark()
+        both[0].update({f"S{number:03}": 7 for number in range(100)})
+        both[1].wait_until_told(7, SOON_SECONDS)
+        end = database.mark()
+        assert len(database.statements("there", start, end)) == 1
+        here = database.statements("here", start, end)
+        rows = 2 * 100  # the settings, and the history
+        assert Counter(text.split()[0] for text in here) == Counter(
+            {"BEGIN": 1, "UPDATE": 2, "SELECT": 1, "DELETE": 1, "INSERT": rows, "COMMIT": 1}
+        )
+
+
+def change_through_each(both: list[WaffleHost], *, first: int, count: int) -> None:
+    """Make changes through the first host's workers, each seen by every process before the next."""
+    here, there = both
+    for value in range(first, first + count):
+        here.update({"S000": value}, worker=value % min(here.workers, 2))
+        there.wait_until_told(value, SOON_SECONDS)
+        here.wait_until_told(value, SOON_SECONDS)
