@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -36,6 +37,9 @@ WATCHDOG_SECONDS = 30
 SUPERVISE_SECONDS = 1.0
 #: Seconds between two tries to become the listener while another process is.
 STANDBY_SECONDS = 0.5
+
+#: One application of ``waffle-app``: no space, but in the arguments of a factory.
+_TARGET = re.compile(r"[^\s(]+(?:\([^)]*\))?")
 
 
 def main() -> NoReturn:
@@ -118,22 +122,30 @@ def _load_app(server: _uwsgi.Server) -> None:
     An entry point that is no Flask application itself, but a wrapper around one, serves as well:
     its import has created the state.
     """
-    target = app_target(server)
-    if target is None:
+    targets = app_targets(server)
+    if not targets:
         logger.error("waffle: uWSGI's options name no application.")
-        return
-    try:
-        ScriptInfo(app_import_path=target).load_app()
-    except Exception:
-        if not living_states():
-            raise
+    for target in targets:
+        known = living_states()
+        try:
+            ScriptInfo(app_import_path=target).load_app()
+        except Exception:
+            if len(living_states()) == len(known):
+                raise
+
+
+def app_targets(server: _uwsgi.Server) -> list[str]:
+    """Return the applications, as ``module:name`` each: ours to name, else uWSGI's own option.
+
+    Of several mounts uWSGI shows Python the last one only, so ``waffle-app`` takes several names.
+    """
+    chosen = _TARGET.findall(server.option("waffle-app") or "")
+    own = app_target(server)
+    return chosen or ([] if own is None else [own])
 
 
 def app_target(server: _uwsgi.Server) -> str | None:
-    """Return the application as ``module:name``: ours to name, else uWSGI's own option."""
-    chosen = server.option("waffle-app")
-    if chosen:
-        return chosen
+    """Return the application that uWSGI's own options name."""
     name = server.option("callable") or "application"
     for option in ("module", "wsgi", "w"):
         module = server.option(option)
