@@ -37,7 +37,7 @@ class Place(enum.Enum):
 
 def decide(config: Config) -> Place:
     """Return where this process is to get its news from, and say what cannot work as meant."""
-    if not config.multiproc or config.listener == "none":
+    if not config.multiproc or config.listener == "none" or _is_about_to_fork():
         return Place.NOWHERE
     if config.listener in ("thread", "gevent"):
         return Place.OWN
@@ -51,6 +51,16 @@ def decide(config: Config) -> Place:
         # A mule or spooler of somebody else's: what it reads is right, and that is enough.
         return Place.NOWHERE
     return _decide_in_worker(config, server)
+
+
+def _is_about_to_fork() -> bool:
+    """Return whether this is a uWSGI master, in which an app may handle a request at its import.
+
+    A thread that runs at the fork may hold the interpreter's lock, and a worker that inherits the
+    lock so hangs at its boot.
+    """
+    server = _uwsgi.server
+    return server is not None and server.role() in (Role.MASTER, Role.ALONE)
 
 
 def _decide_in_worker(config: Config, server: _uwsgi.Server) -> Place:
