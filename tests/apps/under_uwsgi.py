@@ -35,6 +35,7 @@ def create_app(namespace: str | None = None) -> Flask:
             app.config[key] = text
     if namespace is not None:
         app.config["WAFFLE_NAMESPACE"] = namespace
+        app.config["WAFFLE_SNAPSHOT_PATH"] += f"-{namespace}"
     app.config["WAFFLE_CONFS"] = {name: {"default": 0} for name in NAMES}
     waffle: WaffleConf[Any] = WaffleConf(app)
     app.extensions["test_waffle"] = waffle
@@ -103,10 +104,4 @@ def state() -> Response:
     )
 
 
-def create_second_app() -> Flask:
-    """Return an application for another namespace."""
-    return create_app("second")
-
-
-if os.environ.get("TEST_NO_APP") is None:
-    app = application = create_app()
+app = application = create_app()

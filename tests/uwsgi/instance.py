@@ -12,6 +12,7 @@ from typing import Any
 from flask import Flask
 
 from tests.support import UwsgiServer, free_port, wait_until
+from tests.support.processes import START_SECONDS
 from tests.support.uwsgi_server import Options, ini_lines
 from uwsgi_waffle import WaffleConf
 
@@ -93,7 +94,7 @@ class Instance(UwsgiServer):
         return found
 
     def read_each(self) -> list[dict[str, Any]]:
-        """Return what each worker serves; at least one answer of each, where they share a socket."""
+        """Return what each worker serves; several times perhaps, where they share a socket."""
         if len(self.ports) > 1:
             return [self.read(worker) for worker in range(1, self.workers + 1)]
         answers: list[dict[str, Any]] = []
@@ -157,6 +158,16 @@ class Instance(UwsgiServer):
             return set(whose()) <= self.told(value)
 
         wait_until(all_told, TOLD_SECONDS, f"every idle worker was told of {value}")
+
+    def wait_for_successor(self, dead: int) -> None:
+        """Return when there is another worker in the place of one that was killed."""
+
+        def succeeded() -> bool:
+            now = self.worker_pids()
+            return len(now) == self.workers and dead not in now
+
+        wait_until(succeeded, START_SECONDS, f"worker {dead} has a successor")
+        self.wait_until_ready()
 
     def wait_for_log(self, pattern: str, count: int = 1) -> None:
         """Return when the log holds *pattern*, a regular expression, *count* times."""

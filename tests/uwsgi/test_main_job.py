@@ -40,7 +40,7 @@ def load(port: int) -> Iterator[None]:
 @pytest.mark.parametrize("with_redis", [True, False], ids=["redis", "no-redis"])
 @pytest.mark.parametrize("mode", MODES)
 def test_each_worker_serves_an_update_as_soon_as_it_has_returned(
-    mode: str, under_load: bool, with_redis: bool, redis_server: RedisServer
+    mode: str, *, under_load: bool, with_redis: bool, redis_server: RedisServer
 ) -> None:
     """After each update through a random worker a read on every worker: 0 stale, 0 mixed."""
     url = redis_server.url if with_redis else None

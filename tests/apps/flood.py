@@ -1,0 +1,29 @@
+"""The application of ``under_uwsgi``, with a way to fill uWSGI's signal queues."""
+
+from __future__ import annotations
+
+import time
+
+import uwsgi
+from flask import Response, jsonify, request
+
+from tests.apps.under_uwsgi import app
+from uwsgi_waffle import boot
+
+
+@app.post("/signals")
+def raise_signals() -> Response:
+    """Raise our signal as often as asked; anybody who reaches a uwsgi socket can."""
+    for number in range(request.get_json()):
+        uwsgi.signal(boot.signal_number())
+        if number % 100 == 0:
+            time.sleep(0.01)  # the master takes one at a time
+    return jsonify(raised=request.get_json())
+
+
+@app.post("/threads")
+def count_threads() -> Response:
+    """Tell how many threads the master has."""
+    with open(f"/proc/{uwsgi.masterpid()}/status") as file:  # noqa: PTH123  no path, a question
+        found = next(line for line in file if line.startswith("Threads:"))
+    return jsonify(int(found.split()[1]))

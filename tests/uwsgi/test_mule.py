@@ -1,0 +1,101 @@
+"""The mule's own life: what hangs is killed, what cannot load is tried again, never in a loop."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.support import RedisServer, wait_until
+from tests.support.processes import is_alive
+from tests.support.uwsgi_server import Options
+from tests.uwsgi.instance import BOOT, LAZY, Instance, assert_serves
+
+FRAGILE: Options = {"module": "tests.apps.fragile:app"}
+#: A callback that hangs in the mule for an hour when a setting takes this value.
+HANG_IN_MULE = -1
+#: A callback that ends its process when a setting takes this value.
+LEAVE = -2
+
+
+@pytest.mark.parametrize("lazy", [{}, LAZY], ids=["prefork", "lazy"])
+def test_a_mule_that_hangs_is_killed_and_comes_back(
+    lazy: Options, redis_server: RedisServer
+) -> None:
+    """A callback that hangs stops the loop; the watchdog ends the mule, and its successor works."""
+    instance = Instance(
+        BOOT,
+        FRAGILE,
+        lazy,
+        workers=2,
+        redis_url=redis_server.url,
+        environment={"TEST_TROUBLE": "/dev/null", "TEST_WATCHDOG": "2"},
+    )
+    with instance:
+        wait_until(lambda: redis_server.subscribers(instance.channel) == 1, 10.0, "a listener")
+        hung = instance.mule_pids()[0]
+        with instance.elsewhere() as update:
+            instance.wait_until_told(update(HANG_IN_MULE))
+            wait_until(lambda: not is_alive(hung), 20.0, "the hung mule was killed")
+            wait_until(instance.mule_pids, 20.0, "a successor")
+            wait_until(lambda: redis_server.subscribers(instance.channel) == 1, 10.0, "a listener")
+            instance.wait_until_told(update(9))
+
+
+TROUBLES = {
+    "raise": "this application does not load",
+    "exit": "this application ends the process",
+    "none": "found no application.*waffle-app",
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_an_app_that_does_not_load_in_the_mule_is_tried_again(
+    trouble: str, redis_server: RedisServer
+) -> None:
+    """No crash loop: one mule waits longer each time, says why, and works when the app does."""
+    instance = Instance(BOOT, LAZY, FRAGILE, workers=2, redis_url=redis_server.url)
+    path = instance.directory / "trouble"
+    path.write_text(trouble)
+    instance.environment["TEST_TROUBLE"] = str(path)
+    with instance:
+        instance.wait_for_log(TROUBLES[trouble])
+        instance.wait_for_log("Set `waffle-app = module:app`", 2)
+        assert instance.count_in_log("spawned uWSGI mule") == 1
+        value = instance.update()
+        for answer in instance.read_each():
+            assert_serves(answer, value)
+        instance.wait_until_told(value)
+        path.write_text("")
+        if trouble != "none":  # what has been imported without an error is not imported again
+            wait_until(lambda: redis_server.subscribers(instance.channel) == 1, 30.0, "a listener")
+            with instance.elsewhere() as update:
+                instance.wait_until_told(update(9))
+        assert instance.count_in_log("OOOPS") == 0
+
+
+def test_a_mule_that_waits_for_an_app_does_not_hold_up_the_end(redis_server: RedisServer) -> None:
+    """SIGHUP and SIGTERM end it at once, in the middle of its back-off."""
+    instance = Instance(
+        BOOT, LAZY, FRAGILE, {"die-on-term": True}, workers=1, redis_url=redis_server.url
+    )
+    path = instance.directory / "trouble"
+    path.write_text("raise")
+    instance.environment["TEST_TROUBLE"] = str(path)
+    with instance:
+        instance.wait_for_log(TROUBLES["raise"])
+        instance.process.send(signal.SIGTERM)
+        wait_until(lambda: not instance.running, 15.0, "uWSGI ended by itself")
+        assert instance.pids() == []
+
+
+def test_a_callback_that_ends_its_process_ends_none(redis_server: RedisServer) -> None:
+    """SystemExit in a signal handler would end the worker; it is logged, and everybody lives."""
+    with Instance(BOOT, workers=2, redis_url=redis_server.url) as instance:
+        instance.wait_until_told(instance.update())
+        before = instance.worker_pids(), instance.mule_pids()
+        with instance.elsewhere() as update:
+            instance.wait_until_told(update(LEAVE))
+            instance.wait_until_told(update(10))
+        assert (instance.worker_pids(), instance.mule_pids()) == before
+        assert instance.count_in_log("on_change.'SECOND'. failed at revision") == 3

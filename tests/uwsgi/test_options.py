@@ -1,0 +1,136 @@
+"""Our own options of uWSGI, and the other forms of a mule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support import RedisServer, wait_until
+from tests.support.uwsgi_server import ROOT, Options
+from tests.uwsgi.instance import BOOT, ELECTED, LAZY, Instance, assert_serves
+
+APPS = ROOT / "tests" / "apps"
+FILE_MULE: Options = {"mule": APPS / "waffle_mule.py"}
+OTHER_MULE = APPS / "other_mule.py"
+
+
+def assert_follows(instance: Instance, redis_server: RedisServer) -> None:
+    """Fail unless one process listens for all, and idle workers are told of what it hears."""
+    wait_until(lambda: redis_server.subscribers(instance.channel) == 1, 10.0, "one listener")
+    with instance.elsewhere() as update:
+        instance.wait_until_told(update(7))
+    assert redis_server.subscribers(instance.channel) == 1
+
+
+MULES: dict[str, tuple[Options, ...]] = {
+    "file": (FILE_MULE, {"shared-import": "uwsgi_waffle.boot"}),
+    "file-lazy": (FILE_MULE, {"shared-import": "uwsgi_waffle.boot"}, LAZY),
+    "file-without-boot": (FILE_MULE,),
+    "file-by-number": (FILE_MULE, {"shared-import": "uwsgi_waffle.boot", "waffle-mule": 1}),
+    "second-of-two": (BOOT, {"mule": [OTHER_MULE, "waffle"], "waffle-mule": 2}),
+    "first-of-two": (BOOT, {"mule": ["waffle", OTHER_MULE], "waffle-mule": 1}),
+    "of-a-number": (ELECTED, {"mules": 2, "waffle-mule": 2}),
+    "signal": (BOOT, {"waffle-signal": 42}),
+    "signal-lazy": (BOOT, LAZY, {"waffle-signal": 42}),
+}
+
+
+@pytest.mark.parametrize("form", MULES)
+def test_each_form_of_a_mule_listens(form: str, redis_server: RedisServer) -> None:
+    """One subscription, idle workers told, and a foreign mule left to its own program."""
+    with Instance(*MULES[form], workers=2, redis_url=redis_server.url) as instance:
+        assert_follows(instance, redis_server)
+        if "of-two" in form:
+            number = 1 if form.startswith("second") else 2
+            other = instance.mule_pids()[number - 1]
+            instance.wait_for_log(f"the other mule runs in {other}")
+        assert instance.count_in_log("Traceback|OOOPS|DAMN") == 0
+
+
+APPLICATIONS: dict[str, tuple[Options, ...]] = {
+    "module-and-callable": ({"module": "tests.apps.under_uwsgi", "callable": "app"},),
+    "module-alone": ({"module": "tests.apps.under_uwsgi"},),
+    "factory": ({"module": "tests.apps.under_uwsgi:create_app()"},),
+    "wsgi-file": ({"module": None, "wsgi-file": APPS / "under_uwsgi.py"},),
+    "mount": ({"module": None, "mount": "/=tests.apps.under_uwsgi:app"},),
+    "waffle-app": (
+        {"module": "tests.apps.hooked:app", "waffle-app": "tests.apps.under_uwsgi:app"},
+    ),
+    "waffle-app-factory": ({"waffle-app": "tests.apps.under_uwsgi:create_app()"},),
+}
+
+
+@pytest.mark.parametrize("form", APPLICATIONS)
+def test_a_lazy_mule_finds_the_application(form: str, redis_server: RedisServer) -> None:
+    """Where uWSGI loads no application in the mule, it loads the one that the workers serve."""
+    with Instance(
+        BOOT,
+        LAZY,
+        *APPLICATIONS[form],
+        workers=2,
+        redis_url=redis_server.url,
+        environment={"TEST_HOOKS": "app"},
+    ) as instance:
+        assert_follows(instance, redis_server)
+        assert instance.count_in_log("the mule could not load|found no application") == 0
+
+
+def test_without_a_master_each_worker_listens_and_says_so(redis_server: RedisServer) -> None:
+    """There are no signals, so each worker has a listener; one log line says what to write."""
+    with Instance(
+        {"master": False}, workers=2, redis_url=redis_server.url, separate=False
+    ) as instance:
+        for _ in range(5):
+            value = instance.update()
+            for answer in instance.read_each():
+                assert_serves(answer, value)
+        wait_until(lambda: redis_server.subscribers(instance.channel) == 2, 10.0, "two listeners")
+        with instance.elsewhere() as update:
+            instance.wait_until_told(update(7))
+        assert instance.count_in_log("without a master.*Set `master = true`") == 1
+
+
+def test_lazy_apps_without_boot_is_said_once_with_the_fix(redis_server: RedisServer) -> None:
+    """Each worker listens for itself, at the price of a connection each."""
+    with Instance(LAZY, workers=2, redis_url=redis_server.url) as instance:
+        wait_until(lambda: redis_server.subscribers(instance.channel) == 2, 10.0, "two listeners")
+        assert instance.count_in_log("Add `shared-import = uwsgi_waffle.boot`") == 1
+
+
+@pytest.mark.parametrize("lazy", [{}, LAZY], ids=["prefork", "lazy"])
+def test_a_boot_that_cannot_be_imported_is_survived(
+    lazy: Options, redis_server: RedisServer
+) -> None:
+    """UWSGI serves on; prefork installs at the app's import, lazy workers listen themselves."""
+    with Instance(
+        BOOT,
+        {"shared-import": "uwsgi_waffle.bot"},
+        lazy,
+        workers=2,
+        redis_url=redis_server.url,
+    ) as instance:
+        listeners = 2 if lazy else 1
+        wait_until(
+            lambda: redis_server.subscribers(instance.channel) == listeners, 10.0, "listeners"
+        )
+        with instance.elsewhere() as update:
+            instance.wait_until_told(update(7))
+        assert instance.count_in_log("Add `shared-import = uwsgi_waffle.boot`") == bool(lazy)
+
+
+def test_a_taken_signal_is_said_and_the_next_request_is_right(tmp_path: Path) -> None:
+    """Somebody else's handler stays; ours does without, and each request sees each change."""
+    (tmp_path / "taken.py").write_text(
+        "import uwsgi\nuwsgi.register_signal(177, 'workers', lambda number: None)\n"
+    )
+    taken: Options = {
+        "pythonpath": tmp_path,
+        "shared-import": ["taken", "uwsgi_waffle.boot"],
+    }
+    with Instance(BOOT, taken, workers=2) as instance:
+        assert instance.count_in_log("signal 177 could not be registered.*`waffle-signal`") == 1
+        for _ in range(10):
+            value = instance.update()
+            for answer in instance.read_each():
+                assert_serves(answer, value)
