@@ -40,7 +40,8 @@ def test_hooks_of_others_neither_stop_ours_nor_are_stopped(
         environment={"TEST_HOOKS": steps},
         ready_path=None,
     ) as instance:
-        instance.wait_until_ready()
+        # A worker that loads the application later starts with the value, and is told nothing.
+        instance.wait_for_log("WSGI app 0 .* ready", 2 if LAZY in options else 1)
         wait_until(lambda: redis_server.subscribers(instance.channel) == 1, 10.0, "a listener")
         with instance.elsewhere() as update:
             instance.wait_until_told(update(7))
