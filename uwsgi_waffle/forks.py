@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import weakref
 from typing import Protocol
 
 from . import boot
 
 __all__ = ["OwnerStamp", "make_stamp", "watch"]
+
+#: From linux/mman.h; Python's mmap does not name it.
+_MADV_WIPEONFORK = 18
 
 _watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
 _is_watching = False
@@ -50,12 +54,12 @@ class _PidStamp:
 
 def make_stamp() -> OwnerStamp:
     """Return a stamp that nobody owns."""
-    if not hasattr(mmap, "MADV_WIPEONFORK"):
+    if sys.platform != "linux":
         return _PidStamp()
     page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
-        page.madvise(mmap.MADV_WIPEONFORK)
-    except OSError:
+        page.madvise(_MADV_WIPEONFORK)
+    except OSError:  # before Linux 4.14
         return _PidStamp()
     return memoryview(page)
 
