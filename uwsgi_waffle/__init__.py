@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from .errors import UnknownSetting as UnknownSetting
     from .errors import WaffleError as WaffleError
     from .extension import WaffleConf as WaffleConf
+    from .fleet import Fleet as Fleet
+    from .fleet import HostStatus as HostStatus
+    from .fleet import Laggard as Laggard
     from .history import Change as Change
     from .settings import WaffleSettings as WaffleSettings
+    from .status import Status as Status
     from .writes import Update as Update
 
 __version__ = "0.1.0"
@@ -32,6 +36,10 @@ __all__ = [
     "WaffleSettings",
     # What it answers
     "Change",
+    "Fleet",
+    "HostStatus",
+    "Laggard",
+    "Status",
     "Update",
     # Sent after a change
     "settings_changed",
@@ -50,6 +58,10 @@ _HOMES = {
     "WaffleConf": "extension",
     "WaffleSettings": "settings",
     "Change": "history",
+    "Fleet": "fleet",
+    "HostStatus": "fleet",
+    "Laggard": "fleet",
+    "Status": "status",
     "Update": "writes",
     "settings_changed": "callbacks",
 }

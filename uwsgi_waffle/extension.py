@@ -11,10 +11,12 @@ from flask import current_app, has_app_context
 from .callbacks import Callbacks, ChangeHandler
 from .config import Config
 from .errors import ConfigError, WaffleError
+from .fleet import Fleet
 from .history import Change, read_history
 from .requests import Pins
 from .settings import WaffleSettings
 from .state import State
+from .status import Status, collect, wait
 from .store import Signature
 from .writes import Update, Writer
 
@@ -220,6 +222,21 @@ class WaffleConf(Generic[S]):
         :raises StoreUnavailable: the database did not answer
         """
         return self._state().refresh()
+
+    def wait(self, revision: int, timeout: float = 5.0) -> Fleet:
+        """Return when every living process of every host has applied a revision.
+
+        :param timeout: how long to wait for them, in seconds
+        :raises NotConverged: some have not in time; names them
+        """
+        return wait(self._state(), revision, timeout)
+
+    def status(self) -> Status:
+        """Return which revision is where, and what is not as it should be.
+
+        Asks SQL and Redis once each; where one does not answer, the status says so.
+        """
+        return collect(self._state())
 
     def override(self, **values: object) -> AbstractContextManager[None]:
         """See other values in this context only, for tests: nothing is stored or announced.

@@ -87,6 +87,11 @@ class Listener:
         self._poll_if_due()
         self._tell_if_moved()
 
+    @property
+    def is_live(self) -> bool:
+        """Whether Redis is heard at the moment."""
+        return self._subscription is not None
+
     def close(self) -> None:
         """Let go of the connection."""
         context, self._context, self._subscription = self._context, None, None
@@ -183,19 +188,23 @@ class Listener:
         self.error = str(error)
 
 
-def run(listener: Listener, stop: StopEvent, after_turn: Callable[[], None]) -> None:
-    """Turn until told to stop; what nobody foresaw is logged, and the next turn tries again."""
+def run(listener: Listener, stop: StopEvent, after_turn: Callable[[], float]) -> None:
+    """Turn until told to stop; what nobody foresaw is logged, and the next turn tries again.
+
+    :param after_turn: returns the seconds that the next turn may take
+    """
+    turn_seconds = TURN_SECONDS
     backoff = Backoff(0.1, 5.0)
     try:
         while not stop.is_set():
             try:
-                listener.turn(TURN_SECONDS, stop)
+                listener.turn(turn_seconds, stop)
+                turn_seconds = after_turn()
             except Exception:
                 logger.exception("waffle: a turn of the listener failed; it goes on.")
                 listener.close()
                 stop.wait(backoff.next_seconds())
             else:
                 backoff.reset()
-            after_turn()
     finally:
         listener.close()

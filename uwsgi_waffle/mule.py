@@ -21,10 +21,10 @@ from . import _gevent, _uwsgi
 from ._uwsgi import Role
 from .bus import Backoff
 from .election import Election
-from .environment import ThreadEnvironment
+from .environment import ThreadEnvironment, choose
 from .errors import WaffleError
 from .fanout import wake_workers
-from .listener import StopEvent, run
+from .listener import StopEvent
 from .state import State, living_states
 
 __all__ = ["main"]
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 WATCHDOG_SECONDS = 30
 #: Seconds between two looks at the loops.
 SUPERVISE_SECONDS = 1.0
+#: Seconds to wait for workers that end with the mule, before the host counts as going on.
+GOODBYE_SECONDS = 0.5
 #: Seconds between two tries to become the listener while another process is.
 STANDBY_SECONDS = 0.5
 
@@ -53,7 +55,8 @@ def main() -> NoReturn:
         raise WaffleError(message)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         # uWSGI's own handler runs Python's exit from within a signal, which crashes under gevent.
-        signal.signal(number, lambda *_: os._exit(0))
+        # What is done before the end takes time and I/O, which a handler must not.
+        signal.signal(number, lambda *_: choose().start(_end))
     _gevent.reinit_after_fork()
     loops = [MuleLoop(state, server.master_pid()) for state in _states(server)]
     while True:
@@ -61,6 +64,15 @@ def main() -> NoReturn:
         if not standing_still:
             server.set_watchdog(WATCHDOG_SECONDS)
         time.sleep(SUPERVISE_SECONDS)
+
+
+def _end(_stop: StopEvent) -> None:
+    """Say goodbye, and end the mule at once: there is nothing of ours to flush."""
+    try:
+        for state in living_states():
+            state.listening.say_goodbye(GOODBYE_SECONDS)
+    finally:
+        os._exit(0)
 
 
 class MuleLoop:
@@ -71,7 +83,7 @@ class MuleLoop:
         self._state = state
         self._election = Election(state.host.path, instance)
         self._turned = time.monotonic()
-        state.adopt_process()
+        state.adopt_process(is_listener=True)
         self._environment = ThreadEnvironment()
         self._environment.start(self._run)
 
@@ -86,7 +98,7 @@ class MuleLoop:
             self._note_turn()
             stop.wait(STANDBY_SECONDS)
         logger.info("waffle: the mule listens for namespace %s.", self._state.config.namespace)
-        run(self._state.make_listener(self._moved), stop, self._note_turn)
+        self._state.listening.run(self._moved, stop, self._note_turn)
 
     def _moved(self) -> None:
         """Wake the workers, then follow."""

@@ -12,7 +12,7 @@ from .config import Config
 from .election import Election
 from .environment import Environment, ThreadEnvironment, choose
 from .fanout import wake_workers
-from .listener import Listener, StopEvent, run
+from .listener import StopEvent
 
 __all__ = ["Place", "decide", "start"]
 
@@ -79,6 +79,13 @@ def _decide_in_worker(config: Config, server: _uwsgi.Server) -> Place:
     return Place.WORKER
 
 
+def follows(place: Place) -> bool:
+    """Return whether a process of that place is told of changes, even while it is idle."""
+    server = _uwsgi.server
+    is_woken = server is not None and server.role() is Role.WORKER and boot.can_fan_out()
+    return is_woken or place is Place.OWN
+
+
 def _say_cannot_fan_out(server: _uwsgi.Server) -> None:
     """Say once per instance why each worker listens for itself."""
     if server.worker_id() != 1:
@@ -118,31 +125,32 @@ def _say_misplaced(config: Config, fact: str) -> None:
         )
 
 
+#: Listens until told to stop; given what to call when the host snapshot has moved.
+Listen = Callable[[Callable[[], None], StopEvent], None]
+
+
 def start(
     config: Config,
     place: Place,
-    make_listener: Callable[[Callable[[], None]], Listener],
+    listen: Listen,
     catch_up: Callable[[], None],
     election: Election | None,
 ) -> Environment | None:
     """Start what *place* asks of this process, and return where it runs.
 
-    :param make_listener: given what to call when the host snapshot has moved
+    :param listen: listens until told to stop; given what to call when the host snapshot has moved
     :param catch_up: makes this process serve what the host snapshot holds
     :param election: who listens for this instance; needed for :attr:`Place.WORKER`
     """
     if place is Place.OWN:
-        listener = make_listener(catch_up)
-        return _started(config, lambda stop: run(listener, stop, lambda: None))
+        return _started(config, lambda stop: listen(catch_up, stop))
     if place is Place.WORKER and election is not None:
 
         def moved() -> None:
             wake_workers()
             catch_up()  # the signal reaches this worker too, but only after its present request
 
-        return _started(
-            config, lambda stop: _stand_by(election, lambda: make_listener(moved), stop)
-        )
+        return _started(config, lambda stop: _stand_by(election, lambda: listen(moved, stop), stop))
     return None
 
 
@@ -152,7 +160,7 @@ def _started(config: Config, loop: Callable[[StopEvent], None]) -> Environment:
     return environment
 
 
-def _stand_by(election: Election, make_listener: Callable[[], Listener], stop: StopEvent) -> None:
+def _stand_by(election: Election, listen: Callable[[], None], stop: StopEvent) -> None:
     """Listen for the instance once it is this process's turn."""
     while not stop.is_set():
         try:
@@ -162,7 +170,7 @@ def _stand_by(election: Election, make_listener: Callable[[], Listener], stop: S
             elected = True
         if elected:
             logger.info("waffle: this worker listens for its uWSGI instance.")
-            run(make_listener(), stop, lambda: None)
+            listen()
             election.resign()
         else:
             stop.wait(STANDBY_SECONDS)

@@ -6,6 +6,7 @@ decode, validate, swap one reference, run the callbacks.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import time
@@ -17,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 from . import _gevent, _uwsgi, boot, forks, placement
 from ._redis import RedisClient, SharedClient
 from ._uwsgi import Role
-from .bus import Bus
 from .callbacks import Callbacks, ChangeQueue
 from .cipher import Cipher
 from .config import Config
 from .election import Election
 from .environment import Environment
 from .errors import StoreUnavailable
-from .listener import Listener
+from .listening import Listening
 from .reconcile import Reconciler
 from .settings import Declaration, WaffleSettings, model_from_confs
 from .shared import HostSnapshot
@@ -76,9 +76,9 @@ class State:
         self.cipher = Cipher(config.encryption_keys)
         self.store = Store(config)
         self.redis = SharedClient(config, redis)
-        self.bus = Bus(config, self.redis)
         self.host = HostSnapshot(config.snapshot_path or default_path(config))
         self.reconciler = Reconciler(self.store, self.host, config.poll_seconds)
+        self.listening = Listening(config, self.redis, self.host, self.reconciler)
         self.queue = ChangeQueue(app, callbacks)
         self.place: placement.Place | None = None
         self.environment: Environment | None = None
@@ -148,8 +148,11 @@ class State:
         if ready:
             self.adopt_process()
 
-    def adopt_process(self) -> None:
-        """Make this process known and start its listener; the first call in a process does it."""
+    def adopt_process(self, *, is_listener: bool = False) -> None:
+        """Make this process known and start its listener; the first call in a process does it.
+
+        :param is_listener: the process exists to listen, and sees to that itself
+        """
         mine = object()
         if self._claims.setdefault(os.getpid(), mine) is not mine:
             return
@@ -157,10 +160,14 @@ class State:
             self._leave_parent()
         self.stamp[0] = 1
         self.host.verify()
-        self._register()
+        atexit.register(_weak(self.listening.say_goodbye))
+        if is_listener:
+            self._register(follows=True)
+            return
         self.place = placement.decide(self.config)
+        self._register(follows=placement.follows(self.place))
         self.environment = placement.start(
-            self.config, self.place, self.make_listener, self.catch_up, self._election()
+            self.config, self.place, self.listening.run, self.catch_up, self._election()
         )
 
     def _leave_parent(self) -> None:
@@ -172,14 +179,20 @@ class State:
         self.environment = None
         self._check_at_ns = 0
 
-    def _register(self) -> None:
+    def _register(self, *, follows: bool) -> None:
+        """List this process among those of the host."""
         server = _uwsgi.server
         if server is None:
-            self.host.register("process")
-            return
-        role = server.role()
-        name = role.value if role in (Role.WORKER, Role.MULE, Role.SPOOLER) else "process"
-        self.host.register(name, server.worker_id() or server.mule_id(), server.master_pid())
+            self.host.register("process", follows=follows)
+        else:
+            role = server.role()
+            named = role in (Role.WORKER, Role.MULE, Role.SPOOLER)
+            self.host.register(
+                role.value if named else "process",
+                server.worker_id() or server.mule_id(),
+                server.master_pid(),
+                follows=follows,
+            )
         self._record_applied()
 
     def _record_applied(self) -> None:
@@ -189,17 +202,6 @@ class State:
     def _election(self) -> Election | None:
         server = _uwsgi.server
         return None if server is None else Election(self.host.path, server.master_pid())
-
-    def make_listener(self, moved: Callable[[], None]) -> Listener:
-        """Return a listener for this application that calls *moved* when the host has moved."""
-        return Listener(
-            namespace=self.config.namespace,
-            bus=self.bus,
-            host=self.host,
-            reconciler=self.reconciler,
-            poll_seconds=self.config.poll_seconds,
-            moved=moved,
-        )
 
     # -- staying right ------------------------------------------------------------------------
 

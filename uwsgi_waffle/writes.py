@@ -174,7 +174,7 @@ class Writer:
             self._state.catch_up()
             if changed and self._state.config.multiproc:
                 news = Announcement(self._state.config.namespace, record.lineage, record.revision)
-                return self._state.bus.publish(news)
+                return self._state.listening.bus.publish(news)
         except Exception:
             logger.exception(
                 "waffle: revision %d is committed, but could not be spread at once; every process "

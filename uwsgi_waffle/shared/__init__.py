@@ -7,5 +7,6 @@ and writes it, ``slots`` is the list of processes in it.
 from __future__ import annotations
 
 from .host import HostSnapshot as HostSnapshot
+from .slots import ListenerState as ListenerState
 from .slots import ProcessSlot as ProcessSlot
 from .slots import SlotTable as SlotTable

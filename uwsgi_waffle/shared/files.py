@@ -11,6 +11,7 @@ import hashlib
 import logging
 import mmap
 import os
+import secrets
 import stat
 import struct
 import tempfile
@@ -195,6 +196,8 @@ def _create(path: Path) -> None:
             os.posix_fallocate(descriptor, 0, layout.FILE_BYTES)
             header = (layout.MAGIC, layout.VERSION, layout.ROOM_BYTES, layout.SLOT_COUNT)
             os.pwrite(descriptor, struct.pack("=4Q", *header), 0)
+            host_id = secrets.token_bytes(layout.WORD_BYTES)
+            os.pwrite(descriptor, host_id, layout.HOST_ID_WORD * layout.WORD_BYTES)
         finally:
             os.close(descriptor)
         Path(name).rename(path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -57,7 +58,7 @@ class HostSnapshot:
         """Map the file at *path*, made or replaced; where that fails, say so and do without."""
         self.path = path
         self._file: MappedFile | None = None
-        self._identity: tuple[str, int, int] | None = None
+        self._identity: tuple[str, int, int, bool] | None = None
         self._said_too_large = False
         self._said_unreadable = False
         self._open()
@@ -81,11 +82,13 @@ class HostSnapshot:
                 )
             self._file = None
             self.words = memoryview(bytearray(layout.FILE_BYTES)).cast("Q")
+            self.words[layout.HOST_ID_WORD] = secrets.randbits(64)
         else:
             self.words = self._file.words
         self.slots = SlotTable(self.words)
         if self._identity is not None and self.is_shared:
-            self.register(*self._identity)
+            role, worker, master, follows = self._identity
+            self.register(role, worker, master, follows=follows)
 
     def verify(self) -> bool:
         """Map the file anew if it is no longer the one at its path, and return whether it was so.
@@ -98,11 +101,16 @@ class HostSnapshot:
         self._open()
         return was_shared or self.is_shared
 
-    def register(self, role: str, worker: int = 0, master: int = 0) -> None:
-        """List this process, as *role*, among those of the host."""
-        self._identity = (role, worker, master)
+    def register(
+        self, role: str, worker: int = 0, master: int = 0, *, follows: bool = False
+    ) -> None:
+        """List this process among those of the host.
+
+        :param follows: whether it is told of changes
+        """
+        self._identity = (role, worker, master, follows)
         with self._locked():
-            if not self.slots.claim(role, worker, master):
+            if not self.slots.claim(role, worker, master, follows=follows):
                 logger.warning(
                     "waffle: the host snapshot %s lists %d processes already, so this one (pid %d) "
                     "does not show in status. It serves the settings like any other.",
@@ -112,6 +120,11 @@ class HostSnapshot:
                 )
 
     # -- records ------------------------------------------------------------------------------
+
+    @property
+    def host_id(self) -> str:
+        """16 hexadecimal digits that tell this host, which is this file, from others."""
+        return f"{self.words[layout.HOST_ID_WORD]:016x}"
 
     @property
     def sequence(self) -> int:
@@ -230,6 +243,14 @@ class HostSnapshot:
         age = time.monotonic_ns() - beat
         # A file on a disk outlives the boot whose clock it holds.
         return age / 1e9 if beat and age >= 0 else None
+
+    def claim_report(self, every_seconds: float) -> bool:
+        """Return whether it is time to report this host, which then counts as done."""
+        now = time.monotonic_ns()
+        if 0 <= now - self.words[layout.REPORTED_WORD] < every_seconds * 1e9:
+            return False
+        self.words[layout.REPORTED_WORD] = now
+        return True
 
     @contextmanager
     def asking(self, every_seconds: float) -> Iterator[bool]:

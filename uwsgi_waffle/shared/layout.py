@@ -2,8 +2,9 @@
 
 ::
 
-    words 0..6   magic, layout version, room, slots; sequence, heartbeat, SQL asked at
-    page 1..     slots: one for each process, 8 words each
+    words 0..8   magic, layout version, room, slots; sequence, heartbeat, SQL asked at; host
+                 id, reported at
+    page 1..     slots: one for each process, 32 words each
     then         area 0, area 1: 6 words (sequence, lineage, revision, length, flags, CRC) + room
 
 Every field is a native unsigned 64-bit word, aligned, so one store writes it and one load reads
@@ -32,8 +33,12 @@ HEARTBEAT_WORD = 5
 #: When a process last asked SQL because no listener lived, likewise.
 ASKED_WORD = 6
 
-# Words of a slot.
-SLOT_WORDS = 8
+#: A random number made with the file, which tells this host from others.
+HOST_ID_WORD = 7
+#: When a listener last reported this host to Redis, likewise.
+REPORTED_WORD = 8
+
+SLOT_WORDS = 32
 SLOT_COUNT = 1024
 SLOTS_OFFSET = PAGE_BYTES
 SLOTS_BYTES = SLOT_COUNT * SLOT_WORDS * WORD_BYTES
