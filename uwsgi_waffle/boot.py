@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from . import _uwsgi, traps
 from ._uwsgi import Role
@@ -33,6 +35,8 @@ DEFAULT_SIGNAL = 177
 TARGET = "active-workers"
 #: Name of the mule that boot gives the listener.
 MULE_NAME = "waffle"
+#: Seconds before a mule whose program failed is replaced.
+MULE_RETRY_SECONDS = 5
 
 #: Called in each process that uWSGI forks, except in our own mule.
 _fork_callbacks: list[Callable[[], None]] = []
@@ -136,17 +140,30 @@ def _post_fork() -> None:
     _greeted = os.getpid()
     server = _uwsgi.server
     if server is not None and server.role() is Role.MULE and server.mule_id() == mule_number():
-        _run(_become_the_mule, "starting the listener in the mule")
-        return
+        _become_the_mule()
     for callback in _fork_callbacks:
         _run(callback, "setting this process up after its fork")
 
 
-def _become_the_mule() -> None:
-    """Run the listener for as long as the mule lives."""
-    from .mule import main
+def _become_the_mule() -> NoReturn:
+    """Run the listener for as long as the mule lives; one that cannot gives way to another.
 
-    main()
+    To return would leave a mule without a program, which nobody would miss. uWSGI replaces at once
+    what ends, hence the wait.
+    """
+    try:
+        from .mule import main
+
+        main()
+    except BaseException:
+        logger.exception(
+            "waffle: the mule could not start to listen. Another one tries in %d s; until one "
+            "can, requests see changes by polling SQL.",
+            MULE_RETRY_SECONDS,
+        )
+        time.sleep(MULE_RETRY_SECONDS)
+    finally:
+        os._exit(1)
 
 
 def _run(callback: Callable[[], None], what: str) -> None:
