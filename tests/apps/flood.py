@@ -8,14 +8,17 @@ import uwsgi
 from flask import Response, jsonify, request
 
 from tests.apps.under_uwsgi import app
-from uwsgi_waffle import boot
+
+#: A signal of the application's own, for every worker; it has to be loaded in the master.
+OTHER_SIGNAL = 99
+uwsgi.register_signal(OTHER_SIGNAL, "workers", lambda _number: None)
 
 
 @app.post("/signals")
 def raise_signals() -> Response:
-    """Raise our signal as often as asked; anybody who reaches a uwsgi socket can."""
+    """Raise the other signal as often as asked."""
     for number in range(request.get_json()):
-        uwsgi.signal(boot.signal_number())
+        uwsgi.signal(OTHER_SIGNAL)
         if number % 100 == 0:
             time.sleep(0.01)  # the master takes one at a time
     return jsonify(raised=request.get_json())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 import uwsgi
@@ -12,13 +13,21 @@ from uwsgi_waffle import mule
 
 mule.WATCHDOG_SECONDS = int(os.environ.get("TEST_WATCHDOG", mule.WATCHDOG_SECONDS))
 
-#: What the mule, and only the mule, meets: "raise", "exit", or nothing for an app that loads.
+#: What the mule alone meets: "raise", "exit", "none", "threads", or "" for no trouble.
 trouble = Path(os.environ["TEST_TROUBLE"]).read_text() if uwsgi.mule_id() else ""
 if trouble == "raise":
     message = "this application does not load"
     raise RuntimeError(message)
 if trouble == "exit":
     sys.exit("this application ends the process")
+if trouble == "threads":
+    # Setting a limit would not do: it does not hold for root.
+    def refuse(_thread: threading.Thread) -> None:
+        """Fail as the system does when there is no room for a thread."""
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    threading.Thread.start = refuse  # type: ignore[assignment,method-assign]  # in the mule
 if trouble != "none":
     from tests.apps.under_uwsgi import app
 

@@ -100,7 +100,9 @@ def state() -> Response:
         heartbeat_age=here.host.heartbeat_age_seconds(),
         # What /state itself served is left out of account: these are the process's own.
         held_revision=here.holder.current.revision,
-        processes=[[slot.role, slot.worker, slot.pid] for slot in here.host.slots.living()],
+        processes=[
+            [slot.role, slot.worker, slot.pid, slot.follows] for slot in here.host.slots.living()
+        ],
     )
 
 

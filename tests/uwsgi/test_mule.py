@@ -74,6 +74,22 @@ def test_an_app_that_does_not_load_in_the_mule_is_tried_again(
         assert instance.count_in_log("OOOPS") == 0
 
 
+def test_a_mule_that_cannot_start_to_listen_is_replaced(redis_server: RedisServer) -> None:
+    """Not at once, again and again, but after a while; the next one listens."""
+    instance = Instance(BOOT, LAZY, FRAGILE, workers=2, redis_url=redis_server.url)
+    path = instance.directory / "trouble"
+    path.write_text("threads")
+    instance.environment["TEST_TROUBLE"] = str(path)
+    with instance:
+        instance.wait_for_log("the mule could not start to listen.*Another one tries")
+        assert instance.count_in_log("spawned uWSGI mule") == 1
+        path.write_text("")
+        wait_until(lambda: redis_server.subscribers(instance.channel) == 1, 30.0, "a listener")
+        assert instance.count_in_log("spawned uWSGI mule") == 2
+        with instance.elsewhere() as update:
+            instance.wait_until_told(update(9))
+
+
 def test_a_mule_that_waits_for_an_app_does_not_hold_up_the_end(redis_server: RedisServer) -> None:
     """SIGHUP and SIGTERM end it at once, in the middle of its back-off."""
     instance = Instance(

@@ -48,6 +48,31 @@ def test_each_form_of_a_mule_listens(form: str, redis_server: RedisServer) -> No
         assert instance.count_in_log("Traceback|OOOPS|DAMN") == 0
 
 
+def test_a_spooler_and_a_foreign_mule_are_left_to_their_work(redis_server: RedisServer) -> None:
+    """They hold the application, listed among the processes, and neither listens nor is waited for.
+
+    The mule that is ours and the workers are told of a change.
+    """
+    instance = Instance(
+        BOOT,
+        {"mule": ["waffle", OTHER_MULE], "waffle-mule": 1, "spooler": "%dspool"},
+        workers=2,
+        redis_url=redis_server.url,
+    )
+    (instance.directory / "spool").mkdir()
+    with instance:
+        assert_follows(instance, redis_server)
+        listed = {(role, number) for role, number, _, _ in instance.read(1, "/state")["processes"]}
+        assert listed == {("worker", 1), ("worker", 2), ("mule", 1), ("mule", 2), ("spooler", 0)}
+        following = {
+            (role, number)
+            for role, number, _, follows in instance.read(1, "/state")["processes"]
+            if follows
+        }
+        assert following == {("worker", 1), ("worker", 2), ("mule", 1)}
+        assert instance.count_in_log("Traceback|OOOPS|DAMN") == 0
+
+
 APPLICATIONS: dict[str, tuple[Options, ...]] = {
     "module-and-callable": ({"module": "tests.apps.under_uwsgi", "callable": "app"},),
     "module-alone": ({"module": "tests.apps.under_uwsgi"},),

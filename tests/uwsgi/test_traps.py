@@ -73,7 +73,7 @@ def busy_workers(instance: Instance) -> list[int]:
 
 
 def test_t6_a_signal_that_uwsgi_drops_costs_nothing_but_time() -> None:
-    """A worker's queue is full when a change comes: its next request is right all the same."""
+    """A worker's queue is full of others' signals: its next request is right all the same."""
     with Instance(BOOT, FLOOD, workers=2) as instance, ThreadPoolExecutor(1) as pool:
         held = pool.submit(instance.read, 2, "/?hold=4")
         wait_until(lambda: busy_workers(instance) == [2], 5.0, "worker 2 is busy")
