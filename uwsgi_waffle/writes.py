@@ -165,23 +165,25 @@ class Writer:
 
     def _spread(self, record: Record, *, changed: bool) -> bool:
         """Make a committed record arrive everywhere, and return whether Redis announces it."""
+        announced = False
         try:
             self._state.host.publish(record)
             if changed:
                 wake_workers()
+            if changed and self._state.config.multiproc:
+                # Before the callbacks of this process, which may take their time.
+                news = Announcement(self._state.config.namespace, record.lineage, record.revision)
+                announced = self._state.listening.bus.publish(news)
             # Where the host snapshot is not to be had, this process at least has the record.
             self._state.take(record)
             self._state.catch_up()
-            if changed and self._state.config.multiproc:
-                news = Announcement(self._state.config.namespace, record.lineage, record.revision)
-                return self._state.listening.bus.publish(news)
         except Exception:
             logger.exception(
                 "waffle: revision %d is committed, but could not be spread at once; every process "
                 "sees it when it next compares with SQL.",
                 record.revision,
             )
-        return False
+        return announced
 
 
 @dataclass(frozen=True, slots=True)
