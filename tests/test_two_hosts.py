@@ -54,6 +54,22 @@ def test_changes_made_on_both_hosts_at_once_end_alike(pair: list[WaffleHost]) ->
         assert host.values("S001") == {140}
 
 
+def test_a_slow_callback_of_the_writer_does_not_delay_the_other_host() -> None:
+    """The announcement goes out before the callbacks of the process that made the change."""
+    with RedisServer() as redis_server, fresh_database("sqlite") as database_uri:
+        environment = {
+            "WAFFLE_DATABASE_URI": database_uri,
+            "WAFFLE_REDIS_URL": redis_server.url,
+            "WAFFLE_POLL_SECONDS": str(NEVER_SECONDS),
+            "TEST_CALLBACK_SECONDS": "2",
+        }
+        with hosts(environment, workers=1) as both:
+            wait_until(lambda: redis_server.subscribers() == 2, SOON_SECONDS, "both hosts listen")
+            done = both[0].update({"S000": 1})
+            told = both[1].wait_until_told(1, SOON_SECONDS)
+            assert max(told.values()) < done["returned_ns"]
+
+
 POLL_SECONDS = 5.0
 AWAY_SECONDS = 30.0
 UPDATES = 200

@@ -1,15 +1,14 @@
 """An application for any server: reads, writes, and a journal of what its callbacks were told.
 
 Its environment says what it is: each `WAFFLE_*` variable is the configuration key of that name,
-`TEST_SETTINGS` how many settings there are, `TEST_JOURNAL` where callbacks write to, `TEST_DELAY`
-how long each read takes.
+`TEST_SETTINGS` how many settings there are, `TEST_JOURNAL` where callbacks write to, and
+`TEST_CALLBACK_SECONDS` how long they then take.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 
 from uwsgi_waffle import WaffleConf
+from uwsgi_waffle.snapshot import Record
 from uwsgi_waffle.state import State
 
 #: The settings: whole numbers, 0 by default. A test sets them all to one number, so a mix shows.
@@ -36,6 +36,21 @@ waffle: WaffleConf[Any] = WaffleConf(app)
 state: State = app.extensions["waffleconf"]
 
 
+_committed_ns = 0
+_write = state.store.write
+
+
+def write_and_note(*arguments: Any, **options: Any) -> Record:
+    """Write, and note when that was committed."""
+    global _committed_ns  # noqa: PLW0603  # read in the request that writes
+    record = _write(*arguments, **options)
+    _committed_ns = time.monotonic_ns()
+    return record
+
+
+state.store.write = write_and_note  # type: ignore[method-assign]
+
+
 @waffle.on_change(NAMES[0])
 def keep_journal(new: int) -> None:
     """Write down that this process has been told of a value, and when."""
@@ -49,6 +64,7 @@ def keep_journal(new: int) -> None:
         os.write(descriptor, f"{json.dumps(entry)}\n".encode())
     finally:
         os.close(descriptor)
+    time.sleep(float(os.environ.get("TEST_CALLBACK_SECONDS", "0")))
 
 
 @app.get("/")
@@ -70,22 +86,12 @@ def read() -> Response:
 
 @app.post("/update")
 def update() -> Response:
-    """Change settings, and tell when `update` returned."""
+    """Change settings, and tell when that was committed and when `update` returned."""
     done = waffle.update(request.get_json())
     return jsonify(
         pid=os.getpid(),
         revision=done.revision,
         announced=done.announced,
+        committed_ns=_committed_ns,
         returned_ns=time.monotonic_ns(),
-    )
-
-
-@app.get("/threads")
-def threads() -> Response:
-    """Tell which threads run here, and whether the listener is among the living."""
-    environment = state.environment
-    return jsonify(
-        pid=os.getpid(),
-        threads=[thread.name for thread in threading.enumerate()],
-        listens=environment is not None and environment.is_alive(),
     )

@@ -40,6 +40,8 @@ class WaffleHost:
             ports=workers,
         )
         self.journal_path = self.server.directory / "journal"
+        self._journal_read = 0
+        self._told: dict[int, dict[int, int]] = {}
         self.server.environment = {
             "TEST_JOURNAL": str(self.journal_path),
             "WAFFLE_MULTIPROC": "true",
@@ -83,10 +85,15 @@ class WaffleHost:
 
     def told(self, value: int) -> dict[int, int]:
         """Return pid -> when its `on_change` was told of a value, in monotonic nanoseconds."""
-        if not self.journal_path.exists():
-            return {}
-        entries = map(json.loads, self.journal_path.read_text().splitlines())
-        return {entry["pid"]: entry["at_ns"] for entry in entries if entry["value"] == value}
+        if self.journal_path.exists():
+            with self.journal_path.open("rb") as journal:
+                journal.seek(self._journal_read)
+                # Each entry was written at once, so a line that is there is whole.
+                for line in journal:
+                    self._journal_read += len(line)
+                    entry = json.loads(line)
+                    self._told.setdefault(entry["value"], {})[entry["pid"]] = entry["at_ns"]
+        return dict(self._told.get(value, {}))
 
     def wait_until_told(self, value: int, seconds: float) -> dict[int, int]:
         """Return when the `on_change` of every worker has been told of a value; asks nobody."""
