@@ -61,12 +61,14 @@ def test_a_slow_callback_of_the_writer_does_not_delay_the_other_host() -> None:
             "WAFFLE_DATABASE_URI": database_uri,
             "WAFFLE_REDIS_URL": redis_server.url,
             "WAFFLE_POLL_SECONDS": str(NEVER_SECONDS),
-            "TEST_CALLBACK_SECONDS": "2",
+            "TEST_CALLBACK_SECONDS": "1",
         }
         with hosts(environment, workers=1) as both:
             wait_until(lambda: redis_server.subscribers() == 2, SOON_SECONDS, "both hosts listen")
-            done = both[0].update({"S000": 1})
-            told = both[1].wait_until_told(1, SOON_SECONDS)
+            both[0].update({"S000": 1})
+            both[1].wait_until_told(1, SOON_SECONDS)  # after this nobody polls for an hour
+            done = both[0].update({"S000": 2})
+            told = both[1].wait_until_told(2, SOON_SECONDS)
             assert max(told.values()) < done["returned_ns"]
 
 
