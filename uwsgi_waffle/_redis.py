@@ -11,7 +11,8 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from .config import Config
+from .config import Config, redact_url
+from .errors import ConfigError
 
 __all__ = [
     "ANSWER_SECONDS",
@@ -58,8 +59,11 @@ class SharedClient:
         """Connect to nothing yet.
 
         :param given: a ready client to use in place of the configured address
+        :raises ConfigError: redis-py cannot make anything of the URL
         """
         self.location = config.redis_location if given is None else f"<{type(given).__name__}>"
+        if given is None and config.redis_url is not None:
+            _check_url(config)
         self._config = config
         self._given = given
         self._made: RedisClient | None = None
@@ -91,6 +95,23 @@ def _make_client(config: Config) -> RedisClient:
     if config.redis_url.startswith("unix:"):
         del options["socket_keepalive"]
     return redis.Redis.from_url(config.redis_url, **options)
+
+
+def _check_url(config: Config) -> None:
+    """Find out at start, not at the first change, whether redis-py takes the URL.
+
+    :raises ConfigError: it does not
+    """
+    client: Any = _make_client
+    try:
+        client(config).connection_pool.make_connection()  # an object; it does not connect
+    except (RedisError, TypeError, ValueError) as error:
+        why = redact_url(reason(error)).rstrip(".")
+        message = (
+            f"WAFFLE_REDIS_URL = {config.redis_location!r}: {why}. Leave out what redis-py does "
+            "not know, or correct it."
+        )
+        raise ConfigError(message, key="WAFFLE_REDIS_URL", value=config.redis_location) from None
 
 
 def reason(error: BaseException) -> str:

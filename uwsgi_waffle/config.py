@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticUndefined
 
 from .errors import ConfigError, suggest
 
@@ -78,15 +79,18 @@ class Config(BaseModel):
         """Accept what redis-py accepts, without importing it here."""
         if url is None:
             return None
-        parts = urlsplit(url)
-        if parts.scheme not in _REDIS_SCHEMES:
+        if not url.startswith(tuple(f"{scheme}://" for scheme in _REDIS_SCHEMES)):
             message = "the URL must begin with redis://, rediss:// or unix://"
             raise ValueError(message)
+        parts = urlsplit(url)
         if parts.scheme == "unix" and not parts.path:
             message = "a unix:// URL names a socket, as in unix:///run/redis.sock"
             raise ValueError(message)
-        if parts.port == 0:  # urlsplit raises ValueError itself where the port is no port
-            message = "the port must be between 1 and 65535"
+        if not _has_usable_port(parts):
+            message = (
+                "the port must be between 1 and 65535, and '/', '?', '#' and '@' in a password "
+                "must be written as %2F, %3F, %23 and %40"
+            )
             raise ValueError(message)
         return url
 
@@ -168,16 +172,31 @@ def database_uri(app: Flask, uri: object) -> object:
 
 
 def redact_url(url: str) -> str:
-    """Return a URL without its password, for logs, errors and pages."""
-    without = re.sub(r"(?<=://)([^/@?#]*?):([^/?#]*)@", r"\1:***@", url)
-    return re.sub(r"(?i)([?&](?:password|passwd|ssl_password)=)[^&#]*", r"\1***", without)
+    """Return a URL without its password, for logs, errors and pages.
+
+    A password that was not encoded as it must be may hold anything, so all up to the last ``@``
+    counts as one: better too little of a broken URL than a piece of its password.
+    """
+    without = re.sub(r"(?s)(?<=://)([^:@/?#]*):.*@", r"\1:***@", url)
+    return re.sub(r"(?i)([?&][^=&#]*pass[^=&#]*=)[^&#]*", r"\1***", without)
+
+
+def _has_usable_port(parts: SplitResult) -> bool:
+    """Return whether a URL has a port that can be one, or none."""
+    try:
+        return parts.port != 0
+    except ValueError:  # its text would show a piece of a password that was not encoded
+        return False
 
 
 def _shown(key: str, value: object) -> object:
     """Return a value as an error may show it."""
     if key in _HIDDEN:
         return "***"
-    return redact_url(value) if isinstance(value, str) else value
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    # What is no text where a URL belongs may hold one.
+    return redact_url(value if isinstance(value, str) else repr(value))
 
 
 def _config_error(error: ValidationError, given: Mapping[str, object]) -> ConfigError:
@@ -185,9 +204,24 @@ def _config_error(error: ValidationError, given: Mapping[str, object]) -> Config
     found = error.errors(include_url=False, include_context=False)[0]
     field = str(found["loc"][0])
     key = _PREFIX + field.upper()
-    value = _shown(key, given.get(key))
     reason = found["msg"].removeprefix("Value error, ")
-    default = Config.model_fields[field].get_default()
-    fix = f"Correct it, or leave it out for {default!r}." if default is not None else "Correct it."
+    if field == "confs":
+        return _confs_error(found["loc"], given[key])
+    value = _shown(key, given.get(key))
+    default = Config.model_fields[field].default
+    has_default = default is not None and default is not PydanticUndefined
+    fix = f"Correct it, or leave it out for {default!r}." if has_default else "Correct it."
     meaning = Config.model_fields[field].description
     return ConfigError(f"{key} = {value!r}: {reason}. {fix} ({meaning})", key=key, value=value)
+
+
+def _confs_error(loc: tuple[int | str, ...], confs: object) -> ConfigError:
+    """Return what is wrong with the shape of ``WAFFLE_CONFS``, without defaults that are secret."""
+    key = "WAFFLE_CONFS"
+    example = "{'SITENAME': {'desc': 'Shown in the header', 'default': 'Waffle'}}"
+    at_fault = confs.get(loc[1]) if isinstance(confs, Mapping) and len(loc) > 1 else confs
+    where = f"{key}: {loc[1]}" if at_fault is not confs else key
+    message = (
+        f"{where} must be a dict with text keys, not {type(at_fault).__name__}. Such as {example}."
+    )
+    return ConfigError(message, key=key, value=type(at_fault).__name__)

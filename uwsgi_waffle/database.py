@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,8 +17,8 @@ __all__ = ["Database"]
 
 #: Seconds to wait for a connection to be made, where the driver would wait for ever.
 CONNECT_SECONDS = 5
-#: Seconds a writer waits for SQLite's one write lock.
-SQLITE_BUSY_SECONDS = 30
+#: Seconds to wait for a lock of SQLite; a writer tries again, a reader does without.
+SQLITE_BUSY_SECONDS = 5
 #: Seconds after which a held connection is replaced: below what firewalls forget.
 RECYCLE_SECONDS = 300
 #: How often a transaction is tried when the database says it lost a race.
@@ -129,6 +130,7 @@ class Database:
         """
         try:
             url = sa.make_url(self._uri)
+            _check_host(url)
             return sa.create_engine(url, **_engine_options(url))
         except (exc.ArgumentError, ImportError, ValueError) as error:
             message = (
@@ -152,6 +154,8 @@ class Database:
         """Return whether a statement failed because a table is not there."""
         if not isinstance(error, exc.DBAPIError) or _could_not_connect(error):
             return False
+        if lost_a_race(error):
+            return False  # to look would be to wait for the same lock once more
         try:
             inspector = sa.inspect(self.engine)
             return not all(inspector.has_table(name) for name in metadata.tables)
@@ -167,7 +171,22 @@ def lost_a_race(error: exc.SQLAlchemyError) -> bool:
     state = getattr(driver_error, "sqlstate", None)
     code = driver_error.args[0] if driver_error.args else None
     # PostgreSQL: serialization failure, deadlock. MySQL: deadlock, lock wait, changed since read.
-    return state in ("40001", "40P01") or code in (1213, 1205, 1020)
+    # SQLite tells by its text only, before Python 3.11.
+    return (
+        state in ("40001", "40P01")
+        or code in (1213, 1205, 1020)
+        or (isinstance(driver_error, sqlite3.Error) and "is locked" in str(driver_error))
+    )
+
+
+def _check_host(url: sa.URL) -> None:
+    """Refuse a host that is a piece of a password, which drivers would name in their errors.
+
+    :raises ValueError: it is
+    """
+    if "@" in (url.host or ""):
+        message = "'@' in a user name or password must be written as %40"
+        raise ValueError(message)
 
 
 def _engine_options(url: sa.URL) -> dict[str, Any]:
