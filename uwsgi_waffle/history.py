@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
 
 from .cipher import Undecipherable
 from .settings import MASK
@@ -49,8 +46,12 @@ def read_history(
     """Return changes, newest first; secrets are masked unless *reveal*.
 
     :param name: a declared setting, or one that used to be
+    :raises ValueError: the limit is negative, which each database takes for something else
     :raises StoreUnavailable: the database did not answer
     """
+    if limit is not None and limit < 0:
+        message = f"limit = {limit}: give how many changes at most, or None for all."
+        raise ValueError(message)
     return [_change(state, stored, reveal=reveal) for stored in state.store.history(name, limit)]
 
 
@@ -77,9 +78,4 @@ def _value(state: State, name: str, text: str, *, reveal: bool) -> Any:
         plain = state.cipher.open(text)
     except Undecipherable:
         return MASK
-    if name not in state.declaration.names:
-        return json.loads(plain)
-    try:
-        return getattr(state.declaration.from_json({name: plain}), name)
-    except ValidationError:
-        return json.loads(plain)
+    return state.declaration.value_from_json(name, plain)

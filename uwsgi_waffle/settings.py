@@ -10,7 +10,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, SecretBytes, SecretStr, ValidationError
@@ -70,9 +70,10 @@ def model_from_confs(confs: Mapping[str, Mapping[str, Any]]) -> type[WaffleSetti
     _check_names(fields)
     try:
         return pydantic.create_model("Settings", __base__=WaffleSettings, **fields)
-    except (pydantic.PydanticUserError, TypeError, RuntimeError) as error:
-        # RuntimeError: pydantic's word for a constraint that does not go with the type.
-        message = f"WAFFLE_CONFS cannot be made into settings: {error}"
+    except Exception as error:
+        # pydantic has many words for it: that of a constraint that does not go with the type is
+        # RuntimeError, that of a pattern that is none SchemaError.
+        message = f"WAFFLE_CONFS cannot be made into settings: {_one_line(error)}"
         raise ConfigError(message, key="WAFFLE_CONFS") from error
 
 
@@ -91,11 +92,13 @@ class Declaration:
 
         :raises ConfigError: a name, a type or a default cannot work; names the setting
         """
+        _check_model(model)
         self.model = model
         self.names: tuple[str, ...] = tuple(model.model_fields)
         self.secrets = secret_names(model)
         _check_names(self.names)
         self.defaults = self._make_defaults()
+        self.default_json: Mapping[str, str] = {}
         self.default_json = self._make_default_json()
 
     def _make_defaults(self) -> WaffleSettings:
@@ -113,10 +116,10 @@ class Declaration:
             problem = InvalidSetting(self.describe(error))
             message = f"The defaults of the settings are not valid: {problem}"
             raise ConfigError(message, key=_first_name(error)) from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # raised again, without its cause perhaps
             # A constraint that does not go with its type, or a validator that fails by itself.
-            message = f"The defaults of the settings cannot be validated: {_raised(error)}"
-            raise ConfigError(message) from error
+            message = f"The defaults of the settings cannot be validated: {self.raised(error)}"
+            raise ConfigError(message) from self.cause(error)
 
     def _make_default_json(self) -> Mapping[str, str]:
         """Return the canonical JSON of every default.
@@ -149,11 +152,12 @@ class Declaration:
         :raises InvalidSetting: names each setting that would
         """
         try:
-            back = self.from_json(texts)
-        except ValidationError as error:
-            findings = self.describe(error)
-            for finding in findings:
-                finding["msg"] = f"Its JSON form is refused: {finding['msg']}"
+            back = self.decode(texts)
+        except InvalidSetting as error:
+            findings = [
+                {**found, "msg": f"Its JSON form is refused: {found['msg']}"}
+                for found in error.errors
+            ]
             raise InvalidSetting(findings) from None
         changed = [name for name in self.names if getattr(back, name) != getattr(settings, name)]
         if changed:
@@ -183,9 +187,9 @@ class Declaration:
             return self.model.model_validate({**dict(current), **changes})
         except ValidationError as error:
             raise InvalidSetting(self.describe(error)) from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # raised again, without its cause perhaps
             # A validator of the application that fails in a way pydantic does not expect.
-            raise InvalidSetting([_finding((), _raised(error))]) from error
+            raise InvalidSetting([_finding((), self.raised(error))]) from self.cause(error)
 
     def to_json(self, settings: WaffleSettings, name: str) -> str:
         """Return the canonical JSON text of one value, which is what is stored.
@@ -193,7 +197,7 @@ class Declaration:
         :raises InvalidSetting: JSON has no form for it, or it is too large
         """
         try:
-            plain = to_jsonable_python(_unwrap(getattr(settings, name)))
+            plain = to_jsonable_python(_plain(getattr(settings, name)))
             text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
         except (ValueError, TypeError, RecursionError) as error:
             raise InvalidSetting([_finding((name,), f"JSON has no form for it: {error}")]) from None
@@ -205,10 +209,58 @@ class Declaration:
     def from_json(self, texts: Mapping[str, str]) -> WaffleSettings:
         """Return the settings that some stored texts make, with defaults for the rest.
 
+        The defaults are given as JSON too: pydantic validates those it fills in by the rules for
+        JSON, by which a ``SecretStr`` is no string.
+
         :raises pydantic.ValidationError: a value, or the whole, is refused
         """
-        inner = ",".join(f"{json.dumps(name)}:{text}" for name, text in texts.items())
+        whole = {**self.default_json, **texts}
+        inner = ",".join(f"{json.dumps(name)}:{text}" for name, text in whole.items())
         return self.model.model_validate_json("{" + inner + "}")
+
+    def decode(self, texts: Mapping[str, str]) -> WaffleSettings:
+        """Return the settings that some stored texts make, for somebody who can be told why not.
+
+        :raises InvalidSetting: a value, or the whole, is refused
+        """
+        try:
+            return self.from_json(texts)
+        except ValidationError as error:
+            raise InvalidSetting(self.describe(error)) from None
+        except Exception as error:  # noqa: BLE001  # raised again, without its cause perhaps
+            raise InvalidSetting([_finding((), self.raised(error))]) from self.cause(error)
+
+    def value_from_json(self, name: str, text: str) -> Any:
+        """Return the value that a stored text makes, whatever goes with it in the whole.
+
+        Where the setting, as it is declared today, does not take it, it comes back as plain JSON;
+        where it is no JSON, as the text.
+        """
+        field = self.model.model_fields.get(name)
+        try:
+            if field is None:
+                return json.loads(text)
+            kind: Any = field.annotation
+            for constraint in field.metadata:
+                kind = Annotated[kind, constraint]
+            return pydantic.TypeAdapter(kind).validate_json(text)
+        except ValidationError:
+            try:
+                return json.loads(text)
+            except ValueError:
+                return text
+        except ValueError:
+            return text
+
+    def raised(self, error: Exception) -> str:
+        """Return what a validator failed with; only its type where it may repeat a secret."""
+        if self.secrets:
+            return f"a validator raised {type(error).__name__}"
+        return f"a validator raised {type(error).__name__}: {_one_line(error)}"
+
+    def cause(self, error: Exception) -> Exception | None:
+        """Return an error that may be shown as the cause of another; not where it tells secrets."""
+        return None if self.secrets else error
 
     def describe(self, error: ValidationError) -> list[dict[str, Any]]:
         """Return pydantic's errors without what a secret setting was given."""
@@ -253,7 +305,11 @@ def _field(name: str, conf: Mapping[str, Any]) -> tuple[Any, FieldInfo]:
         arguments["default"] = conf["default"]
     if conf.get("secret"):
         arguments["json_schema_extra"] = {"secret": True}
-    return _annotation(name, conf), Field(**arguments)
+    try:
+        return _annotation(name, conf), Field(**arguments)
+    except TypeError as error:  # choices that are none, or entries that exclude each other
+        message = f"WAFFLE_CONFS: {name} cannot be made into a setting: {_one_line(error)}."
+        raise ConfigError(message, key=name) from error
 
 
 _OWN_KEYS = frozenset({"desc", "default", "type", "choices", "secret"})
@@ -283,9 +339,23 @@ def _annotation(name: str, conf: Mapping[str, Any]) -> Any:
         return conf["type"]
     default = conf.get("default")
     if default is None:
-        message = f"WAFFLE_CONFS: the type of {name} cannot be told from None. Add a 'type'."
+        source = "None" if "default" in conf else "a 'default_factory'"
+        message = f"WAFFLE_CONFS: the type of {name} cannot be told from {source}. Add a 'type'."
         raise ConfigError(message, key=name)
     return type(default)
+
+
+def _check_model(model: object) -> None:
+    """Refuse what is no declaration, or one whose settings the application could change in place.
+
+    :raises ConfigError: it is
+    """
+    if not (isinstance(model, type) and issubclass(model, WaffleSettings)):
+        message = f"Settings are declared as a subclass of WaffleSettings, which {model!r} is not."
+        raise ConfigError(message, value=model)
+    if not model.model_config.get("frozen"):
+        message = f"{model.__name__} is not frozen. Leave `frozen` out of its model_config."
+        raise ConfigError(message, value=model)
 
 
 def _check_names(names: Iterable[str]) -> None:
@@ -317,9 +387,17 @@ def _is_secret(field: FieldInfo) -> bool:
     return any(annotation in (SecretStr, SecretBytes) for annotation in annotations)
 
 
-def _unwrap(value: object) -> object:
-    """Return what pydantic's secret types hide, since what they dump is a row of asterisks."""
-    return value.get_secret_value() if isinstance(value, SecretStr | SecretBytes) else value
+def _plain(value: object) -> object:
+    """Return a value in the one form that equal values have, for pydantic to make JSON of.
+
+    What pydantic's secret types hide, since what they dump is a row of asterisks; sets in an order
+    that does not depend on how they came to be.
+    """
+    if isinstance(value, SecretStr | SecretBytes):
+        return value.get_secret_value()
+    if isinstance(value, set | frozenset):
+        return sorted((to_jsonable_python(item) for item in value), key=json.dumps)
+    return value
 
 
 def _finding(loc: tuple[str, ...], message: str) -> dict[str, Any]:
@@ -327,8 +405,8 @@ def _finding(loc: tuple[str, ...], message: str) -> dict[str, Any]:
     return {"type": "value_error", "loc": loc, "msg": message}
 
 
-def _raised(error: Exception) -> str:
-    return f"a validator raised {type(error).__name__}: {error}"
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _first_name(error: ValidationError) -> str | None:

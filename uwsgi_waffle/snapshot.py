@@ -35,7 +35,7 @@ class Record:
 
     lineage: str = NO_LINEAGE
     revision: int = 0
-    rows: Mapping[str, str] | None = field(default_factory=dict)
+    rows: Mapping[str, str] | None = field(default_factory=dict, repr=False)  # secrets among them
 
     def supersedes(self, lineage: str, revision: int) -> bool:
         """Return whether a holder of that lineage and revision should take this record.
@@ -75,7 +75,7 @@ class Snapshot:
     lineage: str
     revision: int
     settings: WaffleSettings
-    values: Mapping[str, object]
+    values: Mapping[str, object] = field(repr=False)  # secrets among them
     problems: tuple[Problem, ...] = ()
     undeclared: tuple[str, ...] = ()
 
@@ -134,7 +134,7 @@ def _decode(
             for name in bad:
                 del texts[name]
         except Exception as error:  # noqa: BLE001  # an application's validator may raise anything
-            problems[None] = f"{type(error).__name__}: {error}"
+            problems[None] = declaration.raised(error)
             return fallback
 
 

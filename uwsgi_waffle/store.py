@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 import sqlalchemy as sa
@@ -31,8 +32,8 @@ class RowChange:
     :ivar is_default: the setting goes back to its default, so its row goes
     """
 
-    old: str
-    new: str
+    old: str = field(repr=False)  # secrets among them
+    new: str = field(repr=False)
     is_default: bool = False
 
 
@@ -51,8 +52,8 @@ class StoredChange:
 
     revision: int
     name: str
-    old: str
-    new: str
+    old: str = field(repr=False)
+    new: str = field(repr=False)
     is_default: bool
     actor: str | None
     comment: str | None
@@ -258,6 +259,9 @@ class Store:
         except exc.SQLAlchemyError as error:
             if lost_a_race(error):
                 raise
+            # SQLite's transaction lives on when its commit was refused, and would lock us out.
+            with suppress(exc.SQLAlchemyError):
+                connection.rollback()
             if not self._was_committed(revision, at):
                 raise self.database.unavailable(error) from error
 

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from .bus import Announcement
+from .cipher import Undecipherable
 from .errors import InvalidSetting, UnknownRevision
 from .fanout import wake_workers
 from .settings import Declaration, WaffleSettings
@@ -102,14 +101,11 @@ class Writer:
             raise UnknownRevision(revision, self._state.store.peek()[1])
         declared = {name: text for name, text in then.items() if name in self._declaration.names}
         stored = {
-            name: self._cipher.open(text) for name, text in declared.items() if text is not None
+            name: self._open(name, text) for name, text in declared.items() if text is not None
         }
 
         def plan(_base: Snapshot) -> _Plan:
-            try:
-                after = self._declaration.from_json(stored)
-            except ValidationError as error:
-                raise InvalidSetting(self._declaration.describe(error)) from None
+            after = self._declaration.decode(stored)
             defaults = frozenset(name for name, text in declared.items() if text is None)
             return _Plan(after, frozenset(declared), defaults)
 
@@ -159,6 +155,17 @@ class Writer:
             if text != old or mends:
                 changes[name] = RowChange(self._seal(name, old), self._seal(name, text), resets)
         return changes
+
+    def _open(self, name: str, text: str) -> str:
+        """Return the text behind a stored one.
+
+        :raises InvalidSetting: no key at hand opens it
+        """
+        try:
+            return self._cipher.open(text)
+        except Undecipherable as error:
+            finding = {"type": "value_error", "loc": (name,), "msg": str(error)}
+            raise InvalidSetting([finding]) from None
 
     def _seal(self, name: str, text: str) -> str:
         return self._cipher.seal(text) if name in self._declaration.secrets else text
