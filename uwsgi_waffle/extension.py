@@ -13,8 +13,8 @@ from .config import Config
 from .errors import ConfigError, WaffleError
 from .fleet import Fleet
 from .history import Change, read_history
-from .requests import Pins
 from .settings import WaffleSettings
+from .snapshot import Snapshot
 from .state import State
 from .status import Status, collect, wait
 from .store import Signature
@@ -75,10 +75,10 @@ class WaffleConf(Generic[S]):
         self._model = settings
         self._redis = redis
         self._callbacks = Callbacks()
-        self._pins = Pins()
-        self._pinned = self._pins.pinned.get
         self._only: State | None = None
         self._count = 0
+        #: Returns the snapshot of the request at hand; of several applications, who knows whose.
+        self._pinned: Callable[[], Snapshot | None] = _nothing
         if app is not None:
             self.init_app(app)
 
@@ -99,27 +99,29 @@ class WaffleConf(Generic[S]):
             raise ConfigError(message, key="WAFFLE_CONFS")
         state = State(app, config, self._model, self._callbacks, self._redis)
         app.extensions[EXTENSION_NAME] = state
-        self._pins.wrap(state)
-        self._only = state if self._count == 0 else None
         self._count += 1
+        is_only = self._count == 1
+        self._only = state if is_only else None
+        self._pinned = state.pins.pinned.get if is_only else _nothing
 
     # -- read ---------------------------------------------------------------------------------
 
     @property
     def settings(self) -> S:
         """The typed settings; within a request, those of the snapshot it started with."""
-        snapshot = self._pinned()
-        if snapshot is None:
-            snapshot = self._pins.unpinned(self._state())
+        snapshot = self._pinned() or self._seen()
         return snapshot.settings  # type: ignore[return-value]  # the model that init_app was given
 
     @property
     def revision(self) -> int:
         """The revision of :attr:`settings`; 0 before the first change."""
-        snapshot = self._pinned()
-        if snapshot is None:
-            snapshot = self._pins.unpinned(self._state())
+        snapshot = self._pinned() or self._seen()
         return snapshot.revision
+
+    def _seen(self) -> Snapshot:
+        """Return the snapshot to see where none is pinned for the only application."""
+        pins = self._state().pins
+        return pins.pinned.get() or pins.unpinned()
 
     # -- write --------------------------------------------------------------------------------
 
@@ -148,6 +150,9 @@ class WaffleConf(Generic[S]):
         :raises RevisionConflict: the settings are not at the expected revision
         :raises StoreUnavailable: the database did not answer
         """
+        if not isinstance(values, Mapping):
+            message = f"The values must be a mapping of name to value, not {type(values).__name__}."
+            raise TypeError(message)
         signature = Signature(actor, comment, source)
         writer = Writer(self._state())
         return writer.update(values, signature, expected_revision=expected_revision)
@@ -246,7 +251,7 @@ class WaffleConf(Generic[S]):
         :raises UnknownSetting: a name is not declared
         :raises InvalidSetting: a value, or the whole, is refused
         """
-        return self._pins.override(self._state(), values)
+        return self._state().pins.override(values)
 
     def _state(self) -> State:
         """Return the state of the one application, or of the current one where there are several.
@@ -265,3 +270,7 @@ class WaffleConf(Generic[S]):
             )
             raise WaffleError(message)
         return cast("State", current_app.extensions[EXTENSION_NAME])
+
+
+def _nothing() -> None:
+    return None

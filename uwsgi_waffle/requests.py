@@ -18,55 +18,57 @@ if TYPE_CHECKING:
 
 __all__ = ["Pins"]
 
-#: Where a request keeps its snapshot for code that runs in it but not in its context, such as a
-#: streamed response, or a thread that was given the request.
-ENVIRON_KEY = "uwsgi_waffle.snapshot"
-
 
 class Pins:
-    """The pins of one :class:`WaffleConf`, whichever of its applications handles a request.
+    """The pins of one application.
 
     :ivar pinned: the snapshot of the request at hand, ``None`` outside one
     """
 
-    def __init__(self) -> None:
-        self.pinned: ContextVar[Snapshot | None] = ContextVar("waffle_pinned", default=None)
-        self._overrides: ContextVar[Mapping[str, object] | None] = ContextVar(
-            "waffle_overrides", default=None
-        )
-
-    def wrap(self, state: State) -> None:
-        """Make each request of an application see one snapshot, the newest when it starts.
+    def __init__(self, state: State) -> None:
+        """Make each request of the application see one snapshot, the newest when it starts.
 
         A wrapper of ``wsgi_app``, as functions that Flask calls before and after each request cost
         ten times as much, and the first of them comes too late for others like it.
         """
-        inner = state.app.wsgi_app
-        fresh = state.fresh
-        overrides, pinned = self._overrides.get, self.pinned
+        self._state = state
+        #: Where a request keeps its snapshot for code that runs in it but not in its context, such
+        #: as a streamed response, or a thread that was given the request. A request may pass
+        #: through several applications.
+        self._environ_key = f"uwsgi_waffle.snapshot.{id(self):x}"
+        self.pinned: ContextVar[Snapshot | None] = ContextVar("waffle_pinned", default=None)
+        self._overrides: ContextVar[Mapping[str, object] | None] = ContextVar(
+            "waffle_overrides", default=None
+        )
+        self._wrap()
+
+    def _wrap(self) -> None:
+        inner = self._state.app.wsgi_app
+        fresh = self._state.fresh
+        overrides, pinned, environ_key = self._overrides.get, self.pinned, self._environ_key
 
         def wsgi_app(environ: Any, start_response: Any) -> Iterable[bytes]:
             snapshot = fresh()
             if overrides() is not None:
-                snapshot = self.overlay(state, snapshot)
-            environ[ENVIRON_KEY] = snapshot
+                snapshot = self.overlay(snapshot)
+            environ[environ_key] = snapshot
             token = pinned.set(snapshot)
             try:
                 return inner(environ, start_response)
             finally:
                 pinned.reset(token)
 
-        state.app.wsgi_app = wsgi_app  # type: ignore[method-assign]  # as Flask's docs have it
+        self._state.app.wsgi_app = wsgi_app  # type: ignore[method-assign]  # as Flask's docs have it
 
-    def unpinned(self, state: State) -> Snapshot:
+    def unpinned(self) -> Snapshot:
         """Return what code outside the context of a request sees."""
         if has_request_context():
-            kept: Snapshot | None = request.environ.get(ENVIRON_KEY)
+            kept: Snapshot | None = request.environ.get(self._environ_key)
             if kept is not None:
                 return kept
-        return self.overlay(state, state.fresh())
+        return self.overlay(self._state.fresh())
 
-    def overlay(self, state: State, snapshot: Snapshot) -> Snapshot:
+    def overlay(self, snapshot: Snapshot) -> Snapshot:
         """Return a snapshot with what this context overrides.
 
         :raises InvalidSetting: the application's validators refuse the mix
@@ -74,11 +76,11 @@ class Pins:
         overrides = self._overrides.get()
         if overrides is None:
             return snapshot
-        settings = state.declaration.validate(snapshot.settings, overrides)
+        settings = self._state.declaration.validate(snapshot.settings, overrides)
         return replace(snapshot, settings=settings, values=MappingProxyType(dict(settings)))
 
     @contextmanager
-    def override(self, state: State, values: Mapping[str, object]) -> Iterator[None]:
+    def override(self, values: Mapping[str, object]) -> Iterator[None]:
         """See other values in this context only.
 
         :raises UnknownSetting: a name is not declared
@@ -87,7 +89,7 @@ class Pins:
         token = self._overrides.set({**(self._overrides.get() or {}), **values})
         try:
             pinned = self.pinned.get()
-            seen = self.overlay(state, pinned if pinned is not None else state.fresh())
+            seen = self.overlay(pinned if pinned is not None else self._state.fresh())
             pin_token = self.pinned.set(seen) if pinned is not None else None
             try:
                 yield

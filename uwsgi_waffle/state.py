@@ -26,6 +26,7 @@ from .environment import Environment
 from .errors import StoreUnavailable
 from .listening import Listening
 from .reconcile import Reconciler
+from .requests import Pins
 from .settings import Declaration, WaffleSettings, model_from_confs
 from .shared import HostSnapshot
 from .shared.files import default_path
@@ -57,6 +58,7 @@ class State:
     :ivar declaration: which settings there are
     :ivar holder: the snapshot that is served
     :ivar host: the snapshot that this host shares
+    :ivar pins: which snapshot a piece of code sees
     :ivar place: where this process gets its news from, once it is decided
     """
 
@@ -90,6 +92,7 @@ class State:
         _make_instance_folder(app, config)
         self.holder = Holder(self._first_snapshot(), self._swapped)
         app.config.update(self.holder.current.values)
+        self.pins = Pins(self)
         _states.add(self)
         self._watch_process()
 
