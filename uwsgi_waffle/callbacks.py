@@ -7,6 +7,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,13 +91,23 @@ class ChangeQueue:
         """Add a change; call it in the order of revisions."""
         self._events.append(_Event(changes, revision))
 
+    def _run(self, event: _Event) -> None:
+        try:
+            self._callbacks.run(self._app, event.changes, event.revision)
+        except (Exception, SystemExit):
+            # Not a callback, which `_call` sees to, but a teardown function of the app's context.
+            logger.exception("waffle: the callbacks of revision %d were cut short.", event.revision)
+
     def drain(self) -> None:
         """Run what is due, unless somebody is at it."""
         while self._events and self._busy.acquire(blocking=False):
             try:
                 while self._events:
                     event = self._events.popleft()
-                    self._callbacks.run(self._app, event.changes, event.revision)
+                    # A context of its own: a callback sees the new settings, not the snapshot of
+                    # a request that happens to be the one that changes them, or what a test
+                    # overrides.
+                    Context().run(self._run, event)
             finally:
                 self._busy.release()
 
