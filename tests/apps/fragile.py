@@ -1,10 +1,11 @@
-"""The application of ``under_uwsgi``, if a file lets it load; with a watchdog as quick as asked."""
+"""The application of ``under_uwsgi``, if files let it load; with a watchdog as quick as asked."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 import uwsgi
@@ -12,6 +13,9 @@ import uwsgi
 from uwsgi_waffle import mule
 
 mule.WATCHDOG_SECONDS = int(os.environ.get("TEST_WATCHDOG", mule.WATCHDOG_SECONDS))
+
+if Path(os.environ.get("TEST_SLOW", "")).is_file():
+    time.sleep(5)
 
 #: What the mule alone meets: "raise", "exit", "none", "threads", or "" for no trouble.
 trouble = Path(os.environ["TEST_TROUBLE"]).read_text() if uwsgi.mule_id() else ""

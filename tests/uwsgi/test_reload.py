@@ -112,6 +112,22 @@ def test_a_killed_listener_has_a_successor(instance: Instance, redis_server: Red
     assert_whole(instance, redis_server)
 
 
+def test_a_worker_in_waiting_takes_over_before_a_successor_can(redis_server: RedisServer) -> None:
+    """The elected worker dies, and what follows it takes long to load: another one listens."""
+    instance = Instance(
+        ELECTED, LAZY, {"module": "tests.apps.fragile:app"}, workers=2, redis_url=redis_server.url
+    )
+    slow = instance.directory / "slow"
+    instance.environment["TEST_SLOW"] = str(slow)
+    with instance:
+        elected = listener_pid(instance, redis_server)
+        others = set(instance.worker_pids()) - {elected}
+        slow.touch()
+        os.kill(elected, signal.SIGKILL)
+        wait_until(functools.partial(is_dead, elected), 10.0, "the listener is dead")
+        assert listener_pid(instance, redis_server) in others
+
+
 def is_dead(pid: int) -> bool:
     """Whether a process has ended."""
     return not is_alive(pid)
@@ -119,14 +135,15 @@ def is_dead(pid: int) -> bool:
 
 def listener_pid(instance: Instance, redis_server: RedisServer) -> int:
     """Return the pid of the one process of the instance that listens to Redis."""
-    wait_for_one_listener(instance, redis_server)
-    with redis_server.client() as client:
-        ports = {
-            int(entry["addr"].rpartition(":")[2]) for entry in client.client_list(_type="pubsub")
-        }
-    owners = {pid for pid in instance.pids() if ports & local_ports(pid)}
-    assert len(owners) == 1
-    return owners.pop()
+
+    def one_listener() -> list[int]:
+        with redis_server.client() as client:
+            clients = client.client_list(_type="pubsub")
+        ports = {int(entry["addr"].rpartition(":")[2]) for entry in clients}
+        owners = [pid for pid in instance.pids() if ports & local_ports(pid)]
+        return owners if len(owners) == 1 else []
+
+    return wait_until(one_listener, SUCCESSOR_SECONDS, "one listener")[0]
 
 
 def local_ports(pid: int) -> set[int]:
