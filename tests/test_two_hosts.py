@@ -65,11 +65,10 @@ def test_a_slow_callback_of_the_writer_does_not_delay_the_other_host() -> None:
         }
         with hosts(environment, workers=1) as both:
             wait_until(lambda: redis_server.subscribers() == 2, SOON_SECONDS, "both hosts listen")
-            both[0].update({"S000": 1})
-            both[1].wait_until_told(1, SOON_SECONDS)  # after this nobody polls for an hour
-            done = both[0].update({"S000": 2})
-            told = both[1].wait_until_told(2, SOON_SECONDS)
-            assert max(told.values()) < done["returned_ns"]
+            for value in range(1, 4):
+                done = both[0].update({"S000": value})
+                told = both[1].wait_until_told(value, SOON_SECONDS)
+                assert max(told.values()) < done["returned_ns"]
 
 
 POLL_SECONDS = 5.0
