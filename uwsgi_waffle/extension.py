@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from flask import current_app, has_app_context
 
 from .callbacks import Callbacks, ChangeHandler
+from .compat import WaffleState
 from .config import Config
 from .errors import ConfigError, WaffleError
 from .fleet import Fleet
@@ -97,7 +98,7 @@ class WaffleConf(Generic[S]):
         if self._model is not None and config.confs is not None:
             message = "Settings are declared twice: as a class and in WAFFLE_CONFS. Remove one."
             raise ConfigError(message, key="WAFFLE_CONFS")
-        state = State(app, config, self._model, self._callbacks, self._redis)
+        state = WaffleState(app, config, self._model, self._callbacks, self._redis)
         app.extensions[EXTENSION_NAME] = state
         self._count += 1
         is_only = self._count == 1

@@ -6,20 +6,19 @@ package asks of it, and is the only place where values are validated and convert
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, SecretBytes, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from .errors import ConfigError, InvalidSetting, UnknownSetting
 
-__all__ = ["MAX_VALUE_BYTES", "Declaration", "WaffleSettings", "model_from_confs"]
+__all__ = ["MASK", "MAX_VALUE_BYTES", "Declaration", "WaffleSettings", "check_names", "one_line"]
 
 #: Largest JSON text of one value. Settings are read by every process on each change; anything
 #: larger belongs in a file or a table of its own.
@@ -61,22 +60,6 @@ def secret_names(model: type[BaseModel]) -> frozenset[str]:
     return frozenset(name for name, field in model.model_fields.items() if _is_secret(field))
 
 
-def model_from_confs(confs: Mapping[str, Mapping[str, Any]]) -> type[WaffleSettings]:
-    """Return the model that ``WAFFLE_CONFS`` describes.
-
-    :raises ConfigError: an entry cannot work; names the setting
-    """
-    fields: dict[str, Any] = {name: _field(name, conf) for name, conf in confs.items()}
-    _check_names(fields)
-    try:
-        return pydantic.create_model("Settings", __base__=WaffleSettings, **fields)
-    except Exception as error:
-        # pydantic has many words for it: that of a constraint that does not go with the type is
-        # RuntimeError, that of a pattern that is none SchemaError.
-        message = f"WAFFLE_CONFS cannot be made into settings: {_one_line(error)}"
-        raise ConfigError(message, key="WAFFLE_CONFS") from error
-
-
 class Declaration:
     """The declared settings of one application.
 
@@ -96,7 +79,7 @@ class Declaration:
         self.model = model
         self.names: tuple[str, ...] = tuple(model.model_fields)
         self.secrets = secret_names(model)
-        _check_names(self.names)
+        check_names(self.names)
         self.defaults = self._make_defaults()
         self.default_json: Mapping[str, str] = {}
         self.default_json = self._make_default_json()
@@ -256,7 +239,7 @@ class Declaration:
         """Return what a validator failed with; only its type where it may repeat a secret."""
         if self.secrets:
             return f"a validator raised {type(error).__name__}"
-        return f"a validator raised {type(error).__name__}: {_one_line(error)}"
+        return f"a validator raised {type(error).__name__}: {one_line(error)}"
 
     def cause(self, error: Exception) -> Exception | None:
         """Return an error that may be shown as the cause of another; not where it tells secrets."""
@@ -280,71 +263,6 @@ class Declaration:
         return found
 
 
-def _field(name: str, conf: Mapping[str, Any]) -> tuple[Any, FieldInfo]:
-    """Return one entry of ``WAFFLE_CONFS`` as a pydantic field.
-
-    :raises ConfigError: the entry cannot work
-    """
-    if not isinstance(conf, Mapping):
-        message = f"WAFFLE_CONFS: {name} must be a dict with a 'default', not {conf!r}."
-        raise ConfigError(message, key=name, value=conf)
-    constraints = {key: value for key, value in conf.items() if key not in _OWN_KEYS}
-    legal = _field_parameters()
-    for key in constraints:
-        if key not in legal:
-            message = (
-                f"WAFFLE_CONFS: {name} has an unknown entry {key!r}. Known: "
-                f"{', '.join(sorted(_OWN_KEYS))}, and pydantic's: {', '.join(sorted(legal))}."
-            )
-            raise ConfigError(message, key=name, value=key)
-    if "default" not in conf and "default_factory" not in conf:
-        message = f"Setting {name} has no default. Give it one: it is served until changed."
-        raise ConfigError(message, key=name)
-    arguments = {"description": conf.get("desc"), **constraints}
-    if "default" in conf:
-        arguments["default"] = conf["default"]
-    if conf.get("secret"):
-        arguments["json_schema_extra"] = {"secret": True}
-    try:
-        return _annotation(name, conf), Field(**arguments)
-    except TypeError as error:  # choices that are none, or entries that exclude each other
-        message = f"WAFFLE_CONFS: {name} cannot be made into a setting: {_one_line(error)}."
-        raise ConfigError(message, key=name) from error
-
-
-_OWN_KEYS = frozenset({"desc", "default", "type", "choices", "secret"})
-
-
-def _field_parameters() -> frozenset[str]:
-    """Return what pydantic's ``Field`` takes, so that a misspelt constraint is an error."""
-    return frozenset(inspect.signature(Field).parameters) - {
-        "default",
-        "extra",
-        "json_schema_extra",
-    }
-
-
-def _annotation(name: str, conf: Mapping[str, Any]) -> Any:
-    """Return the type of an entry: given, made of its choices, or that of its default.
-
-    :raises ConfigError: the type cannot be told
-    """
-    if "choices" in conf:
-        choices = tuple(conf["choices"])
-        if not choices:
-            message = f"WAFFLE_CONFS: {name} has no choices to choose from."
-            raise ConfigError(message, key=name, value=choices)
-        return Literal[choices]
-    if "type" in conf:
-        return conf["type"]
-    default = conf.get("default")
-    if default is None:
-        source = "None" if "default" in conf else "a 'default_factory'"
-        message = f"WAFFLE_CONFS: the type of {name} cannot be told from {source}. Add a 'type'."
-        raise ConfigError(message, key=name)
-    return type(default)
-
-
 def _check_model(model: object) -> None:
     """Refuse what is no declaration, or one whose settings the application could change in place.
 
@@ -358,7 +276,7 @@ def _check_model(model: object) -> None:
         raise ConfigError(message, value=model)
 
 
-def _check_names(names: Iterable[str]) -> None:
+def check_names(names: Iterable[str]) -> None:
     """Refuse names that cannot be settings.
 
     :raises ConfigError: names the first
@@ -405,7 +323,8 @@ def _finding(loc: tuple[str, ...], message: str) -> dict[str, Any]:
     return {"type": "value_error", "loc": loc, "msg": message}
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return what an error says, in one line."""
     return " ".join(str(error).split())
 
 

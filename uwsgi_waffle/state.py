@@ -13,7 +13,7 @@ import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import _gevent, _uwsgi, boot, forks, placement
 from ._redis import RedisClient, SharedClient
@@ -21,13 +21,14 @@ from ._uwsgi import Role
 from .callbacks import Callbacks, ChangeQueue
 from .cipher import Cipher
 from .config import Config
+from .confs import model_from_confs
 from .election import Election
 from .environment import Environment
 from .errors import StoreUnavailable
 from .listening import Listening
 from .reconcile import Reconciler
 from .requests import Pins
-from .settings import Declaration, WaffleSettings, model_from_confs
+from .settings import Declaration, WaffleSettings
 from .shared import HostSnapshot
 from .shared.files import default_path
 from .shared.layout import SEQUENCE_WORD
@@ -295,27 +296,6 @@ class State:
         for problem in new.problems:
             if problem not in old.problems:
                 logger.warning("waffle: %s", problem)
-
-    # -- the interface of Flask-WaffleConf's state ---------------------------------------------
-
-    def parse_conf(self, keys: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
-        """Return settings by name, all of them where no *keys* are given.
-
-        :raises UnknownSetting: a key is not declared
-        """
-        self.declaration.check_known(keys)
-        values = self.fresh().values
-        return {name: values[name] for name in (keys or self.declaration.names)}
-
-    def update_db(self, values: dict[str, Any]) -> None:
-        """Store values, announce them, and serve them; see :meth:`WaffleConf.update`."""
-        from .writes import Writer
-
-        Writer(self).update(values)
-
-    def update_conf(self) -> None:
-        """Look whether there are newer settings, and serve them."""
-        self.refresh()
 
     def refresh(self) -> bool:
         """Read SQL now, and return whether that brought newer settings.
