@@ -81,9 +81,7 @@ def _decide_in_worker(config: Config, server: _uwsgi.Server) -> Place:
 
 def follows(place: Place) -> bool:
     """Return whether a process of that place is told of changes, even while it is idle."""
-    server = _uwsgi.server
-    is_woken = server is not None and server.role() is Role.WORKER and boot.can_fan_out()
-    return is_woken or place is Place.OWN
+    return place is not Place.NOWHERE
 
 
 def _say_cannot_fan_out(server: _uwsgi.Server) -> None:
