@@ -27,7 +27,7 @@ MAX_VALUE_BYTES = 262_144
 #: What stands for a secret wherever one would be shown.
 MASK = "********"
 
-_NAME = re.compile(r"^[A-Z][A-Z0-9_]*$")
+_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _MAX_NAME_LENGTH = 150
 
 
@@ -282,8 +282,8 @@ def check_names(names: Iterable[str]) -> None:
     :raises ConfigError: names the first
     """
     for name in names:
-        if not _NAME.match(str(name)):
-            fix = f" Call it {str(name).upper()}." if _NAME.match(str(name).upper()) else ""
+        if not _NAME.fullmatch(str(name)):
+            fix = f" Call it {str(name).upper()}." if _NAME.fullmatch(str(name).upper()) else ""
             message = (
                 f"Setting {name!r}: a name is upper case letters, digits and underscores.{fix}"
             )
