@@ -1,0 +1,104 @@
+"""What the tests of the core share: a database of each kind, and applications on hosts of ours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+
+from tests.support import DATABASE_KINDS, fresh_database
+from uwsgi_waffle import WaffleConf, WaffleSettings
+from uwsgi_waffle.state import State
+
+
+def state_of(app: Flask) -> State:
+    """Return the state of an application."""
+    state: State = app.extensions["waffleconf"]
+    return state
+
+
+class Apps:
+    """Makes applications, and lets go of what they hold at the end of the test.
+
+    Those of one *host* share a snapshot file. Nothing listens unless a test asks for it.
+    """
+
+    def __init__(self, directory: Path, database_uri: str) -> None:
+        self.directory = directory
+        self.database_uri = database_uri
+        self._states: list[State] = []
+
+    def flask(self, *, host: str = "here", **config: Any) -> Flask:
+        """Return an application that is configured, and not yet set up."""
+        app = Flask("tests", instance_path=str(self.directory / "instance"))
+        app.config["WAFFLE_DATABASE_URI"] = self.database_uri
+        app.config["WAFFLE_SNAPSHOT_PATH"] = str(self.directory / host / "snapshot")
+        app.config.update(config)
+        return app
+
+    def __call__(
+        self, settings: type[WaffleSettings] | None = None, /, *, host: str = "here", **config: Any
+    ) -> tuple[Flask, WaffleConf[Any]]:
+        """Return an application that is set up, with its extension."""
+        app = self.flask(host=host, **config)
+        waffle: WaffleConf[Any] = WaffleConf(settings=settings) if settings else WaffleConf()
+        self.init(waffle, app)
+        return app, waffle
+
+    def init(self, waffle: WaffleConf[Any], app: Flask) -> State:
+        """Set an application up, and return its state."""
+        waffle.init_app(app)
+        state = state_of(app)
+        self._states.append(state)
+        return state
+
+    def close(self) -> None:
+        """End the listeners, and close the connections."""
+        for state in self._states:
+            if state.environment is not None:
+                state.environment.stop(5.0)
+            state.store.database.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_waffle_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what a developer has exported for the demo."""
+    import os
+
+    for name in [name for name in os.environ if name.startswith("WAFFLE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(params=DATABASE_KINDS)
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Give the URL of an empty database, of each kind."""
+    with fresh_database(request.param) as url:
+        yield url
+
+
+@pytest.fixture
+def apps(tmp_path: Path) -> Iterator[Apps]:
+    """Make applications on a SQLite of their own."""
+    with contextlib.closing(Apps(tmp_path, f"sqlite:///{tmp_path}/waffle.db")) as made:
+        yield made
+
+
+@pytest.fixture
+def database_apps(tmp_path: Path, database_url: str) -> Iterator[Apps]:
+    """Make applications on a database of each kind."""
+    with contextlib.closing(Apps(tmp_path, database_url)) as made:
+        yield made
+
+
+def execute(url: str, *statements: str) -> list[Any]:
+    """Run statements behind everybody's back, and return the rows of the last, if it has any."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        for statement in statements:
+            result = connection.execute(sa.text(statement))
+        return [tuple(row) for row in result] if result.returns_rows else []
