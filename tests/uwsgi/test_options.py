@@ -45,6 +45,8 @@ def test_each_form_of_a_mule_listens(form: str, redis_server: RedisServer) -> No
             number = 1 if form.startswith("second") else 2
             other = instance.mule_pids()[number - 1]
             instance.wait_for_log(f"the other mule runs in {other}")
+        signal = 42 if form.startswith("signal") else 177
+        assert instance.count_in_log(f"signum {signal} registered .*active-workers") == 1
         assert instance.count_in_log("Traceback|OOOPS|DAMN") == 0
 
 

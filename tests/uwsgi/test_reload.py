@@ -22,6 +22,7 @@ MODES: dict[str, tuple[Options, ...]] = {
     "elected": (ELECTED,),
     "elected-lazy": (ELECTED, LAZY),
 }
+GEVENT: Options = {"gevent": 20, "gevent-early-monkey-patch": True}
 #: Until a process that died has a successor that listens: a second for uWSGI's respawn, as much
 #: for the next look at the election, and what a busy machine needs to load the application.
 SUCCESSOR_SECONDS = 20.0
@@ -212,11 +213,12 @@ def test_a_mule_killed_20_times_at_random_loses_nothing(redis_server: RedisServe
         assert_whole(instance, redis_server)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES, "mule-gevent"])
 def test_the_end_leaves_nothing_behind(mode: str, redis_server: RedisServer) -> None:
     """Neither a process nor a connection to Redis outlives a reload and SIGTERM."""
+    options = MODES.get(mode, (BOOT, GEVENT))
     with Instance(
-        *MODES[mode], {"die-on-term": True}, workers=2, redis_url=redis_server.url
+        *options, {"die-on-term": True}, workers=2, redis_url=redis_server.url
     ) as instance:
         wait_for_one_listener(instance, redis_server)
         old = set(instance.pids()) - {instance.master_pid}
@@ -227,6 +229,7 @@ def test_the_end_leaves_nothing_behind(mode: str, redis_server: RedisServer) -> 
         wait_until(lambda: not instance.running, 15.0, "uWSGI ended by itself")
         assert instance.pids() == []
         wait_until(lambda: redis_server.subscribers(instance.channel) == 0, 5.0, "0 subscriptions")
+        assert instance.count_in_log("Segmentation Fault|NO MERCY") == 0
 
 
 @pytest.mark.parametrize("mode", MODES)
