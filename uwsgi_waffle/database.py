@@ -148,7 +148,8 @@ class Database:
             if self.auto_create:
                 self.create_tables()
             return self.auto_create
-        return lost_a_race(error)
+        # A table that was missing and is there now: another writer has created it meanwhile.
+        return _missed_a_table(error) or lost_a_race(error)
 
     def _lacks_tables(self, error: exc.SQLAlchemyError) -> bool:
         """Return whether a statement failed because a table is not there."""
@@ -187,6 +188,17 @@ def _check_host(url: sa.URL) -> None:
     if "@" in (url.host or ""):
         message = "'@' in a user name or password must be written as %40"
         raise ValueError(message)
+
+
+def _missed_a_table(error: exc.SQLAlchemyError) -> bool:
+    """Return whether a statement failed because a table was not there at that moment."""
+    driver_error = getattr(error, "orig", None)
+    if driver_error is None:
+        return False
+    code = driver_error.args[0] if driver_error.args else None
+    # PostgreSQL, MySQL, and SQLite, which has no code for it.
+    is_undefined = getattr(driver_error, "sqlstate", None) == "42P01" or code == 1146  # noqa: PLR2004
+    return is_undefined or "no such table" in str(driver_error)
 
 
 def _engine_options(url: sa.URL) -> dict[str, Any]:
