@@ -73,13 +73,14 @@ class HostSnapshot:
         try:
             self._file = open_file(self.path)
         except (Refused, OSError) as error:
-            if self._file is not None or not hasattr(self, "words"):
-                logger.warning(
-                    "waffle: the host snapshot %s cannot be used (%s). Each process asks SQL for "
-                    "itself until it can; changes are seen later than usual.",
-                    self.path,
-                    error,
-                )
+            if self._file is None and hasattr(self, "words"):
+                return  # there was none before either, and what is in private memory stays
+            logger.warning(
+                "waffle: the host snapshot %s cannot be used (%s). Each process asks SQL for "
+                "itself until it can; changes are seen later than usual.",
+                self.path,
+                error,
+            )
             self._file = None
             self.words = memoryview(bytearray(layout.FILE_BYTES)).cast("Q")
             self.words[layout.HOST_ID_WORD] = secrets.randbits(64)
