@@ -44,8 +44,8 @@ _fork_callbacks: list[Callable[[], None]] = []
 _wake_callbacks: list[Callable[[], None]] = []
 _installed_in: int | None = None
 _registered = False
-#: Process that uWSGI has greeted with our post-fork hook.
-_greeted: int | None = None
+#: Whether uWSGI has greeted this process, or its parent, with our post-fork hook.
+_greeted = False
 
 
 def install() -> None:
@@ -72,7 +72,7 @@ def can_fan_out() -> bool:
 
 def was_greeted() -> bool:
     """Return whether our post-fork hook has run here; if not, somebody has overwritten it."""
-    return _greeted == os.getpid()
+    return _greeted
 
 
 def signal_number() -> int:
@@ -137,7 +137,7 @@ def _handle_signal(_number: int) -> None:
 def _post_fork() -> None:
     """Greet a new process; nothing may leave this, or later hooks are skipped."""
     global _greeted  # noqa: PLW0603  # as above
-    _greeted = os.getpid()
+    _greeted = True
     server = _uwsgi.server
     if server is not None and server.role() is Role.MULE and server.mule_id() == mule_number():
         _become_the_mule()

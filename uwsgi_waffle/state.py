@@ -146,9 +146,9 @@ class State:
         if server is None:
             ready = placement.can_start_before_first_request()
         else:
-            # With py-call-uwsgi-fork-hooks this comes before uWSGI has said who the child is; its
-            # own hook, or else the first request, comes after.
-            ready = server.role() is not Role.ALONE
+            # With py-call-uwsgi-fork-hooks or py-call-osafterfork this comes before uWSGI has said
+            # all about the child; its own hook, or else the first request, comes after.
+            ready = boot.was_greeted()
         if ready:
             self.adopt_process()
 
