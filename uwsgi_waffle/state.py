@@ -88,6 +88,7 @@ class State:
         self.stamp = forks.make_stamp()
         self._claims: dict[int, object] = {}
         self._seen_sequence = -1
+        self._runs_callbacks = True
         self._check_at_ns = 0
         self._stale_ns = int(config.stale_seconds * 1e9)
         _make_instance_folder(app, config)
@@ -165,8 +166,9 @@ class State:
         self.stamp[0] = 1
         self.host.verify()
         atexit.register(_weak(self.listening.say_goodbye))
+        self._runs_callbacks = not is_listener
         if is_listener:
-            self._register(follows=True)
+            self._register(follows=True, alone_as="listener")
             return
         self.place = placement.decide(self.config)
         self._register(follows=placement.follows(self.place))
@@ -183,11 +185,14 @@ class State:
         self.environment = None
         self._check_at_ns = 0
 
-    def _register(self, *, follows: bool) -> None:
-        """List this process among those of the host."""
+    def _register(self, *, follows: bool, alone_as: str = "process") -> None:
+        """List this process among those of the host.
+
+        :param alone_as: what it is called outside uWSGI
+        """
         server = _uwsgi.server
         if server is None:
-            self.host.register("process", follows=follows)
+            self.host.register(alone_as, follows=follows)
         else:
             role = server.role()
             named = role in (Role.WORKER, Role.MULE, Role.SPOOLER)
@@ -291,7 +296,8 @@ class State:
             for name, value in new.values.items()
             if old.values[name] != value
         }
-        if changes:
+        # Nothing of the application's may hold up a process that exists to listen.
+        if changes and self._runs_callbacks:
             self.queue.put(changes, new.revision)
         for problem in new.problems:
             if problem not in old.problems:

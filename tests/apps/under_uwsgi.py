@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import uwsgi
 from flask import Flask, Response, current_app, jsonify, request
+from pydantic import AfterValidator
 
 from uwsgi_waffle import WaffleConf
 from uwsgi_waffle.state import State
 
 #: A test sets all three to one number, so that a mix of two revisions shows.
 NAMES = ("FIRST", "SECOND", "THIRD")
-#: Setting these values makes the callbacks misbehave.
+#: Setting these values makes a validator or a callback misbehave.
 HANG_IN_MULE = -1
 LEAVE = -2
 
@@ -37,6 +39,7 @@ def create_app(namespace: str | None = None) -> Flask:
         app.config["WAFFLE_NAMESPACE"] = namespace
         app.config["WAFFLE_SNAPSHOT_PATH"] += f"-{namespace}"
     app.config["WAFFLE_CONFS"] = {name: {"default": 0} for name in NAMES}
+    app.config["WAFFLE_CONFS"]["SECOND"]["type"] = Annotated[int, AfterValidator(hang_in_mule)]
     waffle: WaffleConf[Any] = WaffleConf(app)
     app.extensions["test_waffle"] = waffle
     waffle.on_change("FIRST")(keep_journal)
@@ -55,10 +58,18 @@ def keep_journal(new: int) -> None:
             file.write(f"{os.getpid()} {uwsgi.worker_id()} {new}\n".encode())
 
 
+def hang_in_mule(value: int) -> int:
+    """Hang the mule, as a validator with a bug would, but not its successor."""
+    if value == HANG_IN_MULE and uwsgi.mule_id():
+        hung = Path(os.environ["TEST_JOURNAL"] + ".hung")
+        if not hung.exists():
+            hung.touch()
+            time.sleep(3600)
+    return value
+
+
 def misbehave(new: int) -> None:
-    """Hang the mule, or end the process, as a callback with a bug would."""
-    if new == HANG_IN_MULE and uwsgi.mule_id():
-        time.sleep(3600)
+    """End the process, as a callback with a bug would."""
     if new == LEAVE:
         raise SystemExit(1)
 
