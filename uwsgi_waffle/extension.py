@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
+# pydantic_core is first to fail in a second interpreter of uWSGI, where boot must not run again.
+import pydantic_core  # noqa: F401  # (as above)
 from flask import current_app, has_app_context
 
 from .callbacks import Callbacks, ChangeHandler
