@@ -144,13 +144,10 @@ class State:
         """Set up a process that was just forked, as far as it is safe to do before a request."""
         self._leave_parent()
         server = _uwsgi.server
-        if server is None:
-            ready = placement.can_start_before_first_request()
-        else:
-            # With py-call-uwsgi-fork-hooks or py-call-osafterfork this comes before uWSGI has said
-            # all about the child; its own hook, or else the first request, comes after.
-            ready = boot.was_greeted()
-        if ready:
+        # With py-call-uwsgi-fork-hooks or py-call-osafterfork this comes before uWSGI has said all
+        # about the child; its own hook, or else the first request, comes after.
+        elsewhere = server is None and placement.can_start_before_first_request()
+        if elsewhere or boot.was_greeted():
             self.adopt_process()
 
     def adopt_process(self, *, is_listener: bool = False) -> None:
