@@ -88,8 +88,10 @@ class State:
         self.stamp = forks.make_stamp()
         self._claims: dict[int, object] = {}
         self._seen_sequence = -1
+        self._owes_rows = False
         self._runs_callbacks = True
         self._check_at_ns = 0
+        self._poll_ns = int(config.poll_seconds * 1e9)
         self._stale_ns = int(config.stale_seconds * 1e9)
         _make_instance_folder(app, config)
         self.holder = Holder(self._first_snapshot(), self._swapped)
@@ -114,19 +116,26 @@ class State:
         if self.reconciler.error is not None:
             source = "the declared defaults" if found is None else f"revision {record.revision}"
             logger.warning("waffle: starting with %s, as SQL does not answer.", source)
-        snapshot = build(self.declaration, self.cipher, self._with_rows(record))
+        snapshot = build(self.declaration, self.cipher, self._with_rows(record) or Record())
         for problem in snapshot.problems:
             logger.warning("waffle: %s", problem)
         return snapshot
 
-    def _with_rows(self, record: Record) -> Record:
-        """Return a record with its rows, from SQL where the host snapshot had no room for them."""
+    def _with_rows(self, record: Record) -> Record | None:
+        """Return a record with its rows, from SQL where the host snapshot had no room for them.
+
+        :return: ``None`` where SQL does not answer; the next look at the listener tries again
+        """
+        self._owes_rows = False
         if record.rows is not None:
             return record
         try:
             return self.store.read()
-        except StoreUnavailable:
-            return Record(record.lineage, record.revision, {})
+        except StoreUnavailable as error:
+            logger.warning("waffle: revision %d cannot be served yet: %s", record.revision, error)
+            self._owes_rows = True
+            self._check_at_ns = min(self._check_at_ns, time.monotonic_ns() + self._poll_ns)
+            return None
 
     def _watch_process(self) -> None:
         """Arrange for this process, and those forked from it, to be set up when it is time."""
@@ -236,12 +245,13 @@ class State:
     def _check_listener(self) -> None:
         """Ask SQL where no listener of this host has turned for three polls."""
         self.host.verify()
-        poll_ns = int(self.config.poll_seconds * 1e9)
+        if self._owes_rows:
+            self._seen_sequence = -1
         age = self.host.heartbeat_age_seconds()
         if age is not None and age < self.config.stale_seconds:
             self._check_at_ns = time.monotonic_ns() + self._stale_ns - int(age * 1e9)
             return
-        self._check_at_ns = time.monotonic_ns() + poll_ns
+        self._check_at_ns = time.monotonic_ns() + self._poll_ns
         with self.host.asking(self.config.poll_seconds) as mine, suppress(StoreUnavailable):
             if mine:
                 self.reconciler.poll()
@@ -280,8 +290,10 @@ class State:
         current = self.holder.current
         if not record.supersedes(current.lineage, current.revision):
             return
-        snapshot = build(self.declaration, self.cipher, self._with_rows(record), current)
-        self.holder.swap(snapshot)
+        whole = self._with_rows(record)
+        if whole is None:
+            return
+        self.holder.swap(build(self.declaration, self.cipher, whole, current))
         self._record_applied()
         self.queue.drain()
 
