@@ -14,10 +14,11 @@ from .errors import ConfigError
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
 
-__all__ = ["Cipher", "Undecipherable"]
+__all__ = ["SEALED_PREFIX", "Cipher", "Undecipherable"]
 
 _KEY = "WAFFLE_ENCRYPTION_KEYS"
-_PREFIX = "fernet:"
+#: How a sealed value begins.
+SEALED_PREFIX = "fernet:"
 
 
 class Undecipherable(ValueError):
@@ -42,13 +43,13 @@ class Cipher:
     @staticmethod
     def is_sealed(stored: str) -> bool:
         """Return whether a stored value is encrypted."""
-        return stored.startswith(_PREFIX)
+        return stored.startswith(SEALED_PREFIX)
 
     def seal(self, text: str) -> str:
         """Return the text as it is stored."""
         if self._fernet is None:
             return text
-        return _PREFIX + self._fernet.encrypt(text.encode()).decode()
+        return SEALED_PREFIX + self._fernet.encrypt(text.encode()).decode()
 
     def open(self, stored: str) -> str:
         """Return the text behind a stored value; an open one comes back as it is.
@@ -63,7 +64,7 @@ class Cipher:
         from cryptography.fernet import InvalidToken
 
         try:
-            return self._fernet.decrypt(stored[len(_PREFIX) :]).decode()
+            return self._fernet.decrypt(stored[len(SEALED_PREFIX) :]).decode()
         except InvalidToken:
             message = f"none of the keys in {_KEY} opens the stored value"
             raise Undecipherable(message) from None

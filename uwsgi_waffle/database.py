@@ -111,6 +111,17 @@ class Database:
             else:
                 return
 
+    def missing_tables(self) -> list[str]:
+        """Return the names of the tables that are not there.
+
+        :raises StoreUnavailable: the database did not answer
+        """
+        try:
+            inspector = sa.inspect(self.engine)
+            return [name for name in metadata.tables if not inspector.has_table(name)]
+        except exc.SQLAlchemyError as error:
+            raise self.unavailable(error) from error
+
     def unavailable(self, error: exc.SQLAlchemyError) -> StoreUnavailable:
         """Return a database error in our words, without statement, parameters and password."""
         if self._lacks_tables(error):

@@ -108,8 +108,12 @@ class StoreUnavailable(WaffleError):
 class NotConverged(WaffleError):
     """Some process had not applied a revision when the time was up."""
 
-    def __init__(self, message: str, *, revision: int, missing: Sequence[object]) -> None:
+    def __init__(
+        self, message: str, *, revision: int, missing: Sequence[object], fleet: object = None
+    ) -> None:
         super().__init__(message)
+        #: How far it had come: a :class:`~uwsgi_waffle.Fleet`.
+        self.fleet = fleet
         #: The revision that was waited for.
         self.revision = revision
         #: Those that have not applied it: processes, or hosts that do not report.

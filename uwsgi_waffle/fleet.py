@@ -99,14 +99,19 @@ class Fleet:
         for host in self.hosts:
             if host.is_silent:
                 ago = f"has not reported for {host.reported_seconds_ago:.0f} s"
-                yield Laggard(host.name, None, ago)
+                yield Laggard(self.label(host), None, ago)
                 continue
             for process in host.processes:
                 if process.follows and not self.has_applied(process):
                     has = f"has revision {process.revision}"
                     if process.lineage != self.lineage:
                         has += " of another database" if process.lineage else ""
-                    yield Laggard(host.name, process, has)
+                    yield Laggard(self.label(host), process, has)
+
+    def label(self, host: HostStatus) -> str:
+        """Return what to call a host: its name, with a piece of its id where that is not enough."""
+        is_alone = all(other.name != host.name or other.id == host.id for other in self.hosts)
+        return host.name if is_alone else f"{host.name}#{host.id[:6]}"
 
     def __str__(self) -> str:
         hosts = "1 host" if len(self.hosts) == 1 else f"{len(self.hosts)} hosts"

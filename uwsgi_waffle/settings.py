@@ -180,7 +180,7 @@ class Declaration:
         :raises InvalidSetting: JSON has no form for it, or it is too large
         """
         try:
-            plain = to_jsonable_python(_plain(getattr(settings, name)))
+            plain = plain_json(getattr(settings, name))
             text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
         except (ValueError, TypeError, RecursionError) as error:
             raise InvalidSetting([_finding((name,), f"JSON has no form for it: {error}")]) from None
@@ -303,6 +303,14 @@ def _is_secret(field: FieldInfo) -> bool:
         return True
     annotations = (field.annotation, *get_args(field.annotation))
     return any(annotation in (SecretStr, SecretBytes) for annotation in annotations)
+
+
+def plain_json(value: object) -> Any:
+    """Return a value as JSON has it: ``dict``, ``list``, ``str``, numbers, ``bool`` and ``None``.
+
+    :raises ValueError: JSON has no form for it
+    """
+    return to_jsonable_python(_plain(value))
 
 
 def _plain(value: object) -> object:

@@ -123,7 +123,8 @@ def _unknown_hosts(state: State, error: str | None) -> tuple[Laggard, ...]:
 
 def _not_converged(fleet: Fleet, missing: tuple[Laggard, ...]) -> NotConverged:
     listed = "; ".join(str(laggard) for laggard in missing)
-    return NotConverged(f"{fleet}. Missing: {listed}.", revision=fleet.revision, missing=missing)
+    message = f"{fleet}. Missing: {listed}."
+    return NotConverged(message, revision=fleet.revision, missing=missing, fleet=fleet)
 
 
 def _this_host(state: State) -> HostStatus:

@@ -88,7 +88,7 @@ class Store:
 
         :raises StoreUnavailable: the database did not answer
         """
-        statement = sa.select(NAMESPACE.c.lineage, NAMESPACE.c.revision).where(self._is_mine)
+        statement = sa.select(NAMESPACE.c.lineage, NAMESPACE.c.revision).where(self.is_mine)
 
         def read(connection: sa.Connection) -> tuple[str, int]:
             found = connection.execute(statement).first()
@@ -131,6 +131,36 @@ class Store:
 
         return self.database.write(transaction)
 
+    def amend(
+        self,
+        amend: Callable[[sa.Connection, Record], bool],
+        *,
+        beyond: tuple[str, int] = ("", 0),
+    ) -> Record:
+        """Change how things are stored, not what they are, and return the record after it.
+
+        That makes a revision of its own, without a line of history: who holds a record takes
+        another one only if its revision is later.
+
+        :param amend: called with the present record under the lock; an answer of false writes
+            nothing; what it raises ends the transaction
+        :param beyond: as in :meth:`write`
+        :raises StoreUnavailable: the database did not answer
+        """
+
+        def transaction(connection: sa.Connection) -> Record:
+            record = self._lock(connection)
+            if not amend(connection, record):
+                return record
+            floor = beyond[1] if beyond[0] == record.lineage else 0
+            revision = max(record.revision, floor) + 1
+            connection.execute(sa.update(NAMESPACE).where(self.is_mine).values(revision=revision))
+            after = self._read(connection)
+            connection.commit()
+            return after
+
+        return self.database.write(transaction)
+
     def history(self, name: str | None = None, limit: int | None = 50) -> list[StoredChange]:
         """Return the latest changes, newest first.
 
@@ -157,7 +187,7 @@ class Store:
             not been reached yet, or its history has been pruned
         :raises StoreUnavailable: the database did not answer
         """
-        bounds = sa.select(NAMESPACE.c.revision, NAMESPACE.c.pruned).where(self._is_mine)
+        bounds = sa.select(NAMESPACE.c.revision, NAMESPACE.c.pruned).where(self.is_mine)
         ever = sa.select(CHANGE.c.name).distinct().where(CHANGE.c.namespace == self.namespace)
 
         def read(connection: sa.Connection) -> dict[str, str | None] | None:
@@ -174,7 +204,8 @@ class Store:
         return self.database.read(read, without_tables=nothing)
 
     @property
-    def _is_mine(self) -> sa.ColumnElement[bool]:
+    def is_mine(self) -> sa.ColumnElement[bool]:
+        """The condition for this namespace's row of the namespaces."""
         mine: sa.ColumnElement[bool] = NAMESPACE.c.name == self.namespace
         return mine
 
@@ -183,7 +214,7 @@ class Store:
         statement = (
             sa.select(NAMESPACE.c.lineage, NAMESPACE.c.revision, SETTING.c.name, SETTING.c.value)
             .select_from(NAMESPACE.outerjoin(SETTING, SETTING.c.namespace == NAMESPACE.c.name))
-            .where(self._is_mine)
+            .where(self.is_mine)
         )
         found = connection.execute(statement).all()
         if not found:
@@ -209,7 +240,7 @@ class Store:
 
     def _lock(self, connection: sa.Connection) -> Record:
         """Take the namespace row's lock, making the row if need be, and return what it guards."""
-        advance = sa.update(NAMESPACE).where(self._is_mine)
+        advance = sa.update(NAMESPACE).where(self.is_mine)
         if connection.execute(advance.values(revision=NAMESPACE.c.revision + 1)).rowcount == 0:
             first = {"name": self.namespace, "lineage": secrets.token_hex(8), "revision": 1}
             connection.execute(sa.insert(NAMESPACE), first)
@@ -247,7 +278,7 @@ class Store:
             for name, c in changes.items()
         ]
         connection.execute(sa.insert(CHANGE), lines)
-        connection.execute(sa.update(NAMESPACE).where(self._is_mine).values(revision=revision))
+        connection.execute(sa.update(NAMESPACE).where(self.is_mine).values(revision=revision))
 
     def _commit(self, connection: sa.Connection, revision: int, at: datetime) -> None:
         """Commit; where the connection breaks in the act, find out what became of it.

@@ -96,6 +96,18 @@ class Writer:
         expected_revision: int | None = None,
     ) -> Update:
         """Make a new revision equal to an earlier one; see :meth:`WaffleConf.rollback`."""
+        planned = self._rollback_plan(revision)
+        return self._write(lambda _base: planned, signature, expected_revision)
+
+    def settings_at(self, revision: int) -> WaffleSettings:
+        """Return what a rollback to a revision would leave; raises as :meth:`rollback`."""
+        return self._rollback_plan(revision).after
+
+    def spread(self, record: Record) -> bool:
+        """Make a committed record arrive everywhere, and return whether Redis announces it."""
+        return self._spread(record, changed=True)
+
+    def _rollback_plan(self, revision: int) -> _Plan:
         then = self._state.store.rows_at(revision)
         if then is None:
             raise UnknownRevision(revision, self._state.store.peek()[1])
@@ -103,13 +115,8 @@ class Writer:
         stored = {
             name: self._open(name, text) for name, text in declared.items() if text is not None
         }
-
-        def plan(_base: Snapshot) -> _Plan:
-            after = self._declaration.decode(stored)
-            defaults = frozenset(name for name, text in declared.items() if text is None)
-            return _Plan(after, frozenset(declared), defaults)
-
-        return self._write(plan, signature, expected_revision)
+        defaults = frozenset(name for name, text in declared.items() if text is None)
+        return _Plan(self._declaration.decode(stored), frozenset(declared), defaults)
 
     def _write(
         self, plan: _Planner, signature: Signature | None, expected_revision: int | None

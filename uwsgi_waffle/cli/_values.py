@@ -1,0 +1,103 @@
+"""From what is typed, or stands in a file, to values of settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from uwsgi_waffle.errors import InvalidSetting
+from uwsgi_waffle.settings import Declaration, WaffleSettings
+
+__all__ = ["differences", "from_json_texts", "parse_assignments", "readings"]
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
+    """Return NAME=VALUE arguments by name.
+
+    :raises click.UsageError: one is none, or a name comes twice
+    """
+    given: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name:
+            message = f"{assignment!r} is not of the form NAME=VALUE."
+            raise click.UsageError(message)
+        if name in given:
+            message = f"{name} is given twice."
+            raise click.UsageError(message)
+        given[name] = text
+    return given
+
+
+def readings(text: str, *, text_first: bool = False) -> list[str]:
+    """Return the JSON texts that something typed may stand for, the likelier first.
+
+    ``5`` is a number, and ``["a"]`` a list; but a setting that takes neither gets the text.
+    """
+    as_text = json.dumps(text)
+    try:
+        json.loads(text, parse_constant=_refuse_constant)
+    except ValueError:
+        return [as_text]
+    return [as_text, text] if text_first else [text, as_text]
+
+
+def _refuse_constant(name: str) -> None:
+    """Take NaN and its like for words, as JSON knows no such numbers.
+
+    :raises ValueError: always
+    """
+    raise ValueError(name)
+
+
+def from_readings(
+    declaration: Declaration, current: WaffleSettings, given: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Return values by name, each by the first of its readings that the setting takes.
+
+    :raises UnknownSetting: a name is not declared
+    :raises InvalidSetting: a value, or the whole, is refused
+    """
+    declaration.check_known(given)
+    chosen = {
+        name: next((text for text in texts if _takes(declaration, current, name, text)), texts[0])
+        for name, texts in given.items()
+    }
+    return from_json_texts(declaration, current, chosen)
+
+
+def from_json_texts(
+    declaration: Declaration, current: WaffleSettings, texts: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the values of JSON texts, by the rules for JSON.
+
+    :raises UnknownSetting: a name is not declared
+    :raises InvalidSetting: a value, or the whole, is refused
+    """
+    declaration.check_known(texts)
+    whole = {name: declaration.to_json(current, name) for name in declaration.names}
+    settings = declaration.decode({**whole, **texts})
+    return {name: getattr(settings, name) for name in texts}
+
+
+def _takes(declaration: Declaration, current: WaffleSettings, name: str, text: str) -> bool:
+    """Return whether a setting by itself takes a JSON text."""
+    try:
+        from_json_texts(declaration, current, {name: text})
+    except InvalidSetting as error:
+        return not any(found["loc"][:1] == (name,) for found in error.errors)
+    return True
+
+
+def differences(
+    declaration: Declaration, before: WaffleSettings, after: WaffleSettings
+) -> dict[str, tuple[Any, Any]]:
+    """Return name -> (old, new) of the settings that differ."""
+    return {
+        name: (getattr(before, name), getattr(after, name))
+        for name in declaration.names
+        if declaration.to_json(before, name) != declaration.to_json(after, name)
+    }

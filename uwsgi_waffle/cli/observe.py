@@ -1,0 +1,138 @@
+"""Commands that tell how things are: ``status``, ``wait``, ``doctor``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import cast
+
+import click
+
+from uwsgi_waffle.doctor import examine
+from uwsgi_waffle.errors import NotConverged, StoreUnavailable
+from uwsgi_waffle.fleet import Fleet
+from uwsgi_waffle.state import State
+from uwsgi_waffle.status import collect
+from uwsgi_waffle.status import wait as wait_for
+
+from . import _render
+from ._base import Failed, cli, echo_json, get_state, json_option, timeout_option
+
+__all__ = ["doctor", "status", "wait"]
+
+
+@cli.command()
+@click.option("--watch", is_flag=True, help="Redraw until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often to redraw.",
+)
+@json_option
+def status(*, watch: bool, interval: float, as_json: bool) -> None:
+    """Show which process has which revision.
+
+    A line for each process of each host, and what is not as it should be.
+    """
+    state = get_state()
+    if not watch:
+        _print_status(state, as_json=as_json)
+        return
+    try:
+        while True:
+            _print_frame(state, as_json=as_json)
+            time.sleep(interval)
+    except KeyboardInterrupt:
+        click.echo()
+
+
+def _print_frame(state: State, *, as_json: bool) -> None:
+    """Print one of many: on a clear screen; as JSON, in one line."""
+    _look(state)
+    if as_json:
+        click.echo(json.dumps(_render.status_json(collect(state)), default=str))
+        return
+    lines = list(_render.status(collect(state), _location(state)))
+    click.clear()
+    click.echo("\n".join(lines))
+
+
+def _print_status(state: State, *, as_json: bool) -> None:
+    _look(state)
+    found = collect(state)
+    if as_json:
+        echo_json(_render.status_json(found))
+        return
+    for line in _render.status(found, _location(state)):
+        click.echo(line)
+
+
+def _look(state: State) -> None:
+    """Take what SQL holds now; where it does not answer, the status says so."""
+    try:
+        state.refresh()
+    except StoreUnavailable:
+        state.catch_up()
+
+
+def _location(state: State) -> str:
+    return f"{state.store.database.url}, namespace {state.config.namespace}"
+
+
+@cli.command()
+@click.argument("revision", type=click.IntRange(min=0), required=False)
+@timeout_option
+@json_option
+def wait(revision: int | None, *, timeout: float, as_json: bool) -> None:
+    """Wait until every process has REVISION.
+
+    By default the present one. Ends with status 1 where some process of some host has not taken it
+    in time, and names those.
+    """
+    state = get_state()
+    _look(state)
+    newest = state.store.peek()[1]
+    wanted = newest if revision is None else revision
+    if wanted > newest:
+        message = f"There is no revision {wanted} to wait for: SQL is at {newest}."
+        raise Failed(message)
+    try:
+        fleet = wait_for(state, wanted, timeout)
+    except NotConverged as failure:
+        if as_json:
+            echo_json(_render.fleet_json(cast("Fleet", failure.fleet)))
+        raise
+    if as_json:
+        echo_json(_render.fleet_json(fleet))
+    else:
+        click.echo(str(fleet))
+
+
+@cli.command()
+@click.option(
+    "--ini",
+    "ini_files",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Also look through a configuration of uWSGI; those in use are found by themselves.",
+)
+@json_option
+def doctor(*, ini_files: tuple[Path, ...], as_json: bool) -> None:
+    """Look for faults, and name the fix for each.
+
+    Ends with status 1 where something is wrong.
+    """
+    found = examine(get_state(), ini_files)
+    if as_json:
+        echo_json(_render.diagnosis_json(found))
+    else:
+        for line in _render.diagnosis(found):
+            click.echo(line)
+    wrong = sum(finding.is_wrong for finding in found.findings)
+    if wrong:
+        message = f"{wrong} of what was looked at {'is' if wrong == 1 else 'are'} wrong."
+        raise Failed(message)

@@ -1,0 +1,111 @@
+"""Commands that show settings: ``list``, ``get``, ``history``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from uwsgi_waffle.errors import UnknownSetting
+from uwsgi_waffle.history import read_history
+from uwsgi_waffle.settings import MASK
+from uwsgi_waffle.state import State
+
+from . import _render
+from ._base import cli, echo_json, json_option, note, present_state, reveal_option
+
+__all__ = ["get", "history", "list_settings"]
+
+
+@cli.command("list")
+@reveal_option
+@json_option
+def list_settings(*, reveal: bool, as_json: bool) -> None:
+    """List all settings with their present values."""
+    state = present_state()
+    items = [describe(state, name, reveal=reveal) for name in state.declaration.names]
+    current = state.holder.current
+    if as_json:
+        echo_json({"revision": current.revision, "lineage": current.lineage, "settings": items})
+    else:
+        rows = [
+            (
+                " " if item["is_default"] else "*",
+                item["name"],
+                _render.shown(item["value"]),
+                item["description"] or "",
+            )
+            for item in items
+        ]
+        for line in _render.table(("", "NAME", "VALUE", "DESCRIPTION"), rows, most=(1, 30, 30)):
+            click.echo(line)
+        click.echo(f"\nRevision {current.revision}. * differs from the default.")
+    for problem in current.problems:
+        note(f"Warning: {problem}")
+
+
+def describe(state: State, name: str, *, reveal: bool) -> dict[str, Any]:
+    """Return all there is to say about a setting."""
+    declaration = state.declaration
+    text = declaration.to_json(state.holder.current.settings, name)
+    default = declaration.default_json[name]
+    masked = name in declaration.secrets and not reveal
+    return {
+        "name": name,
+        "value": MASK if masked else json.loads(text),
+        "default": MASK if masked else json.loads(default),
+        "is_default": text == default,
+        "is_secret": name in declaration.secrets,
+        "description": declaration.model.model_fields[name].description,
+    }
+
+
+@cli.command()
+@click.argument("name")
+@reveal_option
+@json_option
+def get(name: str, *, reveal: bool, as_json: bool) -> None:
+    """Print the value of one setting.
+
+    A text is printed as it is, anything else as JSON.
+    """
+    state = present_state()
+    state.declaration.check_known([name])
+    item = describe(state, name, reveal=reveal)
+    if as_json:
+        echo_json({"revision": state.holder.current.revision, **item})
+        return
+    value = item["value"]
+    click.echo(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="How many changes at most.",
+)
+@click.option("--all", "everything", is_flag=True, help="Show all changes.")
+@reveal_option
+@json_option
+def history(name: str | None, *, limit: int, everything: bool, reveal: bool, as_json: bool) -> None:
+    """Show who changed what, when and why.
+
+    Newest first; of one setting only, if NAME is given.
+    """
+    state = present_state()
+    lines = read_history(state, name, None if everything else limit, reveal=reveal)
+    # What is not declared any more may still have a history.
+    if name is not None and not lines and name not in state.declaration.names:
+        raise UnknownSetting([name], state.declaration.names)
+    if as_json:
+        echo_json(_render.history_json(lines))
+        return
+    for line in _render.history(lines):
+        click.echo(line)
+    if not lines:
+        click.echo("Nothing has been changed yet.")
