@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -41,6 +42,7 @@ class Database:
         self.url = redact_url(uri)
         self._uri = uri
         self._engine: sa.Engine | None = self._make_engine()
+        self._pid = os.getpid()
 
     @property
     def engine(self) -> sa.Engine:
@@ -48,12 +50,17 @@ class Database:
 
         Not in the fork hook, where uWSGI's ``gevent-monkey-patch`` has not replaced locks yet.
         """
+        if self._pid != os.getpid():
+            self.after_fork()
         if self._engine is None:
             self._engine = self._make_engine()
         return self._engine
 
     def after_fork(self) -> None:
-        """Leave the parent's connections to the parent."""
+        """Leave the parent's connections to the parent; those of this process stay."""
+        if self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
         if self._engine is not None:
             self._engine.dispose(close=False)
             self._engine = None
