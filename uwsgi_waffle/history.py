@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from .state import State
     from .store import StoredChange
 
-__all__ = ["Change", "read_history"]
+__all__ = ["Change", "read_history", "read_latest", "read_timeline"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,32 @@ def read_history(
         message = f"limit = {limit}: give how many changes at most, or None for all."
         raise ValueError(message)
     return [_change(state, stored, reveal=reveal) for stored in state.store.history(name, limit)]
+
+
+def read_latest(state: State) -> dict[str, Change]:
+    """Return the last change of each setting that was ever changed; secrets are masked.
+
+    :raises StoreUnavailable: the database did not answer
+    """
+    return {c.name: _change(state, c, reveal=False) for c in state.store.latest()}
+
+
+def read_timeline(
+    state: State,
+    limit: int,
+    *,
+    names: Collection[str] | None = None,
+    before: int | None = None,
+) -> list[Change]:
+    """Return the changes of the latest revisions, each whole, newest first; secrets are masked.
+
+    :param limit: how many revisions at most
+    :param names: only changes of these settings; ``None`` for all
+    :param before: only revisions older than this one
+    :raises StoreUnavailable: the database did not answer
+    """
+    stored = state.store.timeline(limit, names=names, before=before)
+    return [_change(state, change, reveal=False) for change in stored]
 
 
 def _change(state: State, stored: StoredChange, *, reveal: bool) -> Change:

@@ -13,7 +13,7 @@ from .fleet import Fleet, HostStatus, Laggard, this_host
 if TYPE_CHECKING:
     from .state import State
 
-__all__ = ["ProcessStatus", "Status", "collect", "wait"]
+__all__ = ["ProcessStatus", "Status", "collect", "look", "wait"]
 
 #: Seconds between two looks at processes of this host, and at those of others.
 _LOOK_SECONDS = 0.005
@@ -84,6 +84,20 @@ def collect(state: State) -> Status:
     place = state.place.value if state.place is not None else "none"
     process = ProcessStatus(current.lineage, current.revision, place)
     return Status(revision, lineage, process, host, hosts, tuple(problems))
+
+
+def look(state: State, revision: int) -> tuple[Fleet, tuple[Laggard, ...]]:
+    """Return how far a revision has come, and who is missing; asks Redis once, and SQL never."""
+    others: list[HostStatus] = []
+    unknown: str | None = None
+    if state.config.multiproc:
+        try:
+            others = state.listening.reports.all()
+        except BusUnavailable as error:
+            unknown = str(error)
+    own = _this_host(state)
+    fleet = Fleet(revision, own.lineage, _merged(own, others))
+    return fleet, fleet.missing + _unknown_hosts(state, unknown)
 
 
 def wait(state: State, revision: int, timeout_seconds: float) -> Fleet:

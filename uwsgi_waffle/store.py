@@ -8,10 +8,11 @@ is sound. A reader takes revision and rows in one statement, so it sees one revi
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -166,19 +167,53 @@ class Store:
 
         :raises StoreUnavailable: the database did not answer
         """
-        columns = [column for column in CHANGE.c if column.name != "namespace"]
-        statement = sa.select(*columns).where(CHANGE.c.namespace == self.namespace)
+        statement = self._changes()
         if name is not None:
             statement = statement.where(CHANGE.c.name == name)
         statement = statement.order_by(CHANGE.c.revision.desc(), CHANGE.c.name).limit(limit)
+        return self.database.read(lambda found: _stored(found, statement), without_tables=[])
 
-        def read(connection: sa.Connection) -> list[StoredChange]:
-            return [
-                StoredChange(**{**row, "at": row["at"].replace(tzinfo=timezone.utc)})
-                for row in connection.execute(statement).mappings()
-            ]
+    def latest(self) -> list[StoredChange]:
+        """Return the last change of each setting that was ever changed.
 
-        return self.database.read(read, without_tables=[])
+        :raises StoreUnavailable: the database did not answer
+        """
+        last = (
+            sa.select(CHANGE.c.name, sa.func.max(CHANGE.c.revision).label("revision"))
+            .where(CHANGE.c.namespace == self.namespace)
+            .group_by(CHANGE.c.name)
+            .subquery()
+        )
+        same = sa.and_(CHANGE.c.name == last.c.name, CHANGE.c.revision == last.c.revision)
+        statement = self._changes().join(last, same)
+        return self.database.read(lambda found: _stored(found, statement), without_tables=[])
+
+    def timeline(
+        self, limit: int, *, names: Collection[str] | None = None, before: int | None = None
+    ) -> list[StoredChange]:
+        """Return the changes of the latest revisions, each of them whole, newest first.
+
+        :param limit: how many revisions at most
+        :param names: only changes of these settings, and revisions that have some; ``None`` for all
+        :param before: only revisions older than this one
+        :raises StoreUnavailable: the database did not answer
+        """
+        wanted = [CHANGE.c.namespace == self.namespace]
+        if names is not None:
+            wanted.append(CHANGE.c.name.in_(list(names)))
+        revisions = sa.select(CHANGE.c.revision).distinct().where(*wanted)
+        if before is not None:
+            revisions = revisions.where(CHANGE.c.revision < before)
+        # A join, as MySQL takes no LIMIT within IN.
+        newest = revisions.order_by(CHANGE.c.revision.desc()).limit(limit).subquery()
+        statement = self._changes().join(newest, CHANGE.c.revision == newest.c.revision)
+        statement = statement.where(*wanted).order_by(CHANGE.c.revision.desc(), CHANGE.c.name)
+        return self.database.read(lambda found: _stored(found, statement), without_tables=[])
+
+    def _changes(self) -> sa.Select[Any]:
+        """Return the statement for the lines of history of this namespace."""
+        columns = [column for column in CHANGE.c if column.name != "namespace"]
+        return sa.select(*columns).where(CHANGE.c.namespace == self.namespace)
 
     def rows_at(self, revision: int) -> dict[str, str | None] | None:
         """Return what each setting that was ever changed held at a revision.
@@ -324,3 +359,11 @@ def _changed(record: Record, changes: Mapping[str, RowChange], revision: int) ->
     rows = {name: text for name, text in (record.rows or {}).items() if name not in changes}
     rows.update({name: c.new for name, c in changes.items() if not c.is_default})
     return Record(record.lineage, revision, rows)
+
+
+def _stored(connection: sa.Connection, statement: sa.Select[Any]) -> list[StoredChange]:
+    """Return the lines of history that a statement finds."""
+    return [
+        StoredChange(**{**row, "at": row["at"].replace(tzinfo=timezone.utc)})
+        for row in connection.execute(statement).mappings()
+    ]

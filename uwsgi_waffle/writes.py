@@ -59,14 +59,17 @@ class Writer:
         values: Mapping[str, object],
         signature: Signature | None = None,
         *,
+        resets: Iterable[str] = (),
         expected_revision: int | None = None,
     ) -> Update:
-        """Set some settings; see :meth:`WaffleConf.update`."""
-        self._declaration.check_known(values)
+        """Set some settings, and others back to their defaults; see :meth:`WaffleConf.update`."""
+        defaults = frozenset(resets)
+        self._declaration.check_known([*values, *defaults])
+        wanted = {name: getattr(self._declaration.defaults, name) for name in defaults}
 
         def plan(base: Snapshot) -> _Plan:
-            after = self._declaration.validate(base.settings, values)
-            return _Plan(after, frozenset(values), frozenset())
+            after = self._declaration.validate(base.settings, {**values, **wanted})
+            return _Plan(after, frozenset(values) | defaults, defaults)
 
         return self._write(plan, signature, expected_revision)
 
@@ -78,15 +81,7 @@ class Writer:
         expected_revision: int | None = None,
     ) -> Update:
         """Set some settings back to their defaults; see :meth:`WaffleConf.reset`."""
-        wanted = frozenset(names)
-        self._declaration.check_known(wanted)
-        defaults = {name: getattr(self._declaration.defaults, name) for name in wanted}
-
-        def plan(base: Snapshot) -> _Plan:
-            after = self._declaration.validate(base.settings, defaults)
-            return _Plan(after, wanted, wanted)
-
-        return self._write(plan, signature, expected_revision)
+        return self.update({}, signature, resets=names, expected_revision=expected_revision)
 
     def rollback(
         self,
