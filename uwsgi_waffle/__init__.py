@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .admin.permission import Permission as Permission
     from .callbacks import settings_changed as settings_changed
     from .errors import ConfigError as ConfigError
     from .errors import InvalidSetting as InvalidSetting
@@ -34,6 +35,8 @@ __all__ = [
     # The extension and the base class of declarations
     "WaffleConf",
     "WaffleSettings",
+    # What an application tells it
+    "Permission",
     # What it answers
     "Change",
     "Fleet",
@@ -57,6 +60,7 @@ __all__ = [
 _HOMES = {
     "WaffleConf": "extension",
     "WaffleSettings": "settings",
+    "Permission": "admin.permission",
     "Change": "history",
     "Fleet": "fleet",
     "HostStatus": "fleet",

@@ -24,9 +24,10 @@ from .store import Signature
 from .writes import Update, Writer
 
 if TYPE_CHECKING:
-    from flask import Flask
+    from flask import Blueprint, Flask
 
     from ._redis import RedisClient
+    from .admin.permission import Authorize
 
 __all__ = ["WaffleConf"]
 
@@ -255,6 +256,28 @@ class WaffleConf(Generic[S]):
         :raises InvalidSetting: a value, or the whole, is refused
         """
         return self._state().pins.override(values)
+
+    # -- operate ------------------------------------------------------------------------------
+
+    def admin(self, *, authorize: Authorize) -> Blueprint:
+        """Return pages, and the same as JSON, to see and change settings.
+
+        ::
+
+            app.register_blueprint(waffle.admin(authorize=who), url_prefix="/waffle")
+
+        :param authorize: given the request, returns the actor's name, a :class:`Permission`, or
+            ``None`` for 403
+        :raises ConfigError: Flask-WTF is not installed, or *authorize* is no function
+        """
+        try:
+            from .admin.blueprint import make_blueprint
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in ("flask_wtf", "wtforms"):
+                raise
+            message = "The pages need Flask-WTF: pip install uwsgi-waffle[admin]"
+            raise ConfigError(message) from error
+        return make_blueprint(self._state, authorize)
 
     def _state(self) -> State:
         """Return the state of the one application, or of the current one where there are several.

@@ -1,0 +1,1 @@
+"""Pages and JSON to see and change settings; :meth:`WaffleConf.admin` makes them a blueprint."""

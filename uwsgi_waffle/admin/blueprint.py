@@ -1,0 +1,207 @@
+"""The blueprint: which address leads where, who may come in, and what every answer carries."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flask import Blueprint, Response, abort, g, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.wrappers import Response as BaseResponse
+
+from ..errors import ConfigError, StoreUnavailable
+from . import api, changes, pages
+from .forms import check_secret_key
+from .permission import Authorize, as_permission
+from .visit import Visit
+
+if TYPE_CHECKING:
+    from ..state import State
+
+__all__ = ["make_blueprint"]
+
+logger = logging.getLogger(__name__)
+
+#: Nothing but our own files, and no code or style within a page; forms go nowhere else.
+_CONTENT_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+    )
+)
+_HEADERS = {
+    "Content-Security-Policy": _CONTENT_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+#: Largest form that is read, in bytes: hundreds of settings, a few of them large.
+_MAX_FORM_BYTES = 16 * 1024 * 1024
+
+View = Callable[..., Any]
+
+
+def make_blueprint(state: Callable[[], State], authorize: Authorize) -> Blueprint:
+    """Return the pages and the JSON interface of one extension.
+
+    :param state: returns the state of the current application
+    :raises ConfigError: *authorize* is no function
+    """
+    if not callable(authorize):
+        message = (
+            "waffle.admin(authorize=...) needs a function that is given the request and returns "
+            f"the actor's name, a Permission or None, not {authorize!r}."
+        )
+        raise ConfigError(message, value=authorize)
+    blueprint = Blueprint(
+        "waffle_admin",
+        __name__,
+        template_folder="templates",
+        static_folder="static",
+        static_url_path="/static",
+    )
+    blueprint.before_request(_gate(state, authorize))
+    blueprint.after_request(_protect)
+    blueprint.register_error_handler(HTTPException, _refuse)
+    blueprint.register_error_handler(StoreUnavailable, _store_is_away)
+    blueprint.context_processor(lambda: {"asset_version": _asset_version()})
+    _add_pages(blueprint)
+    _add_api(blueprint)
+    return blueprint
+
+
+def _add_pages(blueprint: Blueprint) -> None:
+    """Say which page stands where."""
+    _route(blueprint, "/", "settings", GET=pages.show_settings)
+    _route(blueprint, "/edit", "edit", POST=changes.edit)
+    _route(blueprint, "/review", "review", POST=changes.review)
+    _route(blueprint, "/save", "save", POST=changes.save_review)
+    _route(blueprint, "/revision/<int:revision>", "wave", GET=pages.show_wave)
+    _route(blueprint, "/revision/<int:revision>/processes", "wave_rows", GET=pages.wave_rows)
+    _route(blueprint, "/history", "history", GET=pages.show_history)
+    _route(blueprint, "/compare", "compare", GET=pages.compare)
+    _route(
+        blueprint,
+        "/rollback/<int:revision>",
+        "rollback",
+        GET=changes.show_rollback,
+        POST=changes.roll_back,
+    )
+    _route(blueprint, "/status", "status", GET=pages.show_status)
+    _route(blueprint, "/<path:_rest>", "nowhere", GET=_nowhere)
+
+
+def _add_api(blueprint: Blueprint) -> None:
+    """Say what stands where under ``/api/``."""
+    _route(
+        blueprint,
+        "/api/settings",
+        "api_settings",
+        GET=api.get_settings,
+        PATCH=api.guarded(api.patch_settings),
+    )
+    _route(blueprint, "/api/history", "api_history", GET=api.get_history)
+    _route(blueprint, "/api/rollback", "api_rollback", POST=api.guarded(api.post_rollback))
+    _route(blueprint, "/api/status", "api_status", GET=api.get_status)
+    _route(blueprint, "/api/openapi.json", "api_document", GET=api.get_document)
+
+
+def _route(blueprint: Blueprint, path: str, endpoint: str, **views: View) -> None:
+    """Lead a path to a view for each method.
+
+    All methods are ours: what Werkzeug refuses by itself would not carry our headers.
+    """
+
+    def dispatch(**arguments: Any) -> Any:
+        method = "GET" if request.method == "HEAD" else request.method
+        if method not in views:
+            raise MethodNotAllowed([*views, "OPTIONS", *(["HEAD"] if "GET" in views else [])])
+        return views[method](**arguments)
+
+    blueprint.add_url_rule(path, endpoint, dispatch, methods=_METHODS)
+
+
+def _nowhere(_rest: str) -> None:
+    abort(404)
+
+
+def _gate(state: Callable[[], State], authorize: Authorize) -> Callable[[], None]:
+    """Return what lets somebody in, or refuses."""
+
+    def enter() -> None:
+        if request.endpoint is not None and request.endpoint.endswith(".static"):
+            return  # the same files for everybody, as in the package
+        permission = as_permission(authorize(request))
+        if permission is None:
+            abort(403, "You may not come in here.")
+        g.waffle_visit = Visit(state(), permission)
+        if not _is_api():
+            check_secret_key()
+        request.max_form_memory_size = _MAX_FORM_BYTES
+
+    return enter
+
+
+def _is_api() -> bool:
+    return request.endpoint is not None and ".api_" in request.endpoint
+
+
+def _protect(response: Response) -> Response:
+    """Add what every answer carries."""
+    response.headers.update(_HEADERS)
+    if "public" not in response.headers.get("Cache-Control", ""):
+        is_static = request.endpoint is not None and request.endpoint.endswith(".static")
+        response.headers["Cache-Control"] = "no-cache" if is_static else "no-store"
+    response.vary.update(("Cookie", "Authorization"))
+    return response
+
+
+def _refuse(error: HTTPException) -> HTTPException | BaseResponse | tuple[Any, int]:
+    """Answer with an error in the form of the page or the interface."""
+    if error.response is not None or error.code is None or error.code < _FIRST_ERROR:
+        return error  # a redirect to a login page, say
+    answer = api.problem(error) if _is_api() else _error_page(error)
+    for key, value in error.get_headers():
+        if key.lower() != "content-type":
+            answer.headers.set(key, value)
+    return answer
+
+
+_FIRST_ERROR = 400
+
+
+def _error_page(error: HTTPException) -> Response:
+    from flask import make_response, render_template
+
+    body = render_template(
+        "waffle_admin/error.html", error=error, visit=g.get("waffle_visit"), app_name=""
+    )
+    return make_response(body, error.code)
+
+
+def _store_is_away(error: StoreUnavailable) -> BaseResponse | HTTPException | tuple[Any, int]:
+    """Say that the database does not answer; its address without a password stands in the error."""
+    from werkzeug.exceptions import ServiceUnavailable
+
+    return _refuse(ServiceUnavailable(str(error)))
+
+
+@cache
+def _asset_version() -> str:
+    """Return what changes with the files that pages load."""
+    digest = hashlib.sha256()
+    for path in sorted((Path(__file__).parent / "static").iterdir()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,54 @@
+"""What the JSON interface is sent, as pydantic models: they refuse, and they document."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from weakref import WeakKeyDictionary
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..settings import Declaration
+
+__all__ = ["HistoryQuery", "Patch", "Rollback", "patch_model"]
+
+#: SQL's own integers end there.
+Revision = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+#: No NUL, which no database stores.
+Comment = Annotated[str, Field(max_length=10_000, pattern=r"^[^\x00]*$")]
+
+
+class Patch(BaseModel):
+    """The body of ``PATCH settings``; settings stand in ``settings``, or beside it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    settings: dict[str, Any] = Field(default_factory=dict, description="Name -> new value.")
+    reset: list[str] = Field([], description="Names of the settings to set back to their defaults.")
+    comment: Comment | None = Field(None, description="Why, for the history.")
+
+
+class Rollback(BaseModel):
+    """The body of ``POST rollback``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    revision: Revision = Field(description="The revision to go back to.")
+    comment: Comment | None = Field(None, description="Why, for the history.")
+
+
+class HistoryQuery(BaseModel):
+    """The query of ``GET history``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(None, description="One setting only.")
+    limit: int = Field(50, ge=1, le=1000, description="How many revisions at most.")
+    before: int | None = Field(
+        None, ge=0, lt=2**63, description="Only revisions older than this one."
+    )
+
+
+def patch_model(declaration: Declaration) -> type[Patch]:
+    """Return the model of the body of ``PATCH settings``."""
+    del declaration
+    return Patch

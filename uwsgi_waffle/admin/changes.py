@@ -1,0 +1,250 @@
+"""The pages that change: review, save, and going back to an earlier revision."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flask import abort, flash, redirect, request, url_for
+from werkzeug.wrappers import Response
+
+from ..errors import InvalidSetting, RevisionConflict, UnknownRevision
+from ..snapshot import Snapshot
+from ..store import Signature
+from ..writes import Writer
+from .edits import Draft, Line, Submission, by_name, difference, draft, present, save
+from .fields import normalise
+from .forms import ChangeForm, digest, is_digest_of
+from .pages import page, settings_page
+from .visit import visit
+
+__all__ = ["edit", "review", "roll_back", "save_review", "show_rollback"]
+
+#: What a page answers with: text, with a status, or a redirect.
+Answer = "str | tuple[str, int] | Response"
+
+_CONTROLS = frozenset({"csrf_token", "revision", "comment", "reset", "ask"})
+
+
+def _submission(form: ChangeForm) -> Submission:
+    """Return what a form says; nobody's form says anything about what they may not change."""
+    names, resets = _texts(), frozenset(request.form.getlist("reset"))
+    theirs = frozenset(
+        name for name in names.keys() | resets if request.form.get(f"choose-{name}") == "theirs"
+    )
+    forbidden = sorted((names.keys() | resets) - visit().editable)
+    if forbidden:
+        abort(403, f"You may not change {', '.join(forbidden)}.")
+    return Submission(form.made_from, names, resets, theirs)
+
+
+def _texts() -> dict[str, str]:
+    """Return the text of each setting; a box that is ticked sends two, the last of them counts."""
+    return {
+        name: normalise(given[-1])
+        for name, given in request.form.lists()
+        if name.isupper() and name not in _CONTROLS
+    }
+
+
+def _forgery(form: ChangeForm) -> int:
+    return 400 if form.is_forged else 422
+
+
+def edit() -> str:
+    """Show the form again, with what was typed, on the way back from the review."""
+    form = ChangeForm()
+    said = _submission(form)
+    return settings_page(said.texts, resets=said.resets, revision=form.made_from)
+
+
+def review() -> str | tuple[str, int] | Response:
+    """Show old and new side by side, before anything is saved."""
+    form = ChangeForm()
+    problems = form.problems()
+    said = _submission(form)
+    if problems:
+        body = settings_page(
+            said.texts, resets=said.resets, revision=form.made_from, problems=problems
+        )
+        return body, _forgery(form)
+    planned = draft(visit().state, said, is_whole_form=True)
+    if planned.errors:
+        body = settings_page(
+            said.texts, resets=said.resets, revision=form.made_from, errors=planned.errors
+        )
+        return body, 422
+    if not planned.lines:
+        flash("Nothing to save: every setting has that value already.")
+        return redirect(url_for(".settings"), code=303)
+    return _review_page(said, planned), 409 if planned.conflicts else 200
+
+
+def _review_page(
+    said: Submission, planned: Draft, *, comment: str = "", problems: list[str] | None = None
+) -> str:
+    """Return the review of a draft; from here on the form is made from the present revision."""
+    names = {line.name for line in planned.lines}
+    texts = {name: text for name, text in said.texts.items() if name in names | planned.errors.keys()}
+    secrets = visit().state.declaration.secrets
+    form = ChangeForm(formdata=None, revision=planned.base.revision, comment=comment)
+    return page(
+        "review",
+        form=form,
+        lines=planned.lines,
+        conflicts=planned.conflicts,
+        texts={name: text for name, text in texts.items() if name not in secrets},
+        resets=planned.resets,
+        digests={
+            name: digest(name, text) for name, text in texts.items() if name in secrets and text
+        },
+        problems=[*(problems or ()), *_sentences(planned)],
+        revision=planned.base.revision,
+    )
+
+
+def _sentences(planned: Draft) -> list[str]:
+    """Return what is wrong with a draft, in sentences."""
+    return [
+        f"{name}: {message}" if name else message
+        for name, messages in planned.errors.items()
+        for message in messages
+    ]
+
+
+def save_review() -> str | tuple[str, int] | Response:
+    """Save what was reviewed, and show it spread."""
+    form = ChangeForm()
+    problems = form.problems()
+    said = _submission(form)
+    problems += _secret_problems(said)
+    if problems:
+        planned = draft(visit().state, said, is_whole_form=False)
+        body = _review_page(said, planned, comment=form.comment.data or "", problems=problems)
+        return body, _forgery(form)
+    unanswered = _unanswered()
+    if unanswered:
+        # As if the form were older than the other change, which makes it a conflict again.
+        said = replace(said, revision=unanswered)
+    planned, done = save(visit().state, said, visit().permission.name, form.comment.data or "")
+    if done is None and not planned.lines and not planned.errors:
+        flash("Nothing to save: every setting has that value already.")
+        return redirect(url_for(".settings"), code=303)
+    if done is None:
+        body = _review_page(said, planned, comment=form.comment.data or "")
+        return body, 409 if planned.conflicts else 422
+    return redirect(url_for(".wave", revision=done.revision), code=303)
+
+
+def _unanswered() -> int | None:
+    """Return the revision before the first change that nobody has chosen about, if there is one."""
+    asked = (entry.partition(":") for entry in request.form.getlist("ask"))
+    before = [
+        int(revision) - 1
+        for name, _, revision in asked
+        if request.form.get(f"choose-{name}") not in ("mine", "theirs") and revision.isdecimal()
+    ]
+    return min(before, default=None)
+
+
+def _secret_problems(said: Submission) -> list[str]:
+    """Return which secrets were not typed the same twice."""
+    problems = []
+    for key, given in request.form.items():
+        name = key.removeprefix("digest-")
+        if name == key or name in said.theirs or name not in visit().editable:
+            continue
+        text = said.texts.get(name, "")
+        if not text:
+            problems.append(f"{name}: type the secret again, as it is not sent back to a browser.")
+        elif not is_digest_of(given, name, text):
+            problems.append(f"{name}: that is not what was typed first. The last one would be saved.")
+    return problems
+
+
+def show_rollback(revision: int) -> str | tuple[str, int]:
+    """Show what going back to a revision would change."""
+    return _rollback_page(revision)
+
+
+def _rollback_page(
+    revision: int, *, comment: str = "", problems: list[str] | None = None, status: int = 200
+) -> str | tuple[str, int]:
+    """Return the review of a rollback.
+
+    :param problems: why it was not done
+    """
+    here = visit()
+    now = present(here.state)
+    problems = list(problems or ())
+    lines: list[Line] = []
+    try:
+        lines = _rollback_lines(revision, now)
+    except UnknownRevision as error:
+        problems, status = [*problems, str(error)], 404
+    except InvalidSetting as error:
+        problems += [
+            f"{name}: {message}" if name else message
+            for name, messages in by_name(error).items()
+            for message in messages
+        ]
+        status = 422
+    allowed = [line for line in lines if line.name in here.editable]
+    form = ChangeForm(formdata=None, revision=now.revision, comment=comment)
+    body = page(
+        "rollback",
+        form=form,
+        target=revision,
+        revision=now.revision,
+        lines=[line for line in lines if here.permission.may_see(line.name)],
+        is_allowed=len(allowed) == len(lines),
+        problems=problems,
+    )
+    return body, status
+
+
+def _rollback_lines(revision: int, now: Snapshot) -> list[Line]:
+    """Return what going back would change.
+
+    :raises UnknownRevision: the history does not reach that revision
+    :raises InvalidSetting: what was right then is refused today
+    """
+    state = visit().state
+    then = Writer(state).settings_at(revision)
+    return [
+        difference(state, name, now.values[name], getattr(then, name))
+        for name in state.declaration.names
+        if now.values[name] != getattr(then, name)
+    ]
+
+
+def roll_back(revision: int) -> str | tuple[str, int] | Response:
+    """Go back to a revision, and show that spread."""
+    here = visit()
+    form = ChangeForm()
+    problems = form.problems()
+    comment = form.comment.data or ""
+    if problems:
+        return _rollback_page(revision, comment=comment, problems=problems, status=_forgery(form))
+    now = present(here.state)
+    try:
+        if form.made_from != now.revision:
+            raise RevisionConflict(expected=form.made_from, actual=now.revision)
+        if any(line.name not in here.editable for line in _rollback_lines(revision, now)):
+            abort(403, "Going back there would change settings that you may not change.")
+        done = Writer(here.state).rollback(
+            revision,
+            Signature(here.permission.name, comment or None, "page"),
+            expected_revision=now.revision,
+        )
+    except RevisionConflict as error:
+        text = (
+            f"Somebody has made revision {error.actual} since you opened this page, so nothing "
+            "was changed. This is what going back would do now."
+        )
+        return _rollback_page(revision, comment=comment, problems=[text], status=409)
+    except (InvalidSetting, UnknownRevision):
+        return _rollback_page(revision, comment=comment)
+    if not done.changes:
+        flash(f"Nothing to do: the settings are those of revision {revision} already.")
+        return redirect(url_for(".history"), code=303)
+    return redirect(url_for(".wave", revision=done.revision), code=303)

@@ -1,0 +1,246 @@
+"""The pages that show: settings, a change on its way, the history, a comparison, the status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from flask import Response, abort, jsonify, render_template, request
+
+from .. import _uwsgi, traps
+from ..errors import StoreUnavailable
+from ..history import Change, read_latest, read_timeline
+from ..status import collect
+from .edits import Line, difference, present, settings_at
+from .fields import Input, shown
+from .forms import ChangeForm
+from .visit import ShownChange, Visit, visit
+from .wave import as_json, wave
+
+__all__ = ["Field", "page"]
+
+#: How many revisions a page of history shows.
+_PAGE_LENGTH = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One setting on the page: its input, what stands in it, and what is told beside it."""
+
+    input: Input
+    text: str
+    shown: str
+    may_edit: bool
+    differs: bool
+    is_reset: bool
+    change: Change | None
+    errors: list[str]
+
+    @property
+    def html_type(self) -> str:
+        """The type of the input."""
+        return "password" if self.input.is_secret else self.input.html_type(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionLines:
+    """One revision of the history: who, when and why, and what changed."""
+
+    first: Change
+    lines: list[ShownChange] = field(default_factory=list)
+
+
+def page(template: str, /, **context: Any) -> str:
+    """Return a page, with what every page shows."""
+    return render_template(
+        f"waffle_admin/{template}.html",
+        visit=visit(),
+        app_name=visit().state.app.name,
+        now=datetime.now(timezone.utc),
+        **context,
+    )
+
+
+def show_settings() -> str:
+    """Show the settings, as a form to those who may change some."""
+    return settings_page()
+
+
+def settings_page(
+    texts: Mapping[str, str] | None = None,
+    *,
+    resets: frozenset[str] = frozenset(),
+    errors: Mapping[str, list[str]] | None = None,
+    revision: int | None = None,
+    problems: list[str] | None = None,
+) -> str:
+    """Return the settings as a form; filled with what was sent and what is wrong with it, if any.
+
+    :param revision: the revision that what was sent was made from
+    :param problems: what is wrong with no single setting
+    """
+    here = visit()
+    errors, problems = errors or {}, list(problems or ())
+    snapshot = here.snapshot
+    latest: dict[str, Change] = {}
+    try:
+        latest = read_latest(here.state)
+    except StoreUnavailable as error:
+        problems.append(f"{error} These are the last known settings; they cannot be changed now.")
+    asked = request.args.get("q", "").strip()
+    fields = [
+        _field(here, one, texts or {}, resets, latest, errors.get(one.name, []))
+        for one in here.inputs
+        if _matches(one, asked)
+    ]
+    groups: dict[str, list[Field]] = {}
+    for one in fields:
+        groups.setdefault(one.input.group, []).append(one)
+    form = ChangeForm(formdata=None, revision=snapshot.revision if revision is None else revision)
+    return page(
+        "settings",
+        form=form,
+        groups=groups,
+        asked=asked,
+        revision=snapshot.revision,
+        whole_errors=[*problems, *errors.get("", ())],
+        wrong=[one for one in fields if one.errors],
+        stored_problems=here.problems(tuple(str(problem) for problem in snapshot.problems)),
+    )
+
+
+def _matches(one: Input, asked: str) -> bool:
+    words = asked.casefold().split()
+    text = f"{one.name} {one.description} {one.group}".casefold()
+    return all(word in text for word in words)
+
+
+def _field(  # noqa: PLR0913  # each is one thing that is told of a setting
+    here: Visit,
+    one: Input,
+    texts: Mapping[str, str],
+    resets: frozenset[str],
+    latest: Mapping[str, Change],
+    errors: list[str],
+) -> Field:
+    """Return one setting as the page shows it."""
+    value = here.snapshot.values[one.name]
+    default = getattr(here.state.declaration.defaults, one.name)
+    given = texts.get(one.name)
+    text = one.text(value) if given is None or one.is_secret else given
+    change = latest.get(one.name)
+    return Field(
+        input=one,
+        text=text,
+        shown=shown(value, is_secret=one.is_secret),
+        may_edit=one.name in here.editable,
+        differs=bool(value != default),
+        is_reset=one.name in resets,
+        change=change,
+        errors=errors,
+    )
+
+
+def show_wave(revision: int) -> str:
+    """Show which processes have taken a revision."""
+    here = visit()
+    if revision > present(here.state).revision:
+        abort(404, f"There is no revision {revision} yet.")
+    made = [change for change in read_timeline(here.state, 1, before=revision + 1)]
+    lines = here.visible([change for change in made if change.revision == revision])
+    saved_at = lines[0].change.at.timestamp() if lines else None
+    found = wave(here.state, revision, saved_at)
+    return page("wave", wave=found, revision=revision, lines=lines, saved_at=saved_at)
+
+
+def wave_rows(revision: int) -> Response:
+    """Tell the same as JSON; without SQL, as the page asks for it several times a second."""
+    saved_at = request.args.get("at", type=float)
+    return jsonify(as_json(wave(visit().state, revision, saved_at)))
+
+
+def show_history() -> str:
+    """Show who changed what, when and why, newest first."""
+    here = visit()
+    name = request.args.get("name") or None
+    before = request.args.get("before", type=int)
+    if name is not None and not here.permission.may_see(name):
+        abort(403, f"You may not see {name}.")
+    names = [name] if name is not None else _visible_names(here)
+    changes = read_timeline(here.state, _PAGE_LENGTH + 1, names=names, before=before)
+    revisions = _by_revision(here, changes)
+    has_more = len(revisions) > _PAGE_LENGTH
+    revisions = revisions[:_PAGE_LENGTH]
+    return page(
+        "history",
+        name=name,
+        revisions=revisions,
+        older=revisions[-1].first.revision if has_more else None,
+        present_revision=here.snapshot.revision,
+        before=before,
+    )
+
+
+def _visible_names(here: Visit) -> list[str] | None:
+    """Return the names to ask the history for; ``None`` for all, those no longer declared too."""
+    see = here.permission.see
+    return None if see is None else list(see)
+
+
+def _by_revision(here: Visit, changes: list[Change]) -> list[RevisionLines]:
+    """Return lines of history by revision."""
+    found: dict[int, RevisionLines] = {}
+    for line in here.visible(changes):
+        entry = found.setdefault(line.change.revision, RevisionLines(line.change))
+        entry.lines.append(line)
+    return list(found.values())
+
+
+def compare() -> str:
+    """Show what differs between two revisions."""
+    here = visit()
+    now = present(here.state)
+    newer = request.args.get("b", now.revision, type=int)
+    older = request.args.get("a", max(newer - 1, 0), type=int)
+    problems = []
+    lines: list[Line] = []
+    found = [settings_at(here.state, revision, now) for revision in (older, newer)]
+    for revision, settings in zip((older, newer), found, strict=True):
+        if settings is None:
+            problems.append(
+                f"There is no revision {revision} to compare: the present one is {now.revision}, "
+                "and old ones may have been pruned."
+            )
+    one, other = found
+    if one is not None and other is not None:
+        lines = [
+            difference(here.state, i.name, one.values[i.name], other.values[i.name])
+            for i in here.inputs
+            if one.values[i.name] != other.values[i.name]
+        ]
+    return page(
+        "compare",
+        older=older,
+        newer=newer,
+        lines=lines,
+        problems=problems,
+        present_revision=now.revision,
+    )
+
+
+def show_status() -> str:
+    """Show every process of every host, and what is not as it should be."""
+    here = visit()
+    status = collect(here.state)
+    server = _uwsgi.server
+    findings = list(traps.find(server)) if server is not None else []
+    return page(
+        "status",
+        status=status,
+        problems=here.problems(status.problems),
+        findings=findings,
+        wave=wave(here.state, status.fleet.revision),
+        instant=lambda seconds: datetime.fromtimestamp(seconds, timezone.utc),
+    )

@@ -1,0 +1,129 @@
+// Makes the pages handier; all of them work without it. No page holds code of its own.
+"use strict";
+(() => {
+  document.documentElement.classList.add("scripted");
+  const find = (id) => document.getElementById(id);
+
+  // -- settings: search while typing, and count what is about to change
+  const form = find("settings");
+  const search = find("q");
+  const rows = form ? [...form.querySelectorAll(".setting")] : [];
+
+  function filter() {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let seen = 0;
+    for (const row of rows) {
+      row.hidden = !words.every((word) => row.dataset.search.includes(word));
+      seen += row.hidden ? 0 : 1;
+    }
+    for (const group of form.querySelectorAll(".group")) {
+      group.hidden = !group.querySelector(".setting:not([hidden])");
+    }
+    find("nothing-found").hidden = seen > 0;
+  }
+
+  function isDirty(row) {
+    return [...row.querySelectorAll("input, select, textarea")].some((input) => {
+      if (input.type === "hidden") return false;
+      if (input.type === "checkbox") return input.checked !== input.defaultChecked;
+      if (input.tagName === "SELECT") {
+        return [...input.options].some((option) => option.selected !== option.defaultSelected) &&
+          [...input.options].some((option) => option.defaultSelected);
+      }
+      return input.value !== input.defaultValue;
+    });
+  }
+
+  function count() {
+    let dirty = 0;
+    for (const row of rows) {
+      const is = isDirty(row);
+      row.classList.toggle("dirty", is);
+      dirty += is ? 1 : 0;
+    }
+    const place = find("count");
+    if (place) place.textContent = dirty ? `${dirty} changed` : "";
+    return dirty;
+  }
+
+  if (form) {
+    if (search) {
+      search.addEventListener("input", filter);
+      search.form.addEventListener("submit", (event) => event.preventDefault());
+    }
+    form.addEventListener("input", count);
+    let leaving = false;
+    form.addEventListener("submit", () => { leaving = true; });
+    window.addEventListener("beforeunload", (event) => {
+      if (!leaving && count()) event.preventDefault();
+    });
+    window.addEventListener("pageshow", () => { leaving = false; count(); });
+    const wrong = form.querySelector("[aria-invalid]");
+    if (wrong) wrong.focus();
+  }
+
+  // -- the wave: ask until every process has taken the revision, more rarely as time goes by
+  const wave = find("wave");
+
+  function cell(row, label, text, className) {
+    const made = row.insertCell();
+    made.dataset.label = label;
+    if (className) made.className = className;
+    if (label === "State") {
+      const state = document.createElement("span");
+      state.className = "state";
+      state.textContent = text;
+      made.append(state);
+    } else {
+      made.textContent = text;
+    }
+  }
+
+  function show(found) {
+    wave.classList.toggle("complete", found.is_complete);
+    find("summary").textContent = found.summary;
+    const progress = find("progress");
+    progress.max = found.total || 1;
+    progress.value = found.total ? found.applied : 1;
+    find("missing").replaceChildren(...found.missing.map((text) => {
+      const item = document.createElement("li");
+      item.textContent = text;
+      return item;
+    }));
+    const body = document.createElement("tbody");
+    for (const process of found.processes) {
+      const row = body.insertRow();
+      row.className = process.state;
+      cell(row, "Host", process.host);
+      cell(row, "Process", process.worker ? `${process.role} ${process.worker}` : process.role);
+      cell(row, "pid", process.pid, "number");
+      cell(row, "Revision", process.revision, "number");
+      cell(row, "After", process.after_ms === null ? "–" : `${process.after_ms.toFixed(1)} ms`, "number");
+      cell(row, "State", process.state);
+    }
+    body.id = "processes";
+    find("processes").replaceWith(body);
+  }
+
+  async function follow() {
+    const began = performance.now();
+    let complete = wave.classList.contains("complete");
+    while (!complete && performance.now() - began < 120000) {
+      const asked = performance.now();
+      try {
+        const answer = await fetch(wave.dataset.url, { headers: { Accept: "application/json" } });
+        if (answer.ok) {
+          const found = await answer.json();
+          show(found);
+          complete = found.is_complete;
+        }
+      } catch (error) {
+        // The server is being reloaded, perhaps; ask again.
+      }
+      // A slow answer is a worker that was kept from its work, so ask that much more rarely.
+      const pause = Math.max(performance.now() - began < 3000 ? 100 : 1000, 10 * (performance.now() - asked));
+      await new Promise((resolve) => setTimeout(resolve, Math.min(pause, 10000)));
+    }
+  }
+  if (wave) follow();
+})();
