@@ -141,6 +141,21 @@ def test_a_newer_layout_is_left_to_those_who_made_it(
     assert host.position() == (RECORD.lineage, RECORD.revision)
 
 
+def test_another_namespaces_file_is_left_to_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two applications that were given one file would serve each other's values."""
+    path = tmp_path / "snapshot"
+    made(path)
+
+    host = HostSnapshot(path, "another")
+
+    assert not host.is_shared
+    assert host.read() is None
+    assert "WAFFLE_SNAPSHOT_PATH of its own" in caplog.text
+    assert HostSnapshot(path).position() == (RECORD.lineage, RECORD.revision)
+
+
 def test_a_file_keeps_its_record_for_the_next_process(tmp_path: Path) -> None:
     path = tmp_path / "snapshot"
     first = made(path)

@@ -34,7 +34,7 @@ class Refused(Exception):
     """A file or directory that must not be used; the message says why."""
 
 
-class Newer(Refused):
+class SomebodyElses(Refused):
     """A file that must be left to those who made it."""
 
 
@@ -67,7 +67,7 @@ class MappedFile:
         self.memory.close()
 
 
-def open_file(path: Path) -> MappedFile:
+def open_file(path: Path, namespace: str) -> MappedFile:
     """Return the snapshot file at *path*, made or replaced where it cannot be used.
 
     :raises Refused: the directory is not ours to trust, or the file a newer release's
@@ -76,10 +76,10 @@ def open_file(path: Path) -> MappedFile:
     _check_directory(path.parent)
     with locked(path):
         try:
-            return _open_checked(path)
+            return _open_checked(path, namespace)
         except FileNotFoundError:
             pass
-        except Newer:
+        except SomebodyElses:
             raise
         except (Refused, OSError) as error:
             logger.warning(
@@ -88,8 +88,8 @@ def open_file(path: Path) -> MappedFile:
                 path,
                 error,
             )
-        _create(path)
-        return _open_checked(path)
+        _create(path, namespace)
+        return _open_checked(path, namespace)
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def _check_directory(directory: Path) -> None:
         raise Refused(f"{directory} may be written by others; run `chmod go-w {directory}`")
 
 
-def _open_checked(path: Path) -> MappedFile:
+def _open_checked(path: Path, namespace: str) -> MappedFile:
     """Map an existing file.
 
     :raises Refused: it is not a file of ours, of this size and layout
@@ -164,30 +164,34 @@ def _open_checked(path: Path) -> MappedFile:
     finally:
         os.close(descriptor)
     try:
-        _check_layout(mapped.words)
+        _check_layout(mapped.words, namespace)
     except Refused:
         mapped.close()
         raise
     return mapped
 
 
-def _check_layout(words: memoryview[int]) -> None:
+def _check_layout(words: memoryview[int], namespace: str) -> None:
     """Refuse a file whose words stand elsewhere than we would look for them.
 
-    :raises Newer: a newer release made it, and goes on using it
+    :raises SomebodyElses: a newer release, or another namespace, goes on using it
     :raises Refused: it is older, or none of ours
     """
     if words[layout.MAGIC_WORD] != layout.MAGIC:
         raise Refused("it is not a snapshot")
     version = words[layout.VERSION_WORD]
     if version > layout.VERSION:
-        raise Newer(f"it is of layout {version}, which only a newer uwsgi_waffle reads")
+        raise SomebodyElses(f"it is of layout {version}, which only a newer uwsgi_waffle reads")
     sizes = words[layout.ROOM_WORD], words[layout.SLOTS_WORD]
     if version != layout.VERSION or sizes != (layout.ROOM_BYTES, layout.SLOT_COUNT):
         raise Refused(f"it is of layout {version}, not {layout.VERSION}")
+    if words[layout.OWNER_WORD] != layout.owner_number(namespace):
+        raise SomebodyElses(
+            "it holds another namespace's settings; give each a WAFFLE_SNAPSHOT_PATH of its own"
+        )
 
 
-def _create(path: Path) -> None:
+def _create(path: Path, namespace: str) -> None:
     """Put a new, empty file at *path*, whole from the first moment on."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -198,6 +202,8 @@ def _create(path: Path) -> None:
             os.pwrite(descriptor, struct.pack("=4Q", *header), 0)
             host_id = secrets.token_bytes(layout.WORD_BYTES)
             os.pwrite(descriptor, host_id, layout.HOST_ID_WORD * layout.WORD_BYTES)
+            owner = struct.pack("=Q", layout.owner_number(namespace))
+            os.pwrite(descriptor, owner, layout.OWNER_WORD * layout.WORD_BYTES)
         finally:
             os.close(descriptor)
         Path(name).rename(path)

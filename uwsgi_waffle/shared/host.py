@@ -54,9 +54,10 @@ class HostSnapshot:
     words: memoryview[int]
     slots: SlotTable
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, namespace: str = "default") -> None:
         """Map the file at *path*, made or replaced; where that fails, say so and do without."""
         self.path = path
+        self._namespace = namespace
         self._file: MappedFile | None = None
         self._identity: tuple[str, int, int, bool] | None = None
         self._said_too_large = False
@@ -71,7 +72,7 @@ class HostSnapshot:
     def _open(self) -> None:
         """Map the file, or private memory where there is none to be had."""
         try:
-            self._file = open_file(self.path)
+            self._file = open_file(self.path, self._namespace)
         except (Refused, OSError) as error:
             if self._file is None and hasattr(self, "words"):
                 return  # there was none before either, and what is in private memory stays

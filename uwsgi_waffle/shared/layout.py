@@ -2,8 +2,8 @@
 
 ::
 
-    words 0..8   magic, layout version, room, slots; sequence, heartbeat, SQL asked at; host
-                 id, reported at
+    words 0..9   magic, layout version, room, slots; sequence, heartbeat, SQL asked at; host
+                 id, reported at, owner
     page 1..     slots: one for each process, 32 words each
     then         area 0, area 1: 6 words (sequence, lineage, revision, length, flags, CRC) + room
 
@@ -13,6 +13,8 @@ lowest bit names the area in use: a writer killed anywhere before leaves the old
 """
 
 from __future__ import annotations
+
+import hashlib
 
 MAGIC = int.from_bytes(b"uwaffle\n", "little")
 #: Raised with every change of what stands where; a file of another layout is replaced.
@@ -35,6 +37,8 @@ ASKED_WORD = 6
 
 #: A random number made with the file, which tells this host from others.
 HOST_ID_WORD = 7
+#: Tells whose settings these are, see :func:`owner_number`.
+OWNER_WORD = 9
 #: When a listener last reported this host to Redis, likewise.
 REPORTED_WORD = 8
 
@@ -66,3 +70,8 @@ FILE_BYTES = -(-(AREAS_OFFSET + 2 * AREA_BYTES) // PAGE_BYTES) * PAGE_BYTES
 def area_offset(sequence: int) -> int:
     """Return the offset in bytes of the area that a sequence number uses."""
     return AREAS_OFFSET + (sequence & 1) * AREA_BYTES
+
+
+def owner_number(namespace: str) -> int:
+    """Return the number that a namespace goes by in the file."""
+    return int.from_bytes(hashlib.sha256(namespace.encode()).digest()[:WORD_BYTES], "big")
