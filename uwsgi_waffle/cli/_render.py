@@ -175,11 +175,12 @@ def moment(at: datetime) -> str:
 # -- the fleet --------------------------------------------------------------------------------
 
 
-def status(found: Status, location: str) -> Iterator[str]:
+def status(found: Status, *, namespace: str, database: str) -> Iterator[str]:
     """Yield the status: a line for each process, under its host."""
     fleet = found.fleet
     revision = "unknown" if found.revision is None else str(found.revision)
-    yield f"{click.style(f'SQL has revision {revision}', bold=True)}, {location}"
+    yield f"{click.style(f'SQL has revision {revision}', bold=True)} of namespace {namespace}"
+    yield shorten(database, width())
     yield _summary(fleet)
     for host in found.hosts:
         yield ""

@@ -94,10 +94,11 @@ def rollback(
     Shows the difference and asks; then makes a new revision equal to REVISION.
     """
     state = present_state()
+    shown = state.holder.current.revision
     if not yes and _differs(state, revision):
         click.confirm(f"Go back to revision {revision}?", abort=True, err=True)
         if how.expect is None:  # what was shown is what is done
-            how = replace(how, expect=state.holder.current.revision)
+            how = replace(how, expect=shown)
     make_change(
         state,
         how,

@@ -56,19 +56,17 @@ def _print_frame(state: State, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_render.status_json(collect(state)), default=str))
         return
-    lines = list(_render.status(collect(state), _location(state)))
+    lines = _lines(state)
     click.clear()
     click.echo("\n".join(lines))
 
 
 def _print_status(state: State, *, as_json: bool) -> None:
     _look(state)
-    found = collect(state)
     if as_json:
-        echo_json(_render.status_json(found))
-        return
-    for line in _render.status(found, _location(state)):
-        click.echo(line)
+        echo_json(_render.status_json(collect(state)))
+    else:
+        click.echo("\n".join(_lines(state)))
 
 
 def _look(state: State) -> None:
@@ -79,8 +77,9 @@ def _look(state: State) -> None:
         state.catch_up()
 
 
-def _location(state: State) -> str:
-    return f"{state.store.database.url}, namespace {state.config.namespace}"
+def _lines(state: State) -> list[str]:
+    namespace, database = state.config.namespace, state.store.database.url
+    return list(_render.status(collect(state), namespace=namespace, database=database))
 
 
 @cli.command()
