@@ -87,14 +87,14 @@ class Server:
     def option(self, name: str) -> str | None:
         """Return an option's text: ``""`` where it has none, ``None`` where it is not set.
 
-        Of a repeated option uWSGI shows Python the last value only.
+        Of a repeated option uWSGI shows Python the last value only. What follows `` ;`` on the line
+        of an ini file is a part of the value to uWSGI, but a comment to whoever wrote it.
         """
         value = self._module.opt.get(name)
         if value is None:
             return None
-        if isinstance(value, bytes):
-            return value.decode("utf-8", "replace").strip()
-        return "" if value is True else str(value)
+        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        return "" if value is True else text.partition(" ;")[0].strip()
 
     def enabled(self, name: str) -> bool:
         """Return whether an option is set and not set to false."""

@@ -133,6 +133,11 @@ class Config(BaseModel):
         return redact_url(self.redis_url or f"redis://{self.redis_host}:{self.redis_port}")
 
     @property
+    def may_use_mule(self) -> bool:
+        """Whether a mule, where there is one, is to listen."""
+        return self.multiproc and self.listener in ("auto", "mule")
+
+    @property
     def stale_seconds(self) -> float:
         """Age of a listener's heartbeat, in seconds, past which nobody relies on the listener."""
         return 3 * self.poll_seconds

@@ -58,7 +58,13 @@ def main() -> NoReturn:
         # What is done before the end takes time and I/O, which a handler must not.
         signal.signal(number, lambda *_: choose().start(_end))
     _gevent.reinit_after_fork()
-    loops = [MuleLoop(state, server.master_pid()) for state in _states(server)]
+    states = [state for state in _states(server) if state.config.may_use_mule]
+    loops = [MuleLoop(state, server.master_pid()) for state in states]
+    if not loops:
+        logger.warning(
+            "waffle: the mule has nothing to listen to: by WAFFLE_MULTIPROC and WAFFLE_LISTENER no "
+            "application wants it."
+        )
     while True:
         standing_still = [loop for loop in loops if not loop.is_turning()]
         if not standing_still:

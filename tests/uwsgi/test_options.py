@@ -31,6 +31,7 @@ MULES: dict[str, tuple[Options, ...]] = {
     "second-of-two": (BOOT, {"mule": [OTHER_MULE, "waffle"], "waffle-mule": 2}),
     "first-of-two": (BOOT, {"mule": ["waffle", OTHER_MULE], "waffle-mule": 1}),
     "of-a-number": (ELECTED, {"mules": 2, "waffle-mule": 2}),
+    "commented": (ELECTED, {"mule": "waffle   ; to uWSGI this is a part of the name"}),
     "signal": (BOOT, {"waffle-signal": 42}),
     "signal-lazy": (BOOT, LAZY, {"waffle-signal": 42}),
 }
@@ -48,6 +49,22 @@ def test_each_form_of_a_mule_listens(form: str, redis_server: RedisServer) -> No
         signal = 42 if form.startswith("signal") else 177
         assert instance.count_in_log(f"signum {signal} registered .*active-workers") == 1
         assert instance.count_in_log("Traceback|OOOPS|DAMN") == 0
+
+
+@pytest.mark.parametrize(
+    "config", [{"WAFFLE_MULTIPROC": "false"}, {"WAFFLE_LISTENER": "none"}], ids=str
+)
+def test_a_mule_does_not_listen_where_nobody_is_to(
+    config: dict[str, str], redis_server: RedisServer
+) -> None:
+    """It says so, once; workers of the instance are woken all the same, and requests right."""
+    with Instance(BOOT, workers=2, redis_url=redis_server.url, environment=config) as instance:
+        instance.wait_for_log("the mule has nothing to listen to")
+        instance.wait_until_told(instance.update())
+        assert redis_server.subscribers(instance.channel) == 0
+        value = instance.update()
+        for answer in instance.read_each():
+            assert_serves(answer, value)
 
 
 def test_a_spooler_and_a_foreign_mule_are_left_to_their_work(redis_server: RedisServer) -> None:
