@@ -80,7 +80,7 @@ class Database:
             try:
                 with self.engine.connect() as connection:
                     # One statement at a time needs no transaction around it, and none is left open.
-                    return read(connection.execution_options(isolation_level="AUTOCOMMIT"))
+                    return read(_autocommitting(connection))
             except exc.SQLAlchemyError as error:
                 if not last_attempt and _was_disconnected(error):
                     continue
@@ -102,6 +102,18 @@ class Database:
                 if attempt == ATTEMPTS or not self._worth_another_try(error):
                     raise self.unavailable(error) from error
         raise AssertionError
+
+    def commit(self, connection: sa.Connection) -> None:
+        """Commit; where that fails, make sure that nothing of the transaction lives on.
+
+        SQLite keeps a transaction whose commit it refused, and SQLAlchemy takes it for ended: the
+        next to use the connection would be inside it, and find its own change made already.
+        """
+        try:
+            connection.commit()
+        except exc.SQLAlchemyError:
+            connection.invalidate()
+            raise
 
     def create_tables(self) -> None:
         """Create the tables that are missing.
@@ -149,7 +161,8 @@ class Database:
         try:
             url = sa.make_url(self._uri)
             _check_host(url)
-            return sa.create_engine(url, **_engine_options(url))
+            # Parameters hidden: else a traceback shows the values, secrets among them.
+            return sa.create_engine(url, hide_parameters=True, **_engine_options(url))
         except (exc.ArgumentError, ImportError, ValueError) as error:
             message = (
                 f"WAFFLE_DATABASE_URI = {self.url!r}: {redact_url(str(error))}. Give an SQLAlchemy "
@@ -233,6 +246,20 @@ def _engine_options(url: sa.URL) -> dict[str, Any]:
         return {"poolclass": pool.StaticPool, "connect_args": {"check_same_thread": False}}
     busy = {} if "timeout" in url.query else {"timeout": SQLITE_BUSY_SECONDS}
     return {"connect_args": busy, **held}
+
+
+def _autocommitting(connection: sa.Connection) -> sa.Connection:
+    """Return the connection, each statement on which is a transaction of its own.
+
+    The driver sets that, so SQLAlchemy neither wraps what it raises nor notices from it that the
+    connection is dead.
+    """
+    dbapi: Any = connection.dialect.loaded_dbapi
+    try:
+        return connection.execution_options(isolation_level="AUTOCOMMIT")
+    except dbapi.Error as error:
+        connection.invalidate()
+        raise exc.OperationalError("", None, error, connection_invalidated=True) from error
 
 
 def _was_disconnected(error: exc.SQLAlchemyError) -> bool:

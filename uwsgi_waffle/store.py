@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -157,7 +156,7 @@ class Store:
             revision = max(record.revision, floor) + 1
             connection.execute(sa.update(NAMESPACE).where(self.is_mine).values(revision=revision))
             after = self._read(connection)
-            connection.commit()
+            self.database.commit(connection)
             return after
 
         return self.database.write(transaction)
@@ -321,13 +320,10 @@ class Store:
         :raises StoreUnavailable: it is not known whether the change was made
         """
         try:
-            connection.commit()
+            self.database.commit(connection)
         except exc.SQLAlchemyError as error:
             if lost_a_race(error):
                 raise
-            # SQLite's transaction lives on when its commit was refused, and would lock us out.
-            with suppress(exc.SQLAlchemyError):
-                connection.rollback()
             if not self._was_committed(revision, at):
                 raise self.database.unavailable(error) from error
 
