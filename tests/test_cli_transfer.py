@@ -74,7 +74,7 @@ def test_a_masked_secret_stays_as_it_is(site: Site, other: Site) -> None:
     done = run(other[0], "import", "-", typed=exported.encode())
     assert "API_KEY" in done.errors
     assert other[1].settings.API_KEY.get_secret_value() == "k"
-    assert other[1].settings.SITENAME == VALUES["SITENAME"]
+    assert other[1].settings.SITENAME == "Gaufre é"
 
 
 def test_a_dry_run_shows_the_difference_and_changes_nothing(site: Site, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def _fill_legacy_table(url: str, table: str, key: str, value: str) -> None:
 def _assert_adopted(waffle: WaffleConf[Any]) -> None:
     assert waffle.revision == 1
     assert waffle.settings.SITENAME == "Gaufre é"
-    assert waffle.settings.TAGS == frozenset("ab")
+    assert sorted(waffle.settings.TAGS) == ["a", "b"]
     assert waffle.settings.LIMIT == (3, 4)
     assert waffle.settings.MAX_FILESIZE == 1000
 

@@ -177,3 +177,11 @@ def test_a_command_is_no_process_of_the_fleet(fleet: Fleet) -> None:
     """The command line's own process does not show, and leaves nothing behind."""
     assert len(fleet.status()["fleet"]["hosts"]) == HOSTS
     assert fleet.status()["fleet"]["total"] == PROCESSES
+
+
+def test_the_doctor_finds_nothing_wrong_and_has_looked_at_the_servers_ini(fleet: Fleet) -> None:
+    """In a fleet that is as it should be nothing is wrong, the uWSGI of the host included."""
+    done = fleet.run("doctor")
+    assert done.status == 0, done.output
+    assert str(fleet.hosts[0].server.directory / "uwsgi.ini") in done.output
+    assert "wrong" not in done.output
