@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from typing_extensions import Self
 
 from tests.apps.writer import Settings
 from tests.conftest import Apps, state_of
@@ -75,7 +76,7 @@ class Reader:
         self.went_back: list[tuple[int, int]] = []
         self._thread = threading.Thread(target=self._read)
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -134,7 +135,7 @@ def test_expected_revision_refuses_just_the_stale_ones(database_apps: Apps) -> N
     assert refused, "they were not at it at once"
     assert all(expected < actual for expected, actual in refused)
     assert_no_gap(waffle, revisions)
-    assert waffle.settings.COUNTER == len(revisions)
+    assert len(revisions) == waffle.settings.COUNTER
 
 
 @pytest.mark.timeout(300)

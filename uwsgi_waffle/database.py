@@ -259,7 +259,8 @@ def _autocommitting(connection: sa.Connection) -> sa.Connection:
         return connection.execution_options(isolation_level="AUTOCOMMIT")
     except dbapi.Error as error:
         connection.invalidate()
-        raise exc.OperationalError("", None, error, connection_invalidated=True) from error
+        statement = "SET autocommit"
+        raise exc.OperationalError(statement, None, error, connection_invalidated=True) from error
 
 
 def _was_disconnected(error: exc.SQLAlchemyError) -> bool:
