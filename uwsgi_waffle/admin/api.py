@@ -1,9 +1,10 @@
-"""The same as JSON: ``settings``, ``history``, ``rollback``, ``status`` and the OpenAPI document."""
+"""The same as JSON: settings, history, rollback, status, and the document that describes it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from functools import wraps
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,18 +13,13 @@ from flask import Response, abort, jsonify, make_response, request
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
-from ..errors import (
-    InvalidSetting,
-    RevisionConflict,
-    StoreUnavailable,
-    UnknownRevision,
-    UnknownSetting,
-)
-from ..history import Change, read_latest, read_timeline
-from ..settings import MASK
-from ..status import collect
-from ..store import Signature
-from ..writes import Update, Writer
+from uwsgi_waffle.errors import InvalidSetting, RevisionConflict, UnknownRevision, suggest
+from uwsgi_waffle.history import Change, read_latest, read_timeline
+from uwsgi_waffle.settings import MASK
+from uwsgi_waffle.status import collect
+from uwsgi_waffle.store import Signature
+from uwsgi_waffle.writes import Update, Writer
+
 from .bodies import HistoryQuery, Rollback, patch_model
 from .edits import present
 from .fields import to_plain
@@ -61,13 +57,13 @@ def guarded(view: Callable[[], Response]) -> Callable[[], Response]:
         is_ours = _comes_from_here()
         if is_ours is False:
             abort(403, "This request comes from another site.")
-        if request.headers.get("Cookie") and not is_ours:
-            if not has_valid_token(request.headers.get("X-CSRFToken")):
-                abort(
-                    403,
-                    "A request with a cookie must bring the token of its session in X-CSRFToken, "
-                    "or an Origin that is ours.",
-                )
+        has_token = has_valid_token(request.headers.get("X-CSRFToken"))
+        if request.headers.get("Cookie") and not (is_ours or has_token):
+            abort(
+                403,
+                "A request with a cookie must bring the token of its session in X-CSRFToken, or "
+                "an Origin that is ours.",
+            )
         return view()
 
     return guard
@@ -95,19 +91,14 @@ def get_settings() -> Response:
     latest = read_latest(here.state)
     answer = jsonify(
         revision=snapshot.revision,
-        settings={
-            one.name: _masked(one.name, snapshot.values[one.name]) for one in here.inputs
-        },
+        settings={one.name: _masked(one.name, snapshot.values[one.name]) for one in here.inputs},
         declarations={
             one.name: {
                 "description": one.description,
                 "group": one.group,
-                "default": _masked(
-                    one.name, getattr(here.state.declaration.defaults, one.name)
-                ),
+                "default": _masked(one.name, getattr(here.state.declaration.defaults, one.name)),
                 "is_default": bool(
-                    snapshot.values[one.name]
-                    == getattr(here.state.declaration.defaults, one.name)
+                    snapshot.values[one.name] == getattr(here.state.declaration.defaults, one.name)
                 ),
                 "is_secret": one.is_secret,
                 "may_edit": one.name in here.editable,
@@ -221,13 +212,9 @@ def patch_settings() -> Response:
     extra = body.model_extra or {}
     values = {**body.settings, **extra}
     resets = frozenset(body.reset)
-    forbidden = sorted(
-        name
-        for name in values.keys() | resets
-        if name in here.state.declaration.names and name not in here.editable
-    )
-    if forbidden:
-        abort(403, f"You may not change {', '.join(forbidden)}.")
+    refusal = _name_refusal(values.keys() | resets)
+    if refusal is not None:
+        return refusal
     signature = Signature(here.permission.name, body.comment, "api")
     try:
         done = Writer(here.state).update(
@@ -236,16 +223,32 @@ def patch_settings() -> Response:
             resets=resets,
             expected_revision=expected if expected >= 0 else None,
         )
-    except UnknownSetting as error:
-        findings = [
-            {"type": "unknown_setting", "loc": (name,), "msg": str(error)} for name in error.names
-        ]
-        return make_response(_invalid(findings, {}), 422)
     except InvalidSetting as error:
         return make_response(_invalid(error.errors, values), 422)
     except RevisionConflict as error:
         return _conflict(error, values, resets)
     return _done(done)
+
+
+def _name_refusal(names: AbstractSet[str]) -> Response | None:
+    """Return why settings of these names cannot be changed; what is hidden counts as unknown."""
+    here = visit()
+    seen = [one.name for one in here.inputs]
+    unknown = sorted(names - set(seen))
+    if unknown:
+        findings = [
+            {
+                "type": "unknown_setting",
+                "loc": (name,),
+                "msg": f"There is no setting {name}.{suggest(name, seen)}",
+            }
+            for name in unknown
+        ]
+        return make_response(_invalid(findings, {}), 422)
+    forbidden = sorted(names - here.editable)
+    if forbidden:
+        abort(403, f"You may not change {', '.join(forbidden)}.")
+    return None
 
 
 def post_rollback() -> Response:
@@ -319,9 +322,7 @@ def _done(done: Update) -> Response:
 # -- refuse ---------------------------------------------------------------------------------------
 
 
-def _conflict(
-    error: RevisionConflict, values: dict[str, Any], resets: frozenset[str]
-) -> Response:
+def _conflict(error: RevisionConflict, values: dict[str, Any], resets: frozenset[str]) -> Response:
     """Tell both versions of what was to be changed, and who has changed it meanwhile."""
     here = visit()
     now, latest = present(here.state), read_latest(here.state)

@@ -9,35 +9,32 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Response, abort, g, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
-from werkzeug.wrappers import Response as BaseResponse
+from flask import Blueprint, Response, abort, g, make_response, render_template, request
+from werkzeug.exceptions import (
+    HTTPException,
+    InternalServerError,
+    MethodNotAllowed,
+    ServiceUnavailable,
+)
 
-from ..errors import ConfigError, StoreUnavailable
+from uwsgi_waffle.errors import ConfigError, StoreUnavailable
+
 from . import api, changes, pages
 from .forms import check_secret_key
 from .permission import Authorize, as_permission
 from .visit import Visit
 
 if TYPE_CHECKING:
-    from ..state import State
+    from uwsgi_waffle.state import State
 
 __all__ = ["make_blueprint"]
 
 logger = logging.getLogger(__name__)
 
 #: Nothing but our own files, and no code or style within a page; forms go nowhere else.
-_CONTENT_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self'",
-        "connect-src 'self'",
-        "form-action 'self'",
-        "frame-ancestors 'none'",
-        "base-uri 'none'",
-    )
+_CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 _HEADERS = {
     "Content-Security-Policy": _CONTENT_POLICY,
@@ -76,6 +73,7 @@ def make_blueprint(state: Callable[[], State], authorize: Authorize) -> Blueprin
     blueprint.after_request(_protect)
     blueprint.register_error_handler(HTTPException, _refuse)
     blueprint.register_error_handler(StoreUnavailable, _store_is_away)
+    blueprint.register_error_handler(ConfigError, _say_how_to_configure)
     blueprint.context_processor(lambda: {"asset_version": _asset_version()})
     _add_pages(blueprint)
     _add_api(blueprint)
@@ -168,7 +166,7 @@ def _protect(response: Response) -> Response:
     return response
 
 
-def _refuse(error: HTTPException) -> HTTPException | BaseResponse | tuple[Any, int]:
+def _refuse(error: HTTPException) -> HTTPException | Response:
     """Answer with an error in the form of the page or the interface."""
     if error.response is not None or error.code is None or error.code < _FIRST_ERROR:
         return error  # a redirect to a login page, say
@@ -183,19 +181,21 @@ _FIRST_ERROR = 400
 
 
 def _error_page(error: HTTPException) -> Response:
-    from flask import make_response, render_template
-
     body = render_template(
         "waffle_admin/error.html", error=error, visit=g.get("waffle_visit"), app_name=""
     )
     return make_response(body, error.code)
 
 
-def _store_is_away(error: StoreUnavailable) -> BaseResponse | HTTPException | tuple[Any, int]:
+def _store_is_away(error: StoreUnavailable) -> HTTPException | Response:
     """Say that the database does not answer; its address without a password stands in the error."""
-    from werkzeug.exceptions import ServiceUnavailable
-
     return _refuse(ServiceUnavailable(str(error)))
+
+
+def _say_how_to_configure(error: ConfigError) -> HTTPException | Response:
+    """Say what the application must be given before it can show a form."""
+    logger.error("waffle: %s", error)
+    return _refuse(InternalServerError(str(error)))
 
 
 @cache

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
-from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..settings import Declaration
+from uwsgi_waffle.settings import Declaration
 
 __all__ = ["HistoryQuery", "Patch", "Rollback", "patch_model"]
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 from flask import abort, flash, redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from ..errors import InvalidSetting, RevisionConflict, UnknownRevision
-from ..snapshot import Snapshot
-from ..store import Signature
-from ..writes import Writer
+from uwsgi_waffle.errors import InvalidSetting, RevisionConflict, UnknownRevision
+from uwsgi_waffle.snapshot import Snapshot
+from uwsgi_waffle.store import Signature
+from uwsgi_waffle.writes import Writer
+
 from .edits import Draft, Line, Submission, by_name, difference, draft, present, save
 from .fields import normalise
 from .forms import ChangeForm, digest, is_digest_of
@@ -18,9 +19,6 @@ from .pages import page, settings_page
 from .visit import visit
 
 __all__ = ["edit", "review", "roll_back", "save_review", "show_rollback"]
-
-#: What a page answers with: text, with a status, or a redirect.
-Answer = "str | tuple[str, int] | Response"
 
 _CONTROLS = frozenset({"csrf_token", "revision", "comment", "reset", "ask"})
 
@@ -84,7 +82,9 @@ def _review_page(
 ) -> str:
     """Return the review of a draft; from here on the form is made from the present revision."""
     names = {line.name for line in planned.lines}
-    texts = {name: text for name, text in said.texts.items() if name in names | planned.errors.keys()}
+    texts = {
+        name: text for name, text in said.texts.items() if name in names | planned.errors.keys()
+    }
     secrets = visit().state.declaration.secrets
     form = ChangeForm(formdata=None, revision=planned.base.revision, comment=comment)
     return page(
@@ -157,7 +157,9 @@ def _secret_problems(said: Submission) -> list[str]:
         if not text:
             problems.append(f"{name}: type the secret again, as it is not sent back to a browser.")
         elif not is_digest_of(given, name, text):
-            problems.append(f"{name}: that is not what was typed first. The last one would be saved.")
+            problems.append(
+                f"{name}: that is not what was typed first. The last one would be saved."
+            )
     return problems
 
 
@@ -228,7 +230,7 @@ def roll_back(revision: int) -> str | tuple[str, int] | Response:
     now = present(here.state)
     try:
         if form.made_from != now.revision:
-            raise RevisionConflict(expected=form.made_from, actual=now.revision)
+            return _overtaken(revision, now.revision, comment)
         if any(line.name not in here.editable for line in _rollback_lines(revision, now)):
             abort(403, "Going back there would change settings that you may not change.")
         done = Writer(here.state).rollback(
@@ -237,14 +239,19 @@ def roll_back(revision: int) -> str | tuple[str, int] | Response:
             expected_revision=now.revision,
         )
     except RevisionConflict as error:
-        text = (
-            f"Somebody has made revision {error.actual} since you opened this page, so nothing "
-            "was changed. This is what going back would do now."
-        )
-        return _rollback_page(revision, comment=comment, problems=[text], status=409)
+        return _overtaken(revision, error.actual, comment)
     except (InvalidSetting, UnknownRevision):
         return _rollback_page(revision, comment=comment)
     if not done.changes:
         flash(f"Nothing to do: the settings are those of revision {revision} already.")
         return redirect(url_for(".history"), code=303)
     return redirect(url_for(".wave", revision=done.revision), code=303)
+
+
+def _overtaken(revision: int, newest: int, comment: str) -> str | tuple[str, int]:
+    """Return the review of a rollback anew, as somebody has changed something meanwhile."""
+    problem = (
+        f"Somebody has made revision {newest} since you opened this page, so nothing was changed. "
+        "This is what going back would do now."
+    )
+    return _rollback_page(revision, comment=comment, problems=[problem], status=409)

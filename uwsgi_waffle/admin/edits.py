@@ -10,17 +10,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidSetting, RevisionConflict
-from ..history import Change, read_latest
-from ..settings import WaffleSettings
-from ..snapshot import Record, Snapshot, build
-from ..store import Signature
-from ..writes import Update, Writer
+from uwsgi_waffle.errors import InvalidSetting, RevisionConflict
+from uwsgi_waffle.history import Change, read_latest
+from uwsgi_waffle.settings import WaffleSettings
+from uwsgi_waffle.snapshot import Record, Snapshot, build
+from uwsgi_waffle.store import Signature
+from uwsgi_waffle.writes import Update, Writer
+
 from .fields import Input, inputs_of, normalise, shown
 
 if TYPE_CHECKING:
-    from ..state import State
-    from .permission import Permission
+    from uwsgi_waffle.state import State
+
 
 __all__ = ["Draft", "Line", "Submission", "draft", "present", "save", "settings_at"]
 
@@ -150,7 +151,9 @@ def draft(state: State, submission: Submission, *, is_whole_form: bool) -> Draft
     return Draft(now, values, resets & {line.name for line in lines}, tuple(lines), errors)
 
 
-def save(state: State, submission: Submission, actor: str, comment: str) -> tuple[Draft, Update | None]:
+def save(
+    state: State, submission: Submission, actor: str, comment: str
+) -> tuple[Draft, Update | None]:
     """Save what a form says as one revision, unless something is wrong with it or in its way.
 
     :return: the draft; and what was done, ``None`` where nothing was

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 from pydantic_core import to_jsonable_python
 
-from ..settings import MASK, Declaration
+from uwsgi_waffle.settings import MASK, Declaration
 
 __all__ = ["Choice", "Input", "inputs_of", "schemas_of", "shown"]
 
@@ -41,7 +42,7 @@ class Input:
     :ivar is_optional: an empty text is ``None``
     :ivar attributes: bounds of the value, as attributes of the element
     :ivar schema: the JSON schema of the setting, without defaults
-    :ivar default: the default, as it is shown
+    :ivar default: the default, as it is shown; nothing of a secret
     """
 
     name: str
@@ -66,7 +67,11 @@ class Input:
             return ""
         if self.kind == "json":
             return json.dumps(plain, indent=2, ensure_ascii=False)
-        return normalise(plain) if isinstance(plain, str) else _dump(plain)
+        if not isinstance(plain, str):
+            return _dump(plain)
+        # Browsers leave out seconds that are zero.
+        is_clock = self.kind in ("time", "datetime-local")
+        return _NO_SECONDS.sub("", plain) if is_clock else normalise(plain)
 
     def value(self, text: str) -> object:
         """Return what a text stands for, as far as pydantic would not see to it.
@@ -92,6 +97,7 @@ class Input:
         return "textarea" if self.kind == "json" else self.kind
 
 
+_NO_SECONDS = re.compile(r"(?<=\d\d:\d\d):00$")
 #: Length of a text past which it gets more than one line.
 _LONG_TEXT = 100
 
@@ -188,7 +194,7 @@ def _input(declaration: Declaration, name: str, schema: dict[str, Any], group: s
         choices=choices,
         attributes=_attributes(inner, kind),
         schema=whole,
-        default=shown(getattr(declaration.defaults, name), is_secret=is_secret),
+        default="" if is_secret else shown(getattr(declaration.defaults, name)),
     )
 
 

@@ -7,12 +7,12 @@ import hmac
 import secrets
 
 from flask import current_app
-from flask_wtf import FlaskForm
-from flask_wtf.csrf import generate_csrf, validate_csrf
-from wtforms import HiddenField, TextAreaField, ValidationError
-from wtforms.validators import Length
+from flask_wtf import FlaskForm  # type: ignore[import-untyped]
+from flask_wtf.csrf import generate_csrf, validate_csrf  # type: ignore[import-untyped]
+from wtforms import HiddenField, TextAreaField, ValidationError  # type: ignore[import-untyped]
+from wtforms.validators import Length  # type: ignore[import-untyped]
 
-from ..errors import ConfigError
+from uwsgi_waffle.errors import ConfigError
 
 __all__ = ["ChangeForm", "check_secret_key", "digest", "has_valid_token", "is_digest_of", "token"]
 
@@ -37,10 +37,11 @@ class ChangeForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF has no types
         if self.validate():
             return []
         if self.csrf_token.errors:
-            return [
-                "This page was open for too long, or did not come from here, so nothing was saved. "
-                "Look it over and send it again."
-            ]
+            message = (
+                "This page was open for too long, or did not come from here, so nothing was "
+                "saved. Look it over and send it again."
+            )
+            return [message]
         return [f"Comment: {error}" for error in self.comment.errors]
 
     @property

@@ -9,10 +9,11 @@ from typing import Any
 
 from flask import Response, abort, jsonify, render_template, request
 
-from .. import _uwsgi, traps
-from ..errors import StoreUnavailable
-from ..history import Change, read_latest, read_timeline
-from ..status import collect
+from uwsgi_waffle import _uwsgi, traps
+from uwsgi_waffle.errors import StoreUnavailable
+from uwsgi_waffle.history import Change, read_latest, read_timeline
+from uwsgi_waffle.status import collect
+
 from .edits import Line, difference, present, settings_at
 from .fields import Input, shown
 from .forms import ChangeForm
@@ -35,6 +36,7 @@ class Field:
     may_edit: bool
     differs: bool
     is_reset: bool
+    is_edited: bool
     change: Change | None
     errors: list[str]
 
@@ -117,7 +119,7 @@ def _matches(one: Input, asked: str) -> bool:
     return all(word in text for word in words)
 
 
-def _field(  # noqa: PLR0913  # each is one thing that is told of a setting
+def _field(  # noqa: PLR0913, PLR0917  # each is one thing that is told of a setting
     here: Visit,
     one: Input,
     texts: Mapping[str, str],
@@ -138,6 +140,7 @@ def _field(  # noqa: PLR0913  # each is one thing that is told of a setting
         may_edit=one.name in here.editable,
         differs=bool(value != default),
         is_reset=one.name in resets,
+        is_edited=one.name in resets or (given is not None and text != one.text(value)),
         change=change,
         errors=errors,
     )
@@ -148,7 +151,7 @@ def show_wave(revision: int) -> str:
     here = visit()
     if revision > present(here.state).revision:
         abort(404, f"There is no revision {revision} yet.")
-    made = [change for change in read_timeline(here.state, 1, before=revision + 1)]
+    made = read_timeline(here.state, 1, before=revision + 1)
     lines = here.visible([change for change in made if change.revision == revision])
     saved_at = lines[0].change.at.timestamp() if lines else None
     found = wave(here.state, revision, saved_at)

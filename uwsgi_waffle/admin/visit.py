@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, cast
 
 from flask import g
 
-from ..history import Change
-from ..settings import MASK
-from ..snapshot import Snapshot
+from uwsgi_waffle.history import Change
+from uwsgi_waffle.settings import MASK
+from uwsgi_waffle.snapshot import Snapshot
+
 from .fields import Input, inputs_of, shown
 
 if TYPE_CHECKING:
-    from ..state import State
+    from uwsgi_waffle.state import State
+
     from .permission import Permission
 
 __all__ = ["ShownChange", "Visit", "visit"]
@@ -66,8 +68,7 @@ class Visit:
         """Return a line of history as it is shown; a secret is masked there already."""
         is_secret = change.name in self.state.declaration.secrets
         old, new = (
-            shown(value, is_secret=is_secret or value == MASK)
-            for value in (change.old, change.new)
+            shown(value, is_secret=is_secret or value == MASK) for value in (change.old, change.new)
         )
         return ShownChange(change, old, new)
 

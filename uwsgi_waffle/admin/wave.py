@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..status import look
+from uwsgi_waffle.status import look
 
 if TYPE_CHECKING:
-    from ..fleet import Fleet, HostStatus
-    from ..shared import ProcessSlot
-    from ..state import State
+    from uwsgi_waffle.fleet import Fleet, HostStatus
+    from uwsgi_waffle.shared import ProcessSlot
+    from uwsgi_waffle.state import State
 
 __all__ = ["Row", "Wave", "wave"]
 
@@ -56,7 +56,9 @@ def wave(state: State, revision: int, saved_at: float | None = None) -> Wave:
     """
     fleet, missing = look(state, revision)
     rows = tuple(
-        _row(fleet, host, process, saved_at) for host in fleet.hosts for process in host.processes
+        _row(fleet, host, process, saved_at)
+        for host in fleet.hosts
+        for process in sorted(host.processes, key=lambda p: (p.role != "worker", p.worker, p.pid))
     )
     return Wave(
         revision=revision,
@@ -92,6 +94,8 @@ _MOST_MS = 120_000
 def _summary(fleet: Fleet, rows: tuple[Row, ...], *, is_complete: bool) -> str:
     """Return how far it has come, in a sentence."""
     total = len(fleet.processes)
+    if not total:
+        return "No process is told of changes; each takes them when its next request starts."
     noun = "process" if total == 1 else "processes"
     count = f"{fleet.applied} of {total} {noun}"
     times = [row.after_ms for row in rows if row.after_ms is not None]

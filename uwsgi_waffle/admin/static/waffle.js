@@ -23,6 +23,7 @@
   }
 
   function isDirty(row) {
+    if (row.dataset.edited) return true; // typed before, and refused
     return [...row.querySelectorAll("input, select, textarea")].some((input) => {
       if (input.type === "hidden") return false;
       if (input.type === "checkbox") return input.checked !== input.defaultChecked;
@@ -70,6 +71,7 @@
     made.dataset.label = label;
     if (className) made.className = className;
     if (label === "State") {
+      made.className = "state-cell";
       const state = document.createElement("span");
       state.className = "state";
       state.textContent = text;
@@ -98,7 +100,7 @@
       cell(row, "Process", process.worker ? `${process.role} ${process.worker}` : process.role);
       cell(row, "pid", process.pid, "number");
       cell(row, "Revision", process.revision, "number");
-      cell(row, "After", process.after_ms === null ? "–" : `${process.after_ms.toFixed(1)} ms`, "number");
+      if (wave.dataset.times) cell(row, "After", process.after_ms === null ? "–" : `${process.after_ms.toFixed(1)} ms`, "number");
       cell(row, "State", process.state);
     }
     body.id = "processes";
