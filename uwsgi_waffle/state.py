@@ -87,6 +87,7 @@ class State:
         self.place: placement.Place | None = None
         self.environment: Environment | None = None
         self.stamp = forks.make_stamp()
+        self._pid = os.getpid()
         self._claims: dict[int, object] = {}
         self._seen_sequence = -1
         self._owes_rows = False
@@ -184,7 +185,14 @@ class State:
         )
 
     def _leave_parent(self) -> None:
-        """Drop what must not cross a fork; nothing of it is closed, as it is the parent's."""
+        """Drop what must not cross a fork; nothing of it is closed, as it is the parent's.
+
+        Not in the process that made it: there the first request, too, finds a stamp that nobody
+        owns, and may come from a callback while the queue is at work.
+        """
+        if self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
         self.store.database.after_fork()
         self.redis.after_fork()
         self.holder.after_fork()
