@@ -115,14 +115,15 @@ def test_status_shows_redis_that_does_not_answer_without_its_password(apps: Apps
         assert "s3cret" not in text
 
 
-def test_watch_redraws_until_it_is_interrupted(tmp_path: Path) -> None:
-    """Each frame of `--watch --json` is a line; Ctrl-C ends it cleanly."""
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["lines", "json"])
+def test_watch_redraws_until_it_is_interrupted(tmp_path: Path, form: Sequence[str]) -> None:
+    """It goes on until Ctrl-C, which ends it cleanly; each frame of JSON is a line."""
     log = tmp_path / "log"
     environment = {
         "WAFFLE_DATABASE_URI": f"sqlite:///{tmp_path}/waffle.db",
         "WAFFLE_SNAPSHOT_PATH": str(tmp_path / "here" / "snapshot"),
     }
-    arguments = ["status", "--watch", "--interval", "0.1", "--json"]
+    arguments = ["status", "--watch", "--interval", "0.1", *form]
     with log.open("wb") as output:
         watching = subprocess.Popen(
             flask_command("tests.apps.elsewhere:app", *arguments),
@@ -131,13 +132,18 @@ def test_watch_redraws_until_it_is_interrupted(tmp_path: Path) -> None:
             stderr=output,
         )
     try:
-        wait_until(lambda: log.read_text().count("\n") >= 3, SOON_SECONDS, "three frames")
+        wait_until(
+            lambda: log.read_text().count("revision 0" if not form else "\n") >= 6,
+            SOON_SECONDS,
+            "three frames",
+        )
         watching.send_signal(signal.SIGINT)
         assert watching.wait(SOON_SECONDS) == 0
     finally:
         watching.kill()
         watching.wait(SOON_SECONDS)
-    frames = log.read_text().strip().splitlines()
+    assert "Traceback" not in log.read_text()
+    frames = log.read_text().strip().splitlines() if form else []
     assert all(json.loads(frame)["revision"] == 0 for frame in frames)
 
 

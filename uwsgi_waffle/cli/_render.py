@@ -208,7 +208,7 @@ def _host(fleet: Fleet, host: HostStatus, *, is_this: bool) -> Iterator[str]:
         yield f"{name}{where}: {click.style(silent, fg='red')}"
     else:
         yield f"{name}{where}: revision {host.revision}, listener {_listener(host)}"
-    if host.listener.error:
+    if host.listener.error and not is_this:  # of this host it stands among the problems
         yield from _item(host.listener.error, fg="red")
     for process in host.processes:
         yield _process(fleet, process, is_known=not host.is_silent)
@@ -228,7 +228,8 @@ def _process(fleet: Fleet, process: ProcessSlot, *, is_known: bool) -> str:
     if fleet.has_applied(process) and is_known:
         return f"{what}  {state}"
     behind = "  behind" if process.follows else "  at its next request"
-    return click.style(f"{what}  {state}{behind}", fg="red" if process.follows else None)
+    text = f"{what}  {state}{behind if is_known else ''}"
+    return click.style(text, fg="red" if process.follows else None)
 
 
 def _since(seconds: float) -> str:

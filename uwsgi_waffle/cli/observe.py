@@ -133,5 +133,5 @@ def doctor(*, ini_files: tuple[Path, ...], as_json: bool) -> None:
             click.echo(line)
     wrong = sum(finding.is_wrong for finding in found.findings)
     if wrong:
-        message = f"{wrong} of what was looked at {'is' if wrong == 1 else 'are'} wrong."
+        message = f"{wrong} {'fault' if wrong == 1 else 'faults'} found."
         raise Failed(message)
