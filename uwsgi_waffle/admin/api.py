@@ -152,7 +152,7 @@ def get_history() -> Response:
                 "source": change.source,
                 "at": change.at.isoformat(),
             }
-            for change in changes[: query.limit]
+            for change in changes
         ]
     )
 

@@ -122,7 +122,7 @@ def save_review() -> str | tuple[str, int] | Response:
         body = _review_page(said, planned, comment=form.comment.data or "", problems=problems)
         return body, _forgery(form)
     unanswered = _unanswered()
-    if unanswered:
+    if unanswered is not None:
         # As if the form were older than the other change, which makes it a conflict again.
         said = replace(said, revision=unanswered)
     planned, done = save(visit().state, said, visit().permission.name, form.comment.data or "")
