@@ -50,7 +50,7 @@ def test_a_callback_is_called_with_as_much_as_it_takes(apps: Apps) -> None:
     waffle.update({"A": 1, "B": 2})
     assert seen == [True]
     with pytest.raises(TypeError, match="cannot be called with"):
-        waffle.on_change("A")(lambda a, b, c: (a, b, c))  # type: ignore[misc]
+        waffle.on_change("A")(lambda a, b, c: (a, b, c))
 
 
 def test_a_callback_of_what_is_not_declared_is_an_error(apps: Apps) -> None:
