@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def made(apps: Apps) -> Made:
 
 
 @contextlib.contextmanager
-def forbidden_io(app: Flask) -> Iterator[list[str]]:
+def forbidden_io(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Collect statements, lock SQLite exclusively, and have every lock of ours fail."""
     state = state_of(app)
     seen: list[str] = []
@@ -57,21 +58,23 @@ def forbidden_io(app: Flask) -> Iterator[list[str]]:
     sa.event.listen(engine, "engine_connect", lambda _: seen.append("a connection"))
     state.holder._lock = NoLock()  # type: ignore[assignment]  # noqa: SLF001  replaced for good
     state.queue._busy = NoLock()  # type: ignore[assignment]  # noqa: SLF001
-    state.host._locked = NoLock  # type: ignore[method-assign]  # noqa: SLF001
+    monkeypatch.setattr(fcntl, "flock", lambda *_: seen.append("a lock"))
     path = state.config.database_uri.removeprefix("sqlite:///")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         yield seen
 
 
-def test_a_read_touches_no_database_no_lock_and_writes_nothing(made: Made) -> None:
+def test_a_read_touches_no_database_no_lock_and_writes_nothing(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app, waffle = made
     app.add_url_rule("/", "read", lambda: f"{waffle.settings.A} {waffle.revision}")
     waffle.update({"A": 5})
     client = app.test_client()
     client.get("/")
     before = bytes(state_of(app).host.words)
-    with forbidden_io(app) as seen:
+    with forbidden_io(app, monkeypatch) as seen:
         for _ in range(50):
             assert client.get("/").text == "5 1"
             assert (waffle.settings.A, waffle.revision, app.config["A"]) == (5, 1, 5)
