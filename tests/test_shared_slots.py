@@ -111,6 +111,20 @@ def test_one_process_too_many_is_said_and_serves_all_the_same(
         sleeper.communicate()
 
 
+def test_registering_again_takes_the_same_slot_though_one_before_it_is_free(
+    tmp_path: Path,
+) -> None:
+    """A process is listed once, whoever came and went before it."""
+    host = HostSnapshot(tmp_path / "snapshot")
+    first = layout.SLOTS_OFFSET // layout.WORD_BYTES
+    host.words[first], host.words[first + 1] = 1, start_ticks(1)
+    host.register("process", follows=True)
+    assert host.words[first + layout.SLOT_WORDS] == os.getpid()
+    host.words[first] = 0
+    host.register("process", follows=True)
+    assert [process.pid for process in host.slots.living()] == [os.getpid()]
+
+
 @pytest.mark.parametrize("error", ["", "Connection refused", "ü" * 400])
 def test_what_a_listener_says_of_itself_can_be_read(error: str, tmp_path: Path) -> None:
     host = HostSnapshot(tmp_path / "snapshot")

@@ -235,9 +235,10 @@ class State:
         Three loads and compares while nothing has happened; each request begins with it.
         """
         if (
-            self.host.words[SEQUENCE_WORD] != self._seen_sequence
+            # First, as the memory that a parent mapped may be that of a file since cut short.
+            not self.stamp[0]
+            or self.host.words[SEQUENCE_WORD] != self._seen_sequence
             or time.monotonic_ns() > self._check_at_ns
-            or not self.stamp[0]
         ):
             self._freshen()
         return self.holder.current

@@ -7,16 +7,17 @@ user's file or directory, a link, or a file that others may write is refused.
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import logging
 import mmap
 import os
-import secrets
 import stat
 import struct
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from uwsgi_waffle.config import Config, redact_url
@@ -28,6 +29,11 @@ __all__ = ["MappedFile", "Refused", "default_path", "locked"]
 logger = logging.getLogger(__name__)
 
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+#: Seconds to wait for a lock that is held for microseconds: its holder is stopped, or hangs.
+LOCK_SECONDS = 5.0
+#: Seconds between two tries to take a lock.
+LOCK_RETRY_SECONDS = 0.001
 
 
 class Refused(Exception):
@@ -61,20 +67,32 @@ class MappedFile:
             return False
         return _identity(found) == self._identity and found.st_size == layout.FILE_BYTES
 
+    def abandon(self) -> None:
+        """Have other processes that still map this file look for the one in its place.
+
+        They see a record that is not there, and so look closer.
+        """
+        if self.memory.size() >= layout.FILE_BYTES:
+            moved_on = self.words[layout.SEQUENCE_WORD] + 1
+            self.words[layout.SEQUENCE_WORD] = moved_on & layout.WORD_MAX
+
     def close(self) -> None:
         """Unmap the file; readers must have let go of ``words``."""
         self.words.release()
         self.memory.close()
 
 
-def open_file(path: Path, namespace: str) -> MappedFile:
+def open_file(path: Path, namespace: str, host_id: int) -> MappedFile:
     """Return the snapshot file at *path*, made or replaced where it cannot be used.
 
+    :param host_id: what a new file tells this host from others by
     :raises Refused: the directory is not ours to trust, or the file a newer release's
     :raises OSError: the file system has no room, is read-only, ...
     """
     _check_directory(path.parent)
-    with locked(path):
+    refusal: Exception | None = None
+    with locked(path) as held:
+        check_held(path, held=held)
         try:
             return _open_checked(path, namespace)
         except FileNotFoundError:
@@ -82,37 +100,75 @@ def open_file(path: Path, namespace: str) -> MappedFile:
         except SomebodyElses:
             raise
         except (Refused, OSError) as error:
-            logger.warning(
-                "waffle: the host snapshot %s is refused (%s) and replaced. Nothing is lost: the "
-                "settings are read from SQL.",
-                path,
-                error,
-            )
-        _create(path, namespace)
-        return _open_checked(path, namespace)
+            refusal = error
+            _lengthen(path)
+        _create(path, namespace, host_id)
+        mapped = _open_checked(path, namespace)
+    if refusal is not None:
+        logger.warning(
+            "waffle: the host snapshot %s is refused (%s) and replaced. Nothing is lost: the "
+            "settings are read from SQL.",
+            path,
+            refusal,
+        )
+    return mapped
 
 
 @contextmanager
-def locked(path: Path, suffix: str = ".lock", *, wait: bool = True) -> Iterator[bool]:
+def locked(
+    path: Path, suffix: str = ".lock", *, wait_seconds: float | None = None
+) -> Iterator[bool]:
     """Hold the lock of a snapshot file, and give whether it is held.
 
     The lock file is opened anew each time: a descriptor inherited through a fork would share the
     parent's lock instead of competing for it.
 
-    :param wait: wait for the lock, or give ``False`` where somebody holds it
+    :param wait_seconds: how long to wait for it at most; :data:`LOCK_SECONDS` if left out
+    :raises OSError: it cannot be opened, or is another user's, who could keep us waiting
     """
     descriptor = os.open(
         path.with_name(path.name + suffix), _OPEN | os.O_CREAT, stat.S_IRUSR | stat.S_IWUSR
     )
+    held = False
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        owner = os.fstat(descriptor).st_uid
+        if owner != os.geteuid():
+            message = f"{path.name}{suffix} belongs to user {owner}"
+            raise PermissionError(message)
+        held = _acquire(descriptor, LOCK_SECONDS if wait_seconds is None else wait_seconds)
+        yield held
     finally:
+        if held:
+            # Closing would not do: a child forked meanwhile has the descriptor too, and would hold
+            # the lock until it ends.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
+
+
+def check_held(path: Path, *, held: bool) -> None:
+    """Refuse to go on without a lock.
+
+    :raises TimeoutError: it is not held
+    """
+    if not held:
+        message = f"another process has held {path.name}.lock for {LOCK_SECONDS:g} s"
+        raise TimeoutError(message)
+
+
+def _acquire(descriptor: int, wait_seconds: float) -> bool:
+    """Take a lock, and return whether it is held.
+
+    By trying again: under gevent, whoever waits within ``flock`` keeps a greenlet of its own
+    process, which may hold the lock, from ever giving it back.
+    """
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(LOCK_RETRY_SECONDS)
 
 
 def default_path(config: Config) -> Path:
@@ -191,8 +247,26 @@ def _check_layout(words: memoryview[int], namespace: str) -> None:
         )
 
 
-def _create(path: Path, namespace: str) -> None:
-    """Put a new, empty file at *path*, whole from the first moment on."""
+def _lengthen(path: Path) -> None:
+    """Give a file that was cut short its length back, before another takes its place.
+
+    Processes that still map it would be killed when they touch what is no longer there.
+    """
+    with suppress(OSError):
+        descriptor = os.open(path, _OPEN)
+        try:
+            found = os.fstat(descriptor)
+            is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+            if is_ours and found.st_size < layout.FILE_BYTES:
+                os.posix_fallocate(descriptor, 0, layout.FILE_BYTES)
+        finally:
+            os.close(descriptor)
+
+
+def _create(path: Path, namespace: str, host_id: int) -> None:
+    """Put a new, empty file at *path*, whole from the first moment on; call it under the lock."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        leftover.unlink()  # of a process that was killed here
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         try:
@@ -200,10 +274,11 @@ def _create(path: Path, namespace: str) -> None:
             os.posix_fallocate(descriptor, 0, layout.FILE_BYTES)
             header = (layout.MAGIC, layout.VERSION, layout.ROOM_BYTES, layout.SLOT_COUNT)
             os.pwrite(descriptor, struct.pack("=4Q", *header), 0)
-            host_id = secrets.token_bytes(layout.WORD_BYTES)
-            os.pwrite(descriptor, host_id, layout.HOST_ID_WORD * layout.WORD_BYTES)
-            owner = struct.pack("=Q", layout.owner_number(namespace))
-            os.pwrite(descriptor, owner, layout.OWNER_WORD * layout.WORD_BYTES)
+            for word, value in (
+                (layout.HOST_ID_WORD, host_id),
+                (layout.OWNER_WORD, layout.owner_number(namespace)),
+            ):
+                os.pwrite(descriptor, struct.pack("=Q", value), word * layout.WORD_BYTES)
         finally:
             os.close(descriptor)
         Path(name).rename(path)

@@ -13,15 +13,15 @@ import os
 import secrets
 import time
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from uwsgi_waffle.snapshot import Record
 
 from . import layout
-from .files import MappedFile, Refused, locked, open_file
+from .files import MappedFile, Refused, check_held, locked, open_file
 from .slots import SlotTable
 
 __all__ = ["HostSnapshot"]
@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: How often a torn read is tried again before SQL is asked.
 READ_ATTEMPTS = 20
-#: Seconds between two tries to be the one that reads SQL; about the time a read takes.
-READER_RETRY_SECONDS = 0.002
+
+T = TypeVar("T")
 
 
 class _Area(NamedTuple):
@@ -62,6 +62,7 @@ class HostSnapshot:
         self._identity: tuple[str, int, int, bool] | None = None
         self._said_too_large = False
         self._said_unreadable = False
+        self._new_host_id = secrets.randbits(64)
         self._open()
 
     @property
@@ -72,25 +73,40 @@ class HostSnapshot:
     def _open(self) -> None:
         """Map the file, or private memory where there is none to be had."""
         try:
-            self._file = open_file(self.path, self._namespace)
+            file = open_file(self.path, self._namespace, self._new_host_id)
         except (Refused, OSError) as error:
-            if self._file is None and hasattr(self, "words"):
-                return  # there was none before either, and what is in private memory stays
-            logger.warning(
-                "waffle: the host snapshot %s cannot be used (%s). Each process asks SQL for "
-                "itself until it can; changes are seen later than usual.",
-                self.path,
-                error,
-            )
-            self._file = None
-            self.words = memoryview(bytearray(layout.FILE_BYTES)).cast("Q")
-            self.words[layout.HOST_ID_WORD] = secrets.randbits(64)
+            if self._file is not None or not hasattr(self, "words"):
+                self._do_without(error)
+            # Else there was none before either, and what is in private memory stays.
         else:
-            self.words = self._file.words
-        self.slots = SlotTable(self.words)
-        if self._identity is not None and self.is_shared:
+            self._use(file.words, file)
+
+    def _do_without(self, error: Exception) -> None:
+        """Go on in private memory, and say why."""
+        logger.warning(
+            "waffle: the host snapshot %s cannot be used (%s). Each process asks SQL for "
+            "itself until it can; changes are seen later than usual.",
+            self.path,
+            error,
+        )
+        words = memoryview(bytearray(layout.FILE_BYTES)).cast("Q")
+        words[layout.HOST_ID_WORD] = self._new_host_id
+        self._use(words, None)
+
+    def _use(self, words: memoryview[int], file: MappedFile | None) -> None:
+        """Go on in other memory, and in what was used before leave word of it."""
+        before, self._file = self._file, file
+        applied = self.slots.applied if hasattr(self, "slots") else None
+        self.words = words
+        self.slots = SlotTable(words)
+        self._new_host_id = words[layout.HOST_ID_WORD]
+        if before is not None and not before.is_in_place():
+            before.abandon()
+        if self._identity is not None:
             role, worker, master, follows = self._identity
             self.register(role, worker, master, follows=follows)
+        if applied is not None:
+            self.slots.record(*applied)
 
     def verify(self) -> bool:
         """Map the file anew if it is no longer the one at its path, and return whether it was so.
@@ -111,15 +127,15 @@ class HostSnapshot:
         :param follows: whether it is told of changes
         """
         self._identity = (role, worker, master, follows)
-        with self._locked():
-            if not self.slots.claim(role, worker, master, follows=follows):
-                logger.warning(
-                    "waffle: the host snapshot %s lists %d processes already, so this one (pid %d) "
-                    "does not show in status. It serves the settings like any other.",
-                    self.path,
-                    layout.SLOT_COUNT,
-                    os.getpid(),
-                )
+        listed = self._exclusively(lambda: self.slots.claim(role, worker, master, follows=follows))
+        if not listed:
+            logger.warning(
+                "waffle: the host snapshot %s lists %d processes already, so this one (pid %d) "
+                "does not show in status. It serves the settings like any other.",
+                self.path,
+                layout.SLOT_COUNT,
+                os.getpid(),
+            )
 
     # -- records ------------------------------------------------------------------------------
 
@@ -151,6 +167,20 @@ class HostSnapshot:
 
     def _latest(self) -> _Area | None:
         """Return the area in use, ``None`` where there is none yet, or it is damaged."""
+        found = self._in_use()
+        if found is None and self.sequence and self.verify():
+            found = self._in_use()  # it was not damaged, but abandoned
+        if found is None and self.sequence and not self._said_unreadable:
+            self._said_unreadable = True
+            logger.warning(
+                "waffle: the record in the host snapshot %s is damaged. It is read from SQL, and "
+                "written anew.",
+                self.path,
+            )
+        return found
+
+    def _in_use(self) -> _Area | None:
+        """Return the area in use in the memory at hand, ``None`` as :meth:`_latest`."""
         for _ in range(READ_ATTEMPTS):
             sequence = self.sequence
             if sequence == 0:
@@ -158,29 +188,47 @@ class HostSnapshot:
             area = self._copy_area(sequence)
             if area is not None:
                 return area
-        if not self._said_unreadable:
-            self._said_unreadable = True
-            logger.warning(
-                "waffle: the record in the host snapshot %s is damaged. It is read from SQL, and "
-                "written anew.",
-                self.path,
-            )
         return None
 
     def publish(self, record: Record) -> bool:
         """Make *record* the latest, and return whether it is; never goes back within a lineage."""
-        if not self.is_shared:
-            return self._publish(record)
-        self.verify()
-        with self._locked():
-            return self._publish(record)
+        payload = _encode(record.rows)
+        too_large = len(payload) > layout.ROOM_BYTES
+        taken = self._exclusively(lambda: self._publish(record, b"" if too_large else payload))
+        if taken and too_large and not self._said_too_large:
+            self._said_too_large = True
+            logger.warning(
+                "waffle: the settings take more than the %d bytes of the host snapshot. Each "
+                "process reads them from SQL after a change; keep large values elsewhere.",
+                layout.ROOM_BYTES,
+            )
+        return taken
 
-    def _publish(self, record: Record) -> bool:
-        found = self._latest()
+    def _exclusively(self, act: Callable[[], T]) -> T:
+        """Do what writes to the file, alone; in private memory where the lock cannot be had.
+
+        It must not log: under gevent that may let others run, who would wait for the lock.
+        """
+        while self.is_shared:
+            self.verify()
+            try:
+                with locked(self.path) as held:
+                    check_held(self.path, held=held)
+                    # Whoever replaces the file holds the lock too, so it now stays in place.
+                    if self._file is not None and self._file.is_in_place():
+                        return act()
+            except OSError as error:
+                self._do_without(error)
+        return act()
+
+    def _publish(self, record: Record, payload: bytes) -> bool:
+        found = self._in_use()
         if found is not None and not record.supersedes(found.lineage, found.revision):
             return False
-        sequence = self.sequence + 1
-        self._write_area(sequence, record)
+        # From a random start, so that no file repeats a number that a process has seen in another.
+        # Garbage may have been left in it, too: after the largest number comes one that is no 0.
+        sequence = ((self.sequence or secrets.randbits(62)) + 1) & layout.WORD_MAX or 2
+        self._write_area(sequence, record, payload)
         self.words[layout.SEQUENCE_WORD] = sequence
         self._said_unreadable = False
         return True
@@ -206,25 +254,14 @@ class HostSnapshot:
             payload,
         )
 
-    def _write_area(self, sequence: int, record: Record) -> None:
-        """Write a record into the area that nobody reads now."""
-        payload = _encode(record.rows)
-        flags = layout.ROWS_LEFT_OUT if record.rows is None else 0
-        if len(payload) > layout.ROOM_BYTES:
-            flags, payload = layout.ROWS_LEFT_OUT, b""
-            if not self._said_too_large:
-                self._said_too_large = True
-                logger.warning(
-                    "waffle: the settings take more than the %d bytes of the host snapshot. Each "
-                    "process reads them from SQL after a change; keep large values elsewhere.",
-                    layout.ROOM_BYTES,
-                )
+    def _write_area(self, sequence: int, record: Record, payload: bytes) -> None:
+        """Write a record into the area that nobody reads now; without a payload, without rows."""
         header = [0] * layout.AREA_HEADER_WORDS
         header[layout.AREA_SEQUENCE] = sequence
         header[layout.AREA_LINEAGE] = int(record.lineage or "0", 16)
         header[layout.AREA_REVISION] = record.revision
         header[layout.AREA_LENGTH] = len(payload)
-        header[layout.AREA_FLAGS] = flags
+        header[layout.AREA_FLAGS] = 0 if payload else layout.ROWS_LEFT_OUT
         header[layout.AREA_CRC] = _crc(header, payload)
         start = layout.area_offset(sequence)
         word = start // layout.WORD_BYTES
@@ -281,19 +318,14 @@ class HostSnapshot:
 
         :param wait_seconds: how long to wait for it at most; whoever holds it may be stuck
         """
-        if not self.is_shared:
-            yield True
-            return
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            with locked(self.path, ".reader", wait=False) as mine:
-                if mine or time.monotonic() >= deadline:
-                    yield mine
-                    return
-            time.sleep(READER_RETRY_SECONDS)
-
-    def _locked(self) -> Any:
-        return locked(self.path) if self.is_shared else nullcontext()
+        mine = True
+        with ExitStack() as stack:
+            if self.is_shared:
+                lock = locked(self.path, ".reader", wait_seconds=wait_seconds)
+                # Whoever cannot have the lock cannot know of others, and reads for himself.
+                with suppress(OSError):
+                    mine = stack.enter_context(lock)
+            yield mine
 
 
 def _encode(rows: Mapping[str, str] | None) -> bytes:

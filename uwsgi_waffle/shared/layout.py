@@ -21,6 +21,7 @@ MAGIC = int.from_bytes(b"uwaffle\n", "little")
 VERSION = 1
 
 WORD_BYTES = 8
+WORD_MAX = 2 ** (8 * WORD_BYTES) - 1
 PAGE_BYTES = 4096
 
 # Words of the header.
@@ -28,7 +29,7 @@ MAGIC_WORD = 0
 VERSION_WORD = 1
 ROOM_WORD = 2
 SLOTS_WORD = 3
-#: Number of records ever written; what every request compares.
+#: Moves on with each record, from a random start; 0 before the first. What every request compares.
 SEQUENCE_WORD = 4
 #: When a listener last turned: nanoseconds of the monotonic clock, which one boot shares.
 HEARTBEAT_WORD = 5

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from . import layout
@@ -68,11 +69,15 @@ class ProcessSlot:
 
 
 class SlotTable:
-    """The slots of a mapped file, and the one of this process."""
+    """The slots of a mapped file, and the one of this process.
+
+    :ivar applied: lineage and revision that this process has said to have applied, if any
+    """
 
     def __init__(self, words: memoryview[int]) -> None:
         self._words = words
         self._mine: int | None = None
+        self.applied: tuple[str, int] | None = None
 
     def claim(self, role: str, worker: int, master: int, *, follows: bool) -> bool:
         """Take a slot for this process; call it under the file's lock.
@@ -80,10 +85,9 @@ class SlotTable:
         :return: whether there was one left
         """
         pid = os.getpid()
-        self._mine = next(
-            (start for start in _starts() if self._words[start] == pid or not self._lives(start)),
-            None,
-        )
+        own = (start for start in _starts() if self._words[start] == pid)
+        free = (start for start in _starts() if not self._lives(start))
+        self._mine = next(chain(own, free), None)
         if self._mine is None:
             return False
         fields = [0] * layout.SLOT_WORDS
@@ -100,6 +104,7 @@ class SlotTable:
 
     def record(self, lineage: str, revision: int) -> None:
         """Say that this process has applied a revision."""
+        self.applied = lineage, revision
         start = self._own()
         if start is not None:
             self._words[start + _LINEAGE] = int(lineage or "0", 16)
