@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from pathlib import Path
 
 __all__ = ["Election"]
+
+logger = logging.getLogger(__name__)
 
 #: (pid, file, instance) -> the candidate of that process that won: a record lock keeps out other
 #: processes only, and one process may hold several applications of one namespace.
@@ -30,23 +33,29 @@ class Election:
     def win(self) -> bool:
         """Try to become the listener, and return whether this process is it now.
 
-        :raises OSError: the file cannot be opened
+        Where there is no telling it is: two listeners do no harm, and no listener does.
         """
         if _winners.setdefault(self._key(), self) is not self:
             return False
-        won = False
         try:
             won = self._lock()
-        finally:
-            if not won:
-                del _winners[self._key()]
+        except OSError as error:
+            logger.warning(
+                "waffle: no listener can be elected (%s); each process that could be it listens.",
+                error,
+            )
+            return True
+        if not won:
+            del _winners[self._key()]
         return won
 
     def resign(self) -> None:
         """Let another candidate be the listener."""
-        if self._descriptor is not None and _winners.get(self._key()) is self:
+        if _winners.get(self._key()) is not self:
+            return
+        if self._descriptor is not None:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, self._instance)
-            del _winners[self._key()]
+        del _winners[self._key()]
 
     def _lock(self) -> bool:
         if self._descriptor is None:

@@ -161,12 +161,7 @@ def _started(config: Config, loop: Callable[[StopEvent], None]) -> Environment:
 def _stand_by(election: Election, listen: Callable[[], None], stop: StopEvent) -> None:
     """Listen for the instance once it is this process's turn."""
     while not stop.is_set():
-        try:
-            elected = election.win()
-        except OSError:
-            logger.exception("waffle: the election of a listener failed; this worker listens too.")
-            elected = True
-        if elected:
+        if election.win():
             logger.info("waffle: this worker listens for its uWSGI instance.")
             listen()
             election.resign()
