@@ -166,6 +166,29 @@ def test_a_callback_may_change_a_setting_itself(apps: Apps) -> None:
     assert app.config["B"] == 10
 
 
+def test_a_slow_callback_holds_up_the_next_one_and_no_update(apps: Apps) -> None:
+    _, waffle = apps(Settings)
+    started, second_returned = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    @waffle.on_change("A")
+    def slow(new: int) -> None:
+        seen.append(f"{new} begins")
+        if new == 1:
+            started.set()
+            assert second_returned.wait(30)
+        seen.append(f"{new} ends")
+
+    thread = threading.Thread(target=waffle.update, args=({"A": 1},))
+    thread.start()
+    assert started.wait(30)
+    assert waffle.update({"A": 2}).revision == 2
+    assert waffle.settings.A == 2
+    second_returned.set()
+    thread.join()
+    assert seen == ["1 begins", "1 ends", "2 begins", "2 ends"]
+
+
 def test_callbacks_run_in_the_order_of_revisions_whoever_writes(apps: Apps) -> None:
     """Each process is told of each of its steps once, and what is old follows what was new."""
     _, waffle = apps(Settings)
