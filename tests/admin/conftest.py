@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from selenium import webdriver
 
+from tests.admin.browser import Browser, chromium, fetch_axe
 from tests.admin.visitor import Visitor
 from tests.apps.admin_pages import Settings, make_app
 from tests.conftest import state_of
+from tests.support import RedisServer, UwsgiServer
 from uwsgi_waffle import WaffleSettings
 
 MakeVisitor = Callable[..., Visitor]
@@ -37,3 +41,67 @@ def make_visitor(tmp_path: Path) -> Iterator[MakeVisitor]:
 def visitor(make_visitor: MakeVisitor) -> Visitor:
     """Visit the usual application."""
     return make_visitor()
+
+
+@pytest.fixture(scope="session")
+def axe() -> Path:
+    """Give the path of axe."""
+    return fetch_axe()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """Give a Redis that no test breaks."""
+    with RedisServer() as server:
+        yield server
+
+
+@contextmanager
+def pages_server(redis: RedisServer, axe: Path, **environment: str) -> Iterator[UwsgiServer]:
+    """Run the pages under uWSGI: four workers and a mule."""
+    server = UwsgiServer(
+        {
+            "processes": 4,
+            "module": "tests.apps.admin_pages:app",
+            "shared-import": "uwsgi_waffle.boot",
+            "mule": "waffle",
+            "disable-logging": True,
+        }
+    )
+    server.environment = {
+        "TEST_AXE": str(axe),
+        "TEST_INSTANCE": str(server.directory),
+        "WAFFLE_DATABASE_URI": f"sqlite:///{server.directory}/waffle.db",
+        "WAFFLE_REDIS_URL": redis.url,
+        "WAFFLE_SNAPSHOT_PATH": str(server.directory / "snapshot"),
+        **environment,
+    }
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def server(redis_server: RedisServer, axe: Path) -> Iterator[UwsgiServer]:
+    """Give a server of the usual settings, to one module."""
+    with pages_server(redis_server, axe) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def driver() -> Iterator[webdriver.Chrome]:
+    """Give a running Chromium."""
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def browser(driver: webdriver.Chrome, server: UwsgiServer) -> Iterator[Browser]:
+    """Give a browser that nobody has used yet, at the settings."""
+    driver.delete_all_cookies()
+    here = Browser(driver, f"http://127.0.0.1:{server.port}")
+    here.media()
+    here.open()
+    driver.delete_all_cookies()
+    here.open()
+    yield here
+    driver.get("about:blank")

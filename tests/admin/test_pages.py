@@ -69,20 +69,21 @@ def test_several_changes_are_reviewed_and_saved_as_one_revision(visitor: Visitor
     assert settings.SITENAME == "New"
     assert settings.CLOSED is True
     assert settings.LEVEL is Level.HIGH
-    assert settings.PRICE == Decimal("10.00")
+    assert Decimal("10.00") == settings.PRICE
     assert settings.ALLOWED == ("gif",)
     assert settings.MAIL_SERVER.port == 26
-    assert settings.DAY_OFF == dt.date(2026, 12, 24)
-    assert settings.NIGHTLY == dt.time(9, 15)
+    assert dt.date(2026, 12, 24) == settings.DAY_OFF
+    assert dt.time(9, 15) == settings.NIGHTLY
     assert settings.NOTE == "three\nfour"
     history = visitor.waffle.history()
     assert {change.revision for change in history} == {1}
     assert {(change.actor, change.comment, change.source) for change in history} == {
         ("alice", "launch", "page")
     }
-    assert "1 process" in visitor.get("/revision/1").text or "next request" in visitor.get(
-        "/revision/1"
-    ).text
+    assert (
+        "1 process" in visitor.get("/revision/1").text
+        or "next request" in visitor.get("/revision/1").text
+    )
 
 
 def test_an_error_stands_at_its_field_in_pydantics_words(visitor: Visitor) -> None:

@@ -89,7 +89,9 @@ def test_a_form_without_its_token_changes_nothing(visitor: Visitor) -> None:
         assert refused.form("/save")["SITENAME"] == "New", "what was typed is not lost"
         assert visitor.review(SITENAME="New", csrf_token=token).status == 400
         page = visitor.get("/rollback/0")
-        form = page.form("/rollback/0") if "/waffle/rollback/0" in page.forms else review.form("/save")
+        form = (
+            page.form("/rollback/0") if "/waffle/rollback/0" in page.forms else review.form("/save")
+        )
         assert visitor.post("/rollback/0", form, csrf_token=token).status == 400
     assert visitor.waffle.revision == 0
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from flask import Flask, Request, Response, jsonify, send_file
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model, model_validator
 from typing_extensions import Self
 
 from uwsgi_waffle import Permission, WaffleConf, WaffleSettings
@@ -81,7 +81,9 @@ def authorize(request: Request) -> str | Permission | None:
     }.get(name, name)
 
 
-def make_app(model: type[WaffleSettings] = Settings, **config: Any) -> tuple[Flask, WaffleConf[Any]]:
+def make_app(
+    model: type[WaffleSettings] = Settings, **config: Any
+) -> tuple[Flask, WaffleConf[Any]]:
     """Return an application with pages at ``/waffle``."""
     app = Flask("Waffle house", instance_path=config.pop("instance_path", None))
     app.config.update({"SECRET_KEY": "for tests only", **config})
@@ -90,9 +92,36 @@ def make_app(model: type[WaffleSettings] = Settings, **config: Any) -> tuple[Fla
     return app, waffle
 
 
+#: What would run, or leave an element marked so, if it were not told as text.
+HOSTILE = (
+    "<script data-xss>window.ran=1</script>",
+    "</textarea></script><img data-xss src=x onerror=window.ran=1>",
+    '"><svg data-xss onload=window.ran=1>',
+    "' data-xss onfocus='window.ran=1' autofocus='",
+    '" data-xss onmouseover="window.ran=1',
+    "javascript:window.ran=1//<i data-xss>",
+    "{{ 7 * 191 }}${7 * 191}<%= 7 * 191 %>",
+    "</title></style><style data-xss>body{display:none}</style>",
+    "<!--<b data-xss>-->]]><b data-xss>",
+)
+
+
+def hostile_model() -> type[WaffleSettings]:
+    """Return settings whose descriptions, groups, choices and defaults are hostile."""
+    fields: dict[str, Any] = {}
+    for number, text in enumerate(HOSTILE):
+        extra = {"json_schema_extra": {"group": text}}
+        fields[f"TEXT_{number}"] = (str, Field(text, description=text, **extra))
+        fields[f"CHOICE_{number}"] = (Literal[(text, "other")], Field("other", description=text))
+        fields[f"JSON_{number}"] = (dict[str, str], Field({text: text}, description=text))
+    return create_model("Hostile", __base__=WaffleSettings, **fields)
+
+
 def served() -> Flask:
-    """Return the application that uWSGI serves; with axe, where a test has fetched it."""
+    """Return the application that uWSGI serves; with axe, which a test has fetched."""
+    model = hostile_model() if os.environ.get("TEST_MODEL") == "hostile" else Settings
     app, waffle = make_app(
+        model,
         instance_path=os.environ["TEST_INSTANCE"],
         WAFFLE_MULTIPROC=True,
         WAFFLE_DATABASE_URI=os.environ["WAFFLE_DATABASE_URI"],
@@ -102,9 +131,8 @@ def served() -> Flask:
 
     @app.get("/")
     def read() -> Response:
-        return jsonify(
-            pid=os.getpid(), revision=waffle.revision, SITENAME=waffle.settings.SITENAME
-        )
+        values = waffle.settings.model_dump(mode="json")
+        return jsonify(pid=os.getpid(), revision=waffle.revision, values=values)
 
     @app.get("/axe.js")
     def axe() -> Response:

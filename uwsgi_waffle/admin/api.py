@@ -20,7 +20,7 @@ from uwsgi_waffle.status import collect
 from uwsgi_waffle.store import Signature
 from uwsgi_waffle.writes import Update, Writer
 
-from .bodies import HistoryQuery, Rollback, patch_model
+from .bodies import HistoryQuery, Patch, Rollback
 from .edits import present
 from .fields import to_plain
 from .forms import has_valid_token
@@ -208,7 +208,7 @@ def patch_settings() -> Response:
     expected = _expected_revision()
     if expected is None:
         abort(428, 'Say which revision you have seen: If-Match: "41", as in the ETag of GET.')
-    body = _body(patch_model(here.state.declaration))
+    body = _body(Patch)
     extra = body.model_extra or {}
     values = {**body.settings, **extra}
     resets = frozenset(body.reset)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from uwsgi_waffle.settings import Declaration
+__all__ = ["HistoryQuery", "Patch", "Rollback"]
 
-__all__ = ["HistoryQuery", "Patch", "Rollback", "patch_model"]
+
+def _whole(number: object) -> object:
+    """Return 41 for 41.0, which is the same number in JSON."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
 
 #: SQL's own integers end there.
-Revision = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+Revision = Annotated[int, Field(ge=0, lt=2**63, strict=True), BeforeValidator(_whole)]
 #: No NUL, which no database stores.
 Comment = Annotated[str, Field(max_length=10_000, pattern=r"^[^\x00]*$")]
 
@@ -45,9 +49,3 @@ class HistoryQuery(BaseModel):
     before: int | None = Field(
         None, ge=0, lt=2**63, description="Only revisions older than this one."
     )
-
-
-def patch_model(declaration: Declaration) -> type[Patch]:
-    """Return the model of the body of ``PATCH settings``."""
-    del declaration
-    return Patch

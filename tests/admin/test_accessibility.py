@@ -1,0 +1,85 @@
+"""Every page for everybody: by axe, at phone width, light and dark, within its policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.admin.browser import Browser
+from tests.support import UwsgiServer, request
+
+PAGES = (
+    "settings",
+    "invalid",
+    "review",
+    "conflict",
+    "wave",
+    "history",
+    "compare",
+    "rollback",
+    "status",
+    "readonly",
+    "forbidden",
+)
+
+
+def show(browser: Browser, server: UwsgiServer, page: str) -> None:
+    """Bring a page about."""
+    if page in {"settings", "history", "status"}:
+        browser.open({"settings": "/"}.get(page, f"/{page}"))
+    elif page == "invalid":
+        browser.fill("MAX_FILESIZE", "0")
+        browser.fill("ALLOWED", "[")
+        browser.go()
+    elif page in {"review", "conflict"}:
+        browser.fill("SITENAME", f"Mine, {page}")
+        browser.fill("MAIL_PASSWORD", "open sesame")
+        if page == "conflict":
+            change(server, "SITENAME", "Theirs again")
+        browser.go()
+    elif page in {"wave", "compare", "rollback"}:
+        revision = change(server, "SITENAME", f"New for {page}")
+        path = {"wave": f"/revision/{revision}", "compare": f"/compare?a={revision - 1}"}
+        browser.open(path.get(page, f"/rollback/{revision - 1}"))
+    else:
+        browser.become({"readonly": "reader"}.get(page, "nobody"))
+        browser.open()
+
+
+def change(server: UwsgiServer, name: str, value: object) -> int:
+    """Change a setting as somebody else, unless it is so, and return the revision."""
+    answer = request(
+        "PATCH",
+        "/waffle/api/settings",
+        port=server.port,
+        json={name: value, "comment": "as somebody else"},
+        headers={"If-Match": "*", "X-User": "bob"},
+    )
+    assert answer.status == 200, answer.text
+    revision: int = answer.json()["revision"]
+    return revision
+
+
+@pytest.fixture
+def shown(browser: Browser, server: UwsgiServer, page: str) -> Iterator[Browser]:
+    """Show a page."""
+    change(server, "SITENAME", "Before")
+    browser.open()
+    show(browser, server, page)
+    yield browser
+    browser.media()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_has_anything_for_axe_or_its_policy_to_refuse(shown: Browser) -> None:
+    """In the four ways it is seen; nor is any of them wider than the screen."""
+    for scheme in ("light", "dark"):
+        for width in (1200, 360):
+            shown.media(width=width, scheme=scheme)
+            assert shown.axe() == [], f"{scheme}, {width} pixels"
+            too_wide = shown.driver.execute_script(
+                "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            assert too_wide <= 0, f"{scheme}, {width} pixels"
+    assert shown.violations() == []
