@@ -279,7 +279,7 @@ class TestRollback:
 
     def test_yes_does_not_ask(self, changed: Site) -> None:
         done = run(changed[0], "rollback", "0", "--yes")
-        assert done.errors == ""
+        assert "Go back" not in done.errors
         assert "API_KEY: ******** -> ********" in done.output
         assert changed[1].settings == Settings.model_validate({})
 
@@ -339,4 +339,7 @@ class TestEnd:
         assert done.status == 1
         assert done.errors.count("\n") == 1
         assert "Redis at redis://127.0.0.1:1 does not answer" in done.errors
+        if form:
+            (missing,) = done.json["fleet"]["missing"]
+            assert missing["host"] == "(any other)"
         assert waffle.settings.MAX == 5

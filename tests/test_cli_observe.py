@@ -155,6 +155,12 @@ def test_wait_returns_at_once_where_nobody_is_behind(site: Site) -> None:
     assert run(site[0], "wait", "1", "--json").json["missing"] == []
 
 
+def test_a_user_who_sees_no_process_is_told(site: Site) -> None:
+    """As root, say, while the server runs as somebody else: 0 of 0 is no proof."""
+    for command in (["wait"], ["set", "A=2"]):
+        assert "No process of the application is known" in run(site[0], *command).errors
+
+
 def test_wait_refuses_a_revision_that_is_not_there(site: Site) -> None:
     done = run(site[0], "wait", "9")
     assert done.status == 1
@@ -255,14 +261,24 @@ def test_the_doctor_sees_a_database_in_memory(apps: Apps) -> None:
         (["master = true", "mount = /a=a:app"], set()),
         (["master = true", "lazy-apps = true", "mule = waffle"], {"lazy-without-boot"}),
         (["http = :80"], {"no-master"}),
+        (["include = more.ini", "lazy-apps = true"], set()),
+        (["include = gone.ini", "master = true"], {"ini-unreadable"}),
         (["; master = false", "master = true", "", "[other]", "thunder-lock = true"], set()),
     ],
     ids=str,
 )
 def test_the_doctor_sees_the_traps_of_an_ini_file(
-    site: Site, tmp_path: Path, lines: list[str], codes: set[str]
+    site: Site,
+    tmp_path: Path,
+    lines: list[str],
+    codes: set[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     before = _findings(site[0]).keys()
     path = tmp_path / "uwsgi.ini"
     path.write_text("\n".join(["[uwsgi]", *lines]))
+    (tmp_path / "more.ini").write_text(
+        "[uwsgi]\nmaster = true\nshared-import = uwsgi_waffle.boot\n"
+    )
     assert _findings(site[0], "--ini", str(path)).keys() - before == codes

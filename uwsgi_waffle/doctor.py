@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,8 +73,10 @@ def examine(state: State, ini_files: Sequence[Path] = ()) -> Diagnosis:
     if _uwsgi.server is not None:
         server = _uwsgi.server
         checks.append(("uWSGI's options", lambda: map(_from_trap, traps.find(server))))
+    checks += [(f"uWSGI's {path}", partial(_of_file, path)) for path in ini_files]
     checks += [
-        (f"uWSGI's {path}", partial(_ini, path)) for path in _ini_files(ini_files, status.host)
+        (f"uWSGI's options ({found.title})", partial(_options, found))
+        for found in _running(status.host)
     ]
     for title, check in checks:
         found = list(check())
@@ -338,30 +341,35 @@ def _secrets(state: State) -> Iterator[Finding]:
 # -- uWSGI --------------------------------------------------------------------------------------
 
 
-def _ini_files(given: Sequence[Path], host: HostStatus) -> list[Path]:
-    masters = sorted({process.master for process in host.processes if process.master})
-    in_use = [path for master in masters for path in ini.of_running_master(master)]
-    return list(dict.fromkeys([*given, *in_use]))
+def _running(host: HostStatus) -> Iterator[ini.Configuration]:
+    """Yield the options of the instances whose processes serve the application on this host."""
+    for master in sorted({process.master for process in host.processes if process.master}):
+        with suppress(OSError):  # it has just ended, or is another user's
+            yield ini.of_running_master(master)
 
 
 def _from_trap(finding: traps.Finding) -> Finding:
     return Finding(finding.code, finding.fact, finding.fix)
 
 
-def _ini(path: Path) -> Iterator[Finding]:
-    """Yield what is wrong with a configuration; of several mounts it sees more than uWSGI tells."""
+def _of_file(path: Path) -> Iterator[Finding]:
     try:
         found = ini.read_ini(path)
     except OSError as error:
-        yield Finding("ini-unreadable", f"{path}: {error.strerror}.", "Let this user read it.")
-        return
+        yield Finding("ini-unreadable", f"{path}: {error}.", "Let this user read it.")
+    else:
+        yield from _options(found)
+
+
+def _options(found: ini.Configuration) -> Iterator[Finding]:
+    """Yield what is wrong with options; of several mounts more shows than uWSGI tells Python."""
     server = found.as_server()
     mounts = len(found.values.get("mount", []))
     for trap in traps.find(server):
         if trap.code != "several-interpreters" or mounts > 1:
             yield _from_trap(trap)
     boots = "uwsgi_waffle.boot" in " ".join(found.values.get("shared-import", []))
-    if not server.enabled("master"):
+    if not (server.enabled("master") or server.enabled("M")):
         yield Finding(
             "no-master",
             "uWSGI runs without a master, so there are no signals: each worker listens for itself.",

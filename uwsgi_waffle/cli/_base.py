@@ -17,7 +17,7 @@ from flask import current_app
 from flask.cli import AppGroup
 
 from uwsgi_waffle.errors import NotConverged, RevisionConflict, WaffleError
-from uwsgi_waffle.fleet import Fleet
+from uwsgi_waffle.fleet import Fleet, Laggard
 from uwsgi_waffle.history import read_history
 from uwsgi_waffle.state import State
 from uwsgi_waffle.status import wait
@@ -205,17 +205,17 @@ def make_change(
         _echo_changes(done, masked)
     fleet, failure = None, None
     if done.changes and not how.no_wait:
-        fleet, failure = _wait(state, done.revision, how.timeout)
+        fleet, failure = wait_for_fleet(state, done.revision, how.timeout)
     if how.as_json:
         echo_json(
             {
                 "revision": done.revision,
                 "changes": _render.changes_json(done.changes, masked),
-                "fleet": None if fleet is None else _render.fleet_json(fleet),
+                "fleet": None if fleet is None else fleet_json(fleet, failure),
             }
         )
     elif fleet is not None and failure is None:
-        click.echo(str(fleet))
+        echo_fleet(fleet)
     if failure is not None:
         raise failure
 
@@ -227,12 +227,27 @@ def _echo_changes(done: Update, masked: Iterable[str]) -> None:
         click.echo(f"Nothing to change: revision {done.revision} has these values already.")
 
 
-def _wait(state: State, revision: int, timeout: float) -> tuple[Fleet, NotConverged | None]:
+def wait_for_fleet(
+    state: State, revision: int, timeout: float
+) -> tuple[Fleet, NotConverged | None]:
     """Return how far a revision has come in time, and the failure where that is not far enough."""
     try:
         return wait(state, revision, timeout), None
     except NotConverged as failure:
         return cast("Fleet", failure.fleet), failure
+
+
+def echo_fleet(fleet: Fleet) -> None:
+    """Print that a revision is everywhere."""
+    click.echo(str(fleet))
+    if not fleet.processes:
+        note("No process of the application is known to this user; `flask waffle doctor` says why.")
+
+
+def fleet_json(fleet: Fleet, failure: NotConverged | None) -> dict[str, Any]:
+    """Return how far a revision has come, by name."""
+    missing = None if failure is None else cast("tuple[Laggard, ...]", failure.missing)
+    return _render.fleet_json(fleet, missing)
 
 
 def _explained(state: State, conflict: RevisionConflict) -> Failed:

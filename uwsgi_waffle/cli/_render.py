@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from uwsgi_waffle.doctor import Diagnosis
-from uwsgi_waffle.fleet import Fleet, HostStatus
+from uwsgi_waffle.fleet import Fleet, HostStatus, Laggard
 from uwsgi_waffle.history import Change
 from uwsgi_waffle.settings import MASK, plain_json
 from uwsgi_waffle.shared import ProcessSlot
@@ -254,8 +254,11 @@ def status_json(found: Status) -> dict[str, Any]:
     }
 
 
-def fleet_json(fleet: Fleet) -> dict[str, Any]:
-    """Return how far a revision has come, by name."""
+def fleet_json(fleet: Fleet, missing: Sequence[Laggard] | None = None) -> dict[str, Any]:
+    """Return how far a revision has come, by name.
+
+    :param missing: those that have not taken it, where more is known than the fleet tells
+    """
     return {
         "revision": fleet.revision,
         "applied": fleet.applied,
@@ -267,7 +270,7 @@ def fleet_json(fleet: Fleet) -> dict[str, Any]:
                 "pid": laggard.process.pid if laggard.process is not None else None,
                 "reason": laggard.reason,
             }
-            for laggard in fleet.missing
+            for laggard in (fleet.missing if missing is None else missing)
         ],
         "hosts": [{**asdict(host), "label": fleet.label(host)} for host in fleet.hosts],
     }

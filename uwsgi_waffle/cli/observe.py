@@ -5,19 +5,26 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import cast
 
 import click
 
 from uwsgi_waffle.doctor import examine
-from uwsgi_waffle.errors import NotConverged, StoreUnavailable
-from uwsgi_waffle.fleet import Fleet
+from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.state import State
 from uwsgi_waffle.status import collect
-from uwsgi_waffle.status import wait as wait_for
 
 from . import _render
-from ._base import Failed, cli, echo_json, get_state, json_option, timeout_option
+from ._base import (
+    Failed,
+    cli,
+    echo_fleet,
+    echo_json,
+    fleet_json,
+    get_state,
+    json_option,
+    timeout_option,
+    wait_for_fleet,
+)
 
 __all__ = ["doctor", "status", "wait"]
 
@@ -99,16 +106,13 @@ def wait(revision: int | None, *, timeout: float, as_json: bool) -> None:
     if wanted > newest:
         message = f"There is no revision {wanted} to wait for: SQL is at {newest}."
         raise Failed(message)
-    try:
-        fleet = wait_for(state, wanted, timeout)
-    except NotConverged as failure:
-        if as_json:
-            echo_json(_render.fleet_json(cast("Fleet", failure.fleet)))
-        raise
+    fleet, failure = wait_for_fleet(state, wanted, timeout)
     if as_json:
-        echo_json(_render.fleet_json(fleet))
-    else:
-        click.echo(str(fleet))
+        echo_json(fleet_json(fleet, failure))
+    elif failure is None:
+        echo_fleet(fleet)
+    if failure is not None:
+        raise failure
 
 
 @cli.command()

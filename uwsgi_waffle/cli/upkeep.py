@@ -172,7 +172,7 @@ def listen() -> None:
     state.adopt_process(is_listener=True)
     click.echo(f"Listening for namespace {state.config.namespace}, Redis {state.redis.location}")
     state.listening.run(state.catch_up, stop)
-    state.listening.say_goodbye()
+    # Its goodbye is said when Python ends, as that of any process.
     click.echo("Ended.")
 
 
