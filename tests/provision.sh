@@ -10,6 +10,10 @@ command -v mariadbd >/dev/null || missing+=(mariadb-server)
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null \
     || command -v postgres >/dev/null || missing+=(postgresql)
 command -v wrk >/dev/null || missing+=(wrk)
+# For the tests of the pages: a browser, what drives it, and npm, which brings axe.
+command -v chromium >/dev/null || missing+=(chromium)
+command -v chromedriver >/dev/null || missing+=(chromium-driver)
+command -v npm >/dev/null || missing+=(npm)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then

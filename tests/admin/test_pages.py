@@ -264,7 +264,7 @@ def test_five_hundred_settings_are_one_page_and_one_revision(make_visitor: MakeV
     page = visitor.client.get("/waffle/")
     print(f"500 settings: {(time.perf_counter() - began) * 1000:.0f} ms")  # noqa: T201  # for the reader
     assert page.status_code == 200
-    review = visitor.review(**dict.fromkeys(fields, "8"))
+    review = visitor.review(None, **dict.fromkeys(fields, "8"))
     assert visitor.save(review).location == "/waffle/revision/2"
     assert set(visitor.waffle.settings.model_dump().values()) == {8}
 

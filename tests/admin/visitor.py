@@ -109,7 +109,7 @@ class Visitor:
         """Open a page."""
         return Page(self.client.get(f"{HERE}{path}", headers={"X-User": self.name}))
 
-    def post(self, path: str, form: MultiDict[str, str], **changes: str) -> Page:
+    def post(self, path: str, form: MultiDict[str, str], /, **changes: str) -> Page:
         """Send a form with some of it filled in otherwise; ``a__b`` stands for ``a-b``."""
         filled = MultiDict(form)
         for name, text in changes.items():
@@ -117,18 +117,18 @@ class Visitor:
         answer = self.client.post(f"{HERE}{path}", data=filled, headers={"X-User": self.name})
         return Page(answer)
 
-    def review(self, page: Page | None = None, **changes: str) -> Page:
+    def review(self, page: Page | None = None, /, **changes: str) -> Page:
         """Fill the settings in, and ask for the review."""
         page = page or self.get()
         return self.post("/review", page.form("/review"), **changes)
 
-    def save(self, review: Page, **changes: str) -> Page:
+    def save(self, review: Page, /, **changes: str) -> Page:
         """Save what is reviewed."""
         return self.post("/save", review.form("/save"), **changes)
 
     def change(self, **changes: str) -> Page:
         """Go all the way."""
-        return self.save(self.review(**changes))
+        return self.save(self.review(None, **changes))
 
     def api(  # noqa: PLR0913  # each is one thing about the request
         self,

@@ -31,7 +31,7 @@ class Smtp(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     host: str = "localhost"
-    port: int = Field(25, ge=1, le=65535)
+    port: int = Field(default=25, ge=1, le=65535)
 
 
 class Settings(WaffleSettings):
@@ -110,8 +110,8 @@ def hostile_model() -> type[WaffleSettings]:
     """Return settings whose descriptions, groups, choices and defaults are hostile."""
     fields: dict[str, Any] = {}
     for number, text in enumerate(HOSTILE):
-        extra = {"json_schema_extra": {"group": text}}
-        fields[f"TEXT_{number}"] = (str, Field(text, description=text, **extra))
+        told = Field(text, description=text, json_schema_extra={"group": text})
+        fields[f"TEXT_{number}"] = (str, told)
         fields[f"CHOICE_{number}"] = (Literal[(text, "other")], Field("other", description=text))
         fields[f"JSON_{number}"] = (dict[str, str], Field({text: text}, description=text))
     return create_model("Hostile", __base__=WaffleSettings, **fields)

@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Response, abort, jsonify, render_template, request
 
-from uwsgi_waffle import _uwsgi, traps
+from uwsgi_waffle.doctor import examine
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.history import Change, read_latest, read_timeline
 from uwsgi_waffle.status import collect
@@ -237,13 +237,13 @@ def show_status() -> str:
     """Show every process of every host, and what is not as it should be."""
     here = visit()
     status = collect(here.state)
-    server = _uwsgi.server
-    findings = list(traps.find(server)) if server is not None else []
+    # What the doctor says may name any setting.
+    findings = examine(here.state).findings if here.permission.sees_all else ()
     return page(
         "status",
         status=status,
         problems=here.problems(status.problems),
-        findings=findings,
+        findings=[finding for finding in findings if finding.code != "value-unusable"],
         wave=wave(here.state, status.fleet.revision),
         instant=lambda seconds: datetime.fromtimestamp(seconds, timezone.utc),
     )

@@ -83,7 +83,13 @@ def _row(fleet: Fleet, host: HostStatus, process: ProcessSlot, saved_at: float |
         after_ms = (process.since - saved_at) * 1000
         after_ms = round(after_ms, 1) if 0 <= after_ms < _MOST_MS else None
     return Row(
-        host.name, process.role, process.worker, process.pid, process.revision, state, after_ms
+        fleet.label(host),
+        process.role,
+        process.worker,
+        process.pid,
+        process.revision,
+        state,
+        after_ms,
     )
 
 
