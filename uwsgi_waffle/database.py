@@ -188,6 +188,8 @@ class Database:
             return False
         if lost_a_race(error):
             return False  # to look would be to wait for the same lock once more
+        if _misses_a_table(error):
+            return True  # another process may have made it since, so to look would mislead
         try:
             inspector = sa.inspect(self.engine)
             return not all(inspector.has_table(name) for name in metadata.tables)
@@ -265,6 +267,17 @@ def _autocommitting(connection: sa.Connection) -> sa.Connection:
 
 def _was_disconnected(error: exc.SQLAlchemyError) -> bool:
     return isinstance(error, exc.DBAPIError) and error.connection_invalidated
+
+
+def _misses_a_table(error: exc.DBAPIError) -> bool:
+    """Return whether an error says itself that a table is not there."""
+    driver_error: Any = error.orig
+    code = driver_error.args[0] if driver_error.args else None
+    return (
+        getattr(driver_error, "sqlstate", None) == "42P01"
+        or code == 1146  # noqa: PLR2004  # MySQL's number for it
+        or (isinstance(driver_error, sqlite3.Error) and "no such table" in str(driver_error))
+    )
 
 
 def _could_not_connect(error: exc.SQLAlchemyError) -> bool:
