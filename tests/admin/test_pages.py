@@ -269,6 +269,24 @@ def test_five_hundred_settings_are_one_page_and_one_revision(make_visitor: MakeV
     assert set(visitor.waffle.settings.model_dump().values()) == {8}
 
 
+def test_numbers_that_no_database_takes_are_no_errors(
+    database_url: str, make_visitor: MakeVisitor
+) -> None:
+    """On each database; they have ideas of their own about large numbers and NUL."""
+    visitor = make_visitor(WAFFLE_DATABASE_URI=database_url)
+    assert visitor.change(SITENAME="New").status == 303
+    large = 10**30
+    assert visitor.get(f"/history?before={large}").text.count("Revision 1") == 1
+    assert visitor.get("/history?before=-5").status == 200
+    assert visitor.get("/history?name=%00").status == 200
+    assert visitor.get(f"/compare?a={large}&b=-1").status == 200
+    assert visitor.get(f"/revision/{large}").status == 404
+    assert visitor.get(f"/rollback/{large}").status == 404
+    assert visitor.api("GET", f"/history?before={large}").status_code == 422
+    assert visitor.api("GET", "/history?name=%00").status_code == 422
+    assert visitor.api("POST", "/rollback", {"revision": large}).status_code == 422
+
+
 @pytest.mark.parametrize("path", ["/", "/history", "/status", "/nowhere", "/api/settings"])
 def test_pages_say_so_where_the_database_is_away(
     make_visitor: MakeVisitor, path: str, tmp_path: object

@@ -44,7 +44,7 @@ class HistoryQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str | None = Field(None, description="One setting only.")
+    name: str | None = Field(None, pattern=r"^[^\x00]*$", description="One setting only.")
     limit: int = Field(50, ge=1, le=1000, description="How many revisions at most.")
     before: int | None = Field(
         None, ge=0, lt=2**63, description="Only revisions older than this one."

@@ -167,8 +167,9 @@ def wave_rows(revision: int) -> Response:
 def show_history() -> str:
     """Show who changed what, when and why, newest first."""
     here = visit()
-    name = request.args.get("name") or None
-    before = request.args.get("before", type=int)
+    # No database stores a NUL, and some refuse to look for one.
+    name = request.args.get("name", "").replace("\0", "") or None
+    before = request.args.get("before", type=_revision)
     if name is not None and not here.permission.may_see(name):
         abort(403, f"You may not see {name}.")
     names = [name] if name is not None else _visible_names(here)
@@ -184,6 +185,11 @@ def show_history() -> str:
         present_revision=here.snapshot.revision,
         before=before,
     )
+
+
+def _revision(text: str) -> int:
+    """Return a number as SQL's own integers have it; a larger one finds the same."""
+    return min(max(int(text), 0), 2**63 - 1)
 
 
 def _visible_names(here: Visit) -> list[str] | None:
