@@ -48,7 +48,7 @@ class Reconciler:
             return self._take()
 
     def poll(self) -> bool:
-        """Compare revisions, read if they differ, and return whether they did.
+        """Compare revisions, read if SQL is at another or a later one, and return whether it was.
 
         :raises StoreUnavailable: SQL did not answer; said once in the log
         """
@@ -58,11 +58,10 @@ class Reconciler:
             self._failed(error)
             raise
         self._answered()
-        if position == self._host.position():
-            self.behind = None
+        if _has_reached(self._host.position(), position):
+            self._note_order(*position)
             return False
-        self.take()
-        return True
+        return self.take(position) is not None
 
     def _take(self) -> Record:
         try:
@@ -72,13 +71,13 @@ class Reconciler:
             raise
         self._answered()
         self._host.publish(record)
-        self._note_order(record)
+        self._note_order(record.lineage, record.revision)
         return record
 
-    def _note_order(self, record: Record) -> None:
+    def _note_order(self, lineage: str, revision: int) -> None:
         """Notice, and say once, that SQL is behind what this host has seen of it."""
-        lineage, revision = self._host.position()
-        if lineage != record.lineage or revision <= record.revision:
+        seen_lineage, seen_revision = self._host.position()
+        if lineage != seen_lineage or revision >= seen_revision:
             self.behind = None
             return
         if self.behind is None:
@@ -87,10 +86,10 @@ class Reconciler:
                 "backup, or a replica that lags. The later one is served. If the database is "
                 "right, run `flask waffle resync`.",
                 self._store.database.url,
-                record.revision,
                 revision,
+                seen_revision,
             )
-        self.behind = (record.lineage, record.revision)
+        self.behind = (lineage, revision)
 
     def _failed(self, error: StoreUnavailable) -> None:
         if self.error is None:
