@@ -122,13 +122,15 @@ class Listener:
             timeout_seconds = min(timeout_seconds, max(0, self._no_look_before - time.monotonic()))
         if self._subscription is None:
             stop.wait(timeout_seconds)
+            self._host.verify()  # much can happen to a file in that time
             return
         try:
             heard = self._subscription.receive(timeout_seconds)
         except BusUnavailable as error:
             self._lost(error)
             stop.wait(min(timeout_seconds, TURN_SECONDS))
-            return
+            heard = []
+        self._host.verify()
         self._note(heard)
 
     def _note(self, heard: list[Announcement]) -> None:
@@ -170,8 +172,8 @@ class Listener:
     def _tell_if_moved(self) -> None:
         sequence = self._host.sequence
         if sequence != self._seen_sequence:
-            self._seen_sequence = sequence
             self._moved()
+            self._seen_sequence = sequence
 
     def _lost(self, error: BusUnavailable) -> None:
         """Note that Redis is gone; say so once."""
