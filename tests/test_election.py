@@ -92,9 +92,12 @@ from uwsgi_waffle.election import Election
 election = Election(pathlib.Path({str(path)!r}), 7)
 assert election.win()
 if not os.fork():
-    print(election.win(), flush=True)
     election.resign()  # what is its parent's to do
-    print(Election(pathlib.Path({str(path)!r}), 7).win(), flush=True)
+    other = Election(pathlib.Path({str(path)!r}), 7)
+    print(other.win(), flush=True)
+    print(election.win(), flush=True)
+    sys.stdin.readline()
+    print(other.win(), flush=True)
     sys.stdin.read()
     os._exit(0)
 os.wait()
@@ -113,6 +116,10 @@ os.wait()
         parent.kill()
         wait_until(election.win, 10, "the office is free though a child lives on")
         election.resign()
+        assert parent.stdin is not None
+        parent.stdin.write("\n")
+        parent.stdin.flush()
+        assert parent.stdout.readline() == "True\n", "it can be had by the child, too"
     finally:
         parent.kill()
         parent.communicate()  # the child ends with its input

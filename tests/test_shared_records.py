@@ -85,7 +85,7 @@ def test_writers_killed_at_any_point_leave_a_whole_record(tmp_path: Path) -> Non
     readers = [start(READER, path) for _ in range(2)]
     chance = random.Random(20)  # noqa: S311  # the moments to kill at need be no secret
     try:
-        for _ in range(25):
+        for _ in range(12):
             writers = [start(WRITER, path) for _ in range(2)]
             try:
                 enough = host.position()[1] + 20
@@ -106,6 +106,17 @@ def test_writers_killed_at_any_point_leave_a_whole_record(tmp_path: Path) -> Non
     finally:
         for reader in readers:
             end(reader)
+
+
+def test_a_writer_leaves_the_record_in_use_alone(tmp_path: Path) -> None:
+    """So one that is killed while it writes, wherever that is, has spoilt nothing."""
+    host = HostSnapshot(tmp_path / "snapshot")
+    for revision in range(1, 4):
+        host.publish(Record(LINEAGE, revision, {"A": str(revision)}))
+        start = layout.area_offset(host.sequence)
+        before = bytes(host.words.cast("B")[start : start + layout.AREA_BYTES])
+        host.publish(Record(LINEAGE, revision + 1, {"A": "x" * 1000}))
+        assert host.words.cast("B")[start : start + layout.AREA_BYTES] == before
 
 
 def test_forked_children_exclude_each_other(tmp_path: Path) -> None:
