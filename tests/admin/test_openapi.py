@@ -13,7 +13,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from tests.admin.visitor import Visitor
-from tests.apps.admin_pages import SECRET_DEFAULT, make_app
+from tests.apps.admin_pages import KEY_DEFAULT, SECRET_DEFAULT, make_app
 from tests.conftest import state_of
 
 OPERATIONS = [
@@ -62,6 +62,7 @@ def test_whatever_is_sent_the_answer_is_as_documented(
     def send(case: Any) -> None:
         answer = case.call_and_validate(excluded_checks=is_narrower)
         assert SECRET_DEFAULT not in answer.text
+        assert KEY_DEFAULT not in answer.text
 
     send()
 

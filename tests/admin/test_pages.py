@@ -11,7 +11,7 @@ import pytest
 
 from tests.admin.conftest import MakeVisitor
 from tests.admin.visitor import Page, Visitor
-from tests.apps.admin_pages import SECRET_DEFAULT, Level
+from tests.apps.admin_pages import KEY_DEFAULT, SECRET_DEFAULT, Level
 from uwsgi_waffle import WaffleSettings
 
 
@@ -151,6 +151,7 @@ def test_a_change_between_review_and_save_is_a_conflict_too(visitor: Visitor) ->
 
 
 def test_a_change_of_another_setting_is_no_conflict(visitor: Visitor) -> None:
+    visitor.waffle.update({"SITENAME": "Long ago"}, actor="bob")
     open_page = visitor.get()
     visitor.waffle.update({"RATE": 0.75}, actor="bob")
     review = visitor.review(open_page, SITENAME="Mine")
@@ -221,7 +222,7 @@ def test_settings_are_grouped_and_searched_without_scripts(visitor: Visitor) -> 
 
 
 def test_nothing_is_shown_of_a_secret_anywhere(visitor: Visitor) -> None:
-    typed = ["hush-hush-1", "hush-hush-2", "hush-hush-3", SECRET_DEFAULT]
+    typed = ["hush-hush-1", "hush-hush-2", "hush-hush-3", SECRET_DEFAULT, KEY_DEFAULT]
     pages: list[Page] = [visitor.get()]
     for secret in typed[:2]:
         review = visitor.review(MAIL_PASSWORD=secret)

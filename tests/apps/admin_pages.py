@@ -14,8 +14,9 @@ from typing_extensions import Self
 
 from uwsgi_waffle import Permission, WaffleConf, WaffleSettings
 
-#: The default of the secret; it must never be seen.
+#: The defaults of the secrets; they must never be seen.
 SECRET_DEFAULT = "swordfish-of-old"  # noqa: S105  # it opens nothing
+KEY_DEFAULT = "key-of-old"
 
 
 class Level(enum.Enum):
@@ -56,6 +57,7 @@ class Settings(WaffleSettings):
     MAIL_FROM: str | None = Field(None, description="Sender of mails")
     MAIL_SERVER: Smtp = Field(Smtp(), description="Where mails go")
     MAIL_PASSWORD: SecretStr = Field(SecretStr(SECRET_DEFAULT), description="Of the mail server")
+    API_KEY: str = Field(KEY_DEFAULT, description="A key", json_schema_extra={"secret": True})
     LAUNCH: dt.datetime = Field(dt.datetime(2026, 1, 1, 12, 30), description="When it opens")  # noqa: DTZ001  # as declared: without a zone
     MEETING: dt.datetime = Field(
         dt.datetime(2026, 1, 1, 12, 30, tzinfo=dt.timezone.utc), description="With a zone"
