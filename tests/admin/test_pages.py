@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pydantic
@@ -160,6 +162,35 @@ def test_a_change_of_another_setting_is_no_conflict(visitor: Visitor) -> None:
     assert visitor.save(review).status == 303
     settings = visitor.waffle.settings
     assert (settings.SITENAME, settings.RATE, settings.MAX_FILESIZE) == ("Mine", 0.75, 77)
+
+
+def test_people_who_save_at_the_same_moment_all_have_their_way(visitor: Visitor) -> None:
+    """Each another setting, all from the same revision; each save is a revision of its own."""
+    texts = {
+        "SITENAME": "One",
+        "THEME": '"berry"',
+        "NOTE": "three",
+        "MIN_FILESIZE": "7",
+        "RATE": "0.25",
+        "PRICE": "5",
+        "MAIL_FROM": "a@b.example",
+        "NIGHTLY": "09:15",
+    }
+    people = [visitor.also(f"person {number}") for number in range(len(texts))]
+    reviews = [
+        person.review(None, **{name: text})
+        for person, (name, text) in zip(people, texts.items(), strict=True)
+    ]
+    together = threading.Barrier(len(people))
+
+    def save(number: int) -> int:
+        together.wait(10)
+        return people[number].save(reviews[number]).status
+
+    with ThreadPoolExecutor(len(people)) as pool:
+        assert set(pool.map(save, range(len(people)))) == {303}
+    assert visitor.waffle.revision == len(texts)
+    assert {change.name for change in visitor.waffle.history()} == set(texts)
 
 
 def test_a_secret_is_changed_by_typing_it_twice_and_never_shown(visitor: Visitor) -> None:

@@ -21,6 +21,7 @@ from uwsgi_waffle.errors import ConfigError, StoreUnavailable
 
 from . import api, changes, pages
 from .forms import check_secret_key
+from .origin import guarded
 from .permission import Authorize, as_permission
 from .visit import Visit
 
@@ -108,10 +109,10 @@ def _add_api(blueprint: Blueprint) -> None:
         "/api/settings",
         "api_settings",
         GET=api.get_settings,
-        PATCH=api.guarded(api.patch_settings),
+        PATCH=guarded(api.patch_settings),
     )
     _route(blueprint, "/api/history", "api_history", GET=api.get_history)
-    _route(blueprint, "/api/rollback", "api_rollback", POST=api.guarded(api.post_rollback))
+    _route(blueprint, "/api/rollback", "api_rollback", POST=guarded(api.post_rollback))
     _route(blueprint, "/api/status", "api_status", GET=api.get_status)
     _route(blueprint, "/api/openapi.json", "api_document", GET=api.get_document)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Draft", "Line", "Submission", "draft", "present", "save", "settings_at"]
 
 #: How often somebody else may be quicker before we give up.
-_TRIES = 5
+_TRIES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ def save(
     :raises StoreUnavailable: the database did not answer
     """
     signature = Signature(actor, comment or None, "page")
-    for tries_left in range(_TRIES - 1, -1, -1):
+    for _ in range(_TRIES):
         planned = draft(state, submission, is_whole_form=False)
         if planned.errors or planned.conflicts or not planned.lines:
             return planned, None
@@ -175,12 +175,10 @@ def save(
             planned.errors.update(by_name(error))
             return planned, None
         except RevisionConflict:
-            # Somebody was quicker: look again whether it was about the same settings.
-            if not tries_left:
-                raise
-        else:
-            return planned, done
-    raise AssertionError
+            continue  # somebody was quicker: look again whether it was about the same settings
+        return planned, done
+    planned.errors[""] = ["Others kept saving at the same moment. Try again."]
+    return planned, None
 
 
 def _meant(
