@@ -1,4 +1,4 @@
-"""Two hosts in one process: one that writes, and one whose real listener thread hears of it."""
+"""Two hosts in one process, as whole applications: one that writes, and one that listens."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from tests.conftest import Apps
+from tests.support.listening_host import NEVER_SECONDS
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 from uwsgi_waffle import WaffleConf
 from uwsgi_waffle.state import State
 
 CONFS = {"SIZE": {"default": 1}}
-#: So long that nothing in a test that uses it waits for a poll.
-NEVER_SECONDS = 3600.0
 #: News takes milliseconds; this only ends a test that would never end.
 SOON_SECONDS = 15.0
 
