@@ -1,282 +1,240 @@
-"""Servers that fail under a running listener: nothing is lost, and it is said once, not each time.
-
-Of an application as it runs; the listener's thread is the one that its first request starts.
-"""
+"""Redis and the database fail under a running listener, and come back."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Apps
 from tests.support import PostgresqlServer, RedisServer, wait_until
-from tests.support.listening import (
-    SOON_SECONDS,
-    TwoHosts,
-    counted,
-    messages,
-    position,
+from tests.support.listening_host import (
+    NEVER_SECONDS,
+    ListeningHost,
+    Writer,
+    config_of,
+    listening,
 )
-from uwsgi_waffle.shared.layout import HEARTBEAT_WORD
+from tests.support.redis_kinds import ClusterServer, watched_redis
+from uwsgi_waffle._redis import RedisClient
+from uwsgi_waffle.bus import Announcement
 
-#: What a poll may take beyond its interval, beside two busy processors.
-SLACK_SECONDS = 3.0
-#: Within which a half-open socket is noticed and replaced.
-HALF_OPEN_SECONDS = 15.0
-PASSWORD = "Geheim-7"  # noqa: S105  made up
-LOST = "cannot be listened to"
-BACK = "answers again"
+PASSWORD = "s3cret-word"  # noqa: S105  # of a server that the test starts
+#: How long a listener may take to notice that nobody is at the other end of its connection.
+NOTICE_SECONDS = 15.0
+#: How soon it must be back once Redis is.
+BACK_SECONDS = 5.0
 
 
 @pytest.fixture
 def redis_server() -> Iterator[RedisServer]:
-    """Make a Redis with a password, which is not started yet."""
-    with contextlib.closing(RedisServer(password=PASSWORD)) as server:
+    """Give a Redis to break, which is not running yet."""
+    server = RedisServer(password=PASSWORD)
+    with contextlib.closing(server):
         yield server
 
 
-def assert_said_once(caplog: pytest.LogCaptureFixture, lost: int = 1, back: int = 1) -> None:
-    """Assert that the log tells of transitions, and of nobody's password."""
-    assert len(messages(caplog.records, LOST)) == lost
-    assert len(messages(caplog.records, BACK)) == back
+@pytest.fixture
+def writer(redis_server: RedisServer, tmp_path: Path) -> Iterator[Writer]:
+    """Give another host that writes."""
+    made = Writer(config_of(f"sqlite:///{tmp_path}/waffle.db", redis_server.url))
+    made.write()
+    with contextlib.closing(made.store.database):
+        yield made
+
+
+@contextlib.contextmanager
+def here_polling(writer: Writer, directory: Path, seconds: float) -> Iterator[ListeningHost]:
+    """Run a listener on the writer's database and Redis."""
+    config = config_of(writer.config.database_uri, writer.config.redis_url, poll_seconds=seconds)
+    with listening(config, directory) as here:
+        yield here
+
+
+def open_descriptors() -> int:
+    """Return how many descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the listener and the reconciler have said, and check that it is no secret."""
     assert PASSWORD not in caplog.text
-    assert [r for r in caplog.records if r.levelno > logging.WARNING or r.exc_info] == []
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name in ("uwsgi_waffle.listener", "uwsgi_waffle.reconcile")
+        and record.levelno >= logging.WARNING
+    ]
 
 
-def test_redis_absent_at_start(
-    apps: Apps, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+def check_lost_and_back(caplog: pytest.LogCaptureFixture, what: str) -> None:
+    """Check that one line was logged when it was lost, and one when it was back."""
+    lost, back = lines(caplog)
+    assert what in lost
+    assert "answers again" in back
+
+
+def test_redis_absent_at_the_start_is_polled_around_and_used_once_it_is_there(
+    redis_server: RedisServer, writer: Writer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Polls do what it cannot; once it is there it is heard, without a restart."""
-    hosts = TwoHosts(apps, redis_server.url, poll_seconds=0.5)
-    hosts.listen()
-    for size in (2, 3, 4):
-        assert not hosts.change(size)
-        hosts.wait_until_serving(size, 0.5 + SLACK_SECONDS)
-    assert_said_once(caplog, back=0)
-    redis_server.start()
-    hosts.wait_until_heard_by(redis_server)
-    wait_until(lambda: hosts.change(5), SOON_SECONDS, "Redis takes the news")
-    hosts.wait_until_serving(5)
-    assert_said_once(caplog)
-
-
-@pytest.mark.parametrize("end", ["kill", "stop"])
-def test_what_is_committed_while_redis_is_away_is_read_on_its_return(
-    apps: Apps, redis_server: RedisServer, caplog: pytest.LogCaptureFixture, end: str
-) -> None:
-    """With no poll ever, so it is the reading after the connection that finds it; each time."""
-    redis_server.start()
-    hosts = TwoHosts(apps, redis_server.url)
-    hosts.listen(redis_server)
-    for outage in range(1, 4):
-        getattr(redis_server, end)()
-        wait_until(lambda: not hosts.is_live(), SOON_SECONDS, "it is noticed")
-        assert not hosts.change(10 * outage)
-        assert hosts.size != 10 * outage
+    with here_polling(writer, tmp_path, 0.3) as here:
+        here.wait_until_at(writer.write())
+        wait_until(lambda: here.listener.error, 10, "it has been missed")
+        assert not here.listener.is_live
         redis_server.start()
-        hosts.wait_until_serving(10 * outage)
-        hosts.wait_until_heard_by(redis_server)
-        assert_said_once(caplog, lost=outage, back=outage)
+        here.wait_until_live(BACK_SECONDS)
+        assert here.listener.error is None
+        wait_until(lambda: writer.bus.publish(writer.news(writer.write())), 10, "announced")
+    check_lost_and_back(caplog, "cannot be listened to")
 
 
-def test_a_connection_that_the_server_cuts_is_made_anew_and_read_after(
-    apps: Apps, redis_server: RedisServer
+def test_what_was_committed_while_redis_was_away_is_read_when_it_is_back(
+    redis_server: RedisServer, writer: Writer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever of us and redis-py reconnects: what was said in between is lost, so SQL is read."""
+    """By the first look after the connection: this listener never polls, and nobody tells it."""
+    with here_polling(writer, tmp_path, NEVER_SECONDS) as here:
+        redis_server.start()
+        here.wait_until_live(20)
+        for _ in range(3):
+            redis_server.kill()
+            wait_until(lambda: not here.listener.is_live, 10, "the loss is noticed")
+            record = writer.write()
+            assert not writer.bus.publish(writer.news(record))
+            redis_server.start()
+            here.wait_until_at(record, BACK_SECONDS)
+        wait_until(lambda: writer.bus.publish(writer.news(record)), 10, "announced")
+        here.wait_until_at(writer.write_and_tell())
+    lost_or_back = [line for line in lines(caplog) if "Redis" in line]
+    assert len(lost_or_back) in (6, 8), "one when lost, one when back"
+
+
+def test_a_connection_that_is_cut_misses_nothing(
+    redis_server: RedisServer, writer: Writer, tmp_path: Path
+) -> None:
+    """Its descriptor is closed, too: thirty times over there are no more of them."""
     redis_server.start()
-    hosts = TwoHosts(apps, redis_server.url)
-    hosts.listen(redis_server)
-    with redis_server.client() as client:
-        for _ in range(5):
-            with counted(hosts.listener) as statements:
-                assert client.client_kill_filter(_type="pubsub") == 1
-                wait_until(lambda: statements, SOON_SECONDS, "SQL is read")
-            hosts.wait_until_heard_by(redis_server)
-    hosts.change(2)
-    hosts.wait_until_serving(2)
+    with (
+        here_polling(writer, tmp_path, NEVER_SECONDS) as here,
+        redis_server.client() as operator,
+    ):
+        here.wait_until_live()
+        before = open_descriptors()
+        for _ in range(30):
+            record = writer.write()
+            operator.client_kill_filter(_type="pubsub")
+            here.wait_until_at(record, BACK_SECONDS)
+        here.wait_until_live()
+        assert open_descriptors() <= before + 3
+        assert redis_server.subscribers() == 1
 
 
-def test_while_redis_is_away_a_change_waits_for_one_poll_at_most(
-    apps: Apps, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+def test_a_connection_that_nobody_is_at_the_end_of_is_noticed_and_made_anew(
+    redis_server: RedisServer, writer: Writer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis stands still: what was open stays open, and says nothing."""
+    redis_server.start()
+    with here_polling(writer, tmp_path, 1.0) as here:
+        here.wait_until_live()
+        redis_server.pause()
+        record = writer.write()
+        assert not writer.bus.publish(writer.news(record))
+        here.wait_until_at(record, 5)
+        wait_until(lambda: not here.listener.is_live, NOTICE_SECONDS, "the silence is noticed")
+        here.wait_until_at(writer.write(), 5)
+        redis_server.resume()
+        here.wait_until_live(BACK_SECONDS)
+        assert redis_server.subscribers() == 1
+        wait_until(lambda: writer.bus.publish(writer.news(record)), 10, "announced again")
+        here.wait_until_at(writer.write_and_tell())
+    check_lost_and_back(caplog, "cannot be listened to")
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_quiet_connection_is_kept(
+    protocol: int,
+    redis_server: RedisServer,
+    writer: Writer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Silence alone is no sign of death: the server is asked, and answers."""
+    monkeypatch.setattr("uwsgi_waffle.bus.PING_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr("uwsgi_waffle.bus.DEAD_AFTER_SECONDS", 0.6)
+    redis_server.start()
+    redis_url = f"{redis_server.url}?protocol={protocol}"
+    config = config_of(writer.config.database_uri, redis_url, poll_seconds=NEVER_SECONDS)
+    with listening(config, tmp_path) as here:
+        here.wait_until_live()
+        with redis_server.client() as operator:
+            (first,) = operator.client_list(_type="pubsub")
+            here.wait_for_turns(40)  # 2 s
+            (second,) = operator.client_list(_type="pubsub")
+        assert first["id"] == second["id"]
+
+
+def test_redis_flushed_is_as_good_as_before(
+    redis_server: RedisServer, writer: Writer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     redis_server.start()
-    hosts = TwoHosts(apps, redis_server.url, poll_seconds=1.0)
-    hosts.listen(redis_server)
-    redis_server.kill()
-    for size in range(2, 7):
-        assert not hosts.change(size)
-        hosts.wait_until_serving(size, 1.0 + SLACK_SECONDS)
-    assert_said_once(caplog, back=0)
+    with here_polling(writer, tmp_path, NEVER_SECONDS) as here:
+        here.wait_until_live()
+        with redis_server.client() as operator:
+            operator.flushall()
+            operator.script_flush()
+        here.wait_until_at(writer.write_and_tell())
+    assert lines(caplog) == []
 
 
-def test_a_paused_redis_is_noticed_and_its_return_brings_what_was_missed(
-    apps: Apps, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+def test_a_database_that_is_down_is_said_once_and_caught_up_with_when_it_is_back(
+    redis_server: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    redis_server.start()
-    hosts = TwoHosts(apps, redis_server.url)
-    hosts.listen(redis_server)
-    redis_server.pause()
-    assert not hosts.change(2)
-    wait_until(lambda: not hosts.is_live(), HALF_OPEN_SECONDS, "the silence is noticed")
-    assert hosts.size == 1
-    redis_server.resume()
-    hosts.wait_until_serving(2)
-    hosts.wait_until_heard_by(redis_server)
-    assert_said_once(caplog)
-
-
-def test_a_half_open_socket_is_replaced_within_15_seconds(
-    apps: Apps, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The server behind the connection is frozen; a second one takes new ones, at its address."""
-    first = RedisServer(password=PASSWORD, unix_socket=True)
-    second = RedisServer(password=PASSWORD, extra_options=["--unixsocket", str(first.unix_socket)])
-    with first, contextlib.closing(second):
-        hosts = TwoHosts(apps, first.url)
-        hosts.listen(first)
-        first.pause()
-        second.start()
-        hosts.change(2)
-        hosts.wait_until_serving(2, HALF_OPEN_SECONDS)
-        hosts.wait_until_heard_by(second)
-        assert_said_once(caplog)
-        wait_until(lambda: hosts.change(3) or hosts.here.reset("SIZE"), SOON_SECONDS, "news go out")
-
-
-def test_a_redis_that_refuses_the_password_is_one_that_is_away(
-    apps: Apps, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    redis_server.start()
-    hosts = TwoHosts(apps, redis_server.url.replace(PASSWORD, "Geheim-8"), poll_seconds=0.5)
-    hosts.listen()
-    assert not hosts.change(2)
-    hosts.wait_until_serving(2, 0.5 + SLACK_SECONDS)
-    assert_said_once(caplog, back=0)
-    assert "Geheim" not in caplog.text
-    with redis_server.client() as client:
-        client.config_set("requirepass", "Geheim-8")
-    wait_until(hosts.is_live, SOON_SECONDS, "Redis is heard")
-    assert "Geheim" not in caplog.text
-
-
-def test_sql_that_is_away_and_comes_back_under_a_listener(
-    apps: Apps, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The last settings are served, it is said once; what is committed next arrives by its news."""
+    """Messages of that time are not lost either: what they told of is read by the next poll."""
     redis_server.start()
     with PostgresqlServer() as database:
-        apps.database_uri = database.url
-        hosts = TwoHosts(apps, redis_server.url, poll_seconds=0.5)
-        hosts.change(2)
-        hosts.listen(redis_server)
-        hosts.wait_until_serving(2)
-        database.kill()
-        wait_until(
-            lambda: hosts.listener.reconciler.error is not None, SOON_SECONDS, "it is noticed"
-        )
-        with redis_server.client() as client:
-            client.publish("waffleconf", "look")
-        stopped_at = hosts.listener.host.words[HEARTBEAT_WORD]
-        wait_until(
-            lambda: hosts.listener.host.words[HEARTBEAT_WORD] > stopped_at + 2e9,
-            SOON_SECONDS,
-            "it goes on turning, and asking",
-        )
-        assert (hosts.size, hosts.is_live()) == (2, True)
-        assert len(messages(caplog.records, "The last known settings are served")) == 1
-        database.start()
-        wait_until(lambda: hosts.listener.reconciler.error is None, SOON_SECONDS, "it is back")
-        wait_until(lambda: hosts.change(3), SOON_SECONDS, "Redis takes the news")
-        hosts.wait_until_serving(3)
-        answered = [r for r in caplog.records if r.getMessage().endswith(BACK + ".")]
-        assert len(answered) == 1
-        assert hosts.still_listens()
+        writer = Writer(config_of(database.url, redis_server.url))
+        with here_polling(writer, tmp_path, 0.5) as here:
+            here.wait_until_at(writer.write_and_tell())
+            last = writer.write_and_tell()
+            here.wait_until_at(last)
+            database.kill()
+            for _ in range(3):
+                ahead = Announcement("default", last.lineage, last.revision + 1)
+                assert writer.bus.publish(ahead)
+                here.wait_for_turns(20)
+            assert here.host.position() == (last.lineage, last.revision)
+            assert here.listener.is_live, "Redis is heard all the same"
+            database.start()
+            here.wait_until_at(writer.write(), 10)
+        writer.store.database.close()
+    check_lost_and_back(caplog, "asked again every 0.5 s")
 
 
-def test_a_flush_of_redis_changes_nothing(apps: Apps, redis_server: RedisServer) -> None:
-    """The settings are not there, and a subscription is no key."""
-    redis_server.start()
-    hosts = TwoHosts(apps, redis_server.url)
-    hosts.listen(redis_server)
-    with redis_server.client() as client:
-        client.flushall()
-    assert hosts.change(2)
-    hosts.wait_until_serving(2)
-    assert hosts.is_live()
-
-
-def test_a_listener_that_ends_lets_go_of_its_connection(
-    apps: Apps, redis_server: RedisServer
+def check_that_it_comes_back(
+    broken: RedisServer, given: RedisClient, database_uri: str, directory: Path
 ) -> None:
-    redis_server.start()
-    hosts = TwoHosts(apps, redis_server.url)
-    hosts.listen(redis_server)
-    assert hosts.listener.environment is not None
-    hosts.listener.environment.stop(SOON_SECONDS)
-    assert not hosts.still_listens()
-    assert not hosts.is_live()
-    wait_until(lambda: redis_server.subscribers() == 0, SOON_SECONDS, "nobody is subscribed")
+    """Break the Redis behind a ready client, and see that nothing is missed."""
+    config = config_of(database_uri, poll_seconds=NEVER_SECONDS)
+    writer = Writer(config, given)
+    writer.write()
+    with contextlib.closing(writer.store.database), listening(config, directory, given) as here:
+        here.wait_until_live()
+        here.wait_until_at(writer.write_and_tell())
+        broken.kill()
+        wait_until(lambda: not here.listener.is_live, 10, "the loss is noticed")
+        record = writer.write()
+        broken.start()
+        here.wait_until_at(record, 15)
+        wait_until(lambda: writer.bus.publish(writer.news(record)), 15, "announced again")
+        here.wait_until_at(writer.write_and_tell())
 
 
-# -- another content of the database --------------------------------------------------------------
+def test_a_listener_hears_by_way_of_a_sentinel(tmp_path: Path) -> None:
+    with watched_redis() as (server, client):
+        check_that_it_comes_back(server, client, f"sqlite:///{tmp_path}/waffle.db", tmp_path)
 
 
-def put_in_place(backup: Path, live: Path) -> None:
-    """Restore a backup as SQLite does, under those who have the database open."""
-    with (
-        contextlib.closing(sqlite3.connect(backup)) as source,
-        contextlib.closing(sqlite3.connect(live)) as target,
-    ):
-        source.backup(target)
-
-
-def test_a_restored_backup_is_not_taken_and_is_said_once(
-    apps: Apps, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Neither by polls nor by news; a change skips past what hosts have seen."""
-    hosts = TwoHosts(apps, "unix:///no/such.sock", poll_seconds=0.2)
-    live, backup = apps.directory / "waffle.db", apps.directory / "backup.db"
-    hosts.listen()
-    hosts.change(2)
-    put_in_place(live, backup)
-    hosts.change(3)
-    hosts.change(4)
-    hosts.wait_until_serving(4)
-    before = position(hosts.listener)
-    put_in_place(backup, live)
-    with counted(hosts.listener) as statements:
-        wait_until(lambda: len(statements) >= 5, SOON_SECONDS, "it has polled several times")
-        assert not any("waffle_setting" in s for s in statements), "nothing to read the rows for"
-    assert hosts.listener.reconciler.behind == (before[0], 1)
-    assert (hosts.size, position(hosts.listener)) == (4, before)
-    assert len(messages(caplog.records, "flask waffle resync")) == 1
-    hosts.change(5)
-    hosts.wait_until_serving(5)
-    assert position(hosts.listener) == (before[0], before[1] + 1)
-    wait_until(lambda: hosts.listener.reconciler.behind is None, SOON_SECONDS, "all is well again")
-
-
-def test_another_database_is_taken_whatever_its_revision(
-    apps: Apps, caplog: pytest.LogCaptureFixture
-) -> None:
-    hosts = TwoHosts(apps, "unix:///no/such.sock", poll_seconds=0.2)
-    hosts.listen()
-    hosts.change(2)
-    hosts.change(3)
-    hosts.wait_until_serving(3)
-    before = position(hosts.listener)
-    other = Apps(apps.directory / "other", f"sqlite:///{apps.directory}/other.db")
-    _, waffle = other(WAFFLE_CONFS={"SIZE": {"default": 1}})
-    waffle.update({"SIZE": 99})
-    other.close()
-    put_in_place(apps.directory / "other.db", apps.directory / "waffle.db")
-    hosts.wait_until_serving(99)
-    after = position(hosts.listener)
-    assert after[0] != before[0]
-    assert after[1] == 1 < before[1]
-    assert messages(caplog.records, "flask waffle resync") == []
+def test_a_listener_hears_on_a_cluster(tmp_path: Path) -> None:
+    with ClusterServer() as server, server.cluster_client() as client:
+        check_that_it_comes_back(server, client, f"sqlite:///{tmp_path}/waffle.db", tmp_path)

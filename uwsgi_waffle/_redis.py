@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -28,8 +28,9 @@ __all__ = [
 #: Seconds to wait for Redis to take a connection or to answer; an update waits no longer than this.
 ANSWER_SECONDS = 1.0
 
-#: What redis-py raises when the server, or the network before it, is not there.
-FAILURES = (RedisError, OSError)
+#: What redis-py raises when the server, or the network before it, is not there. A client of a
+#: Cluster has an error of its own, outside the tree, for one that it cannot reach.
+FAILURES = (RedisError, RedisClusterException, OSError)
 
 
 class BusUnavailable(Exception):

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 PING_AFTER_SECONDS = 3.0
 #: Seconds of silence after which the connection counts as dead.
 DEAD_AFTER_SECONDS = 8.0
+#: Seconds for which a server that has let a change wait is not tried again.
+LEAVE_SILENT_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,9 @@ class Bus:
         try:
             self._publish(announcement.encode())
         except FAILURES as error:
-            self._down_until = time.monotonic() + self._backoff.next_seconds()
+            silent = isinstance(error, RedisTimeoutError)
+            pause_seconds = LEAVE_SILENT_SECONDS if silent else self._backoff.next_seconds()
+            self._down_until = time.monotonic() + pause_seconds
             if not self._said_down:
                 logger.warning(
                     "waffle: revision %d could not be announced on Redis at %s (%s). It is "
