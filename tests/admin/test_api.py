@@ -112,6 +112,16 @@ def test_history_is_told_by_whole_revisions(visitor: Visitor) -> None:
     assert visitor.api("GET", "/history?limit=0").status_code == 422
 
 
+def test_errors_are_json_too(visitor: Visitor) -> None:
+    for method, path, status in (("GET", "/nowhere", 404), ("DELETE", "/settings", 405)):
+        answer = visitor.api(method, path)
+        assert answer.status_code == status
+        assert answer.json is not None
+        assert set(answer.json) == {"error", "message"}
+    stranger = visitor.also("nobody").api("GET", "/settings")
+    assert (stranger.status_code, stranger.json is not None) == (403, True)
+
+
 def test_status_tells_every_process(visitor: Visitor) -> None:
     answer = visitor.api("GET", "/status").json
     assert answer is not None

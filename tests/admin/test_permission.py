@@ -15,6 +15,7 @@ from tests.conftest import Apps
 from uwsgi_waffle import ConfigError, Permission, WaffleSettings
 
 PATHS = (
+    "",
     "/",
     "/history",
     "/compare",

@@ -115,6 +115,7 @@ def _add_api(blueprint: Blueprint) -> None:
     _route(blueprint, "/api/rollback", "api_rollback", POST=guarded(api.post_rollback))
     _route(blueprint, "/api/status", "api_status", GET=api.get_status)
     _route(blueprint, "/api/openapi.json", "api_document", GET=api.get_document)
+    _route(blueprint, "/api/<path:_rest>", "api_nowhere", GET=_nowhere)
 
 
 def _route(blueprint: Blueprint, path: str, endpoint: str, **views: View) -> None:
@@ -129,7 +130,8 @@ def _route(blueprint: Blueprint, path: str, endpoint: str, **views: View) -> Non
             raise MethodNotAllowed([*views, "OPTIONS", *(["HEAD"] if "GET" in views else [])])
         return views[method](**arguments)
 
-    blueprint.add_url_rule(path, endpoint, dispatch, methods=_METHODS)
+    # A redirect to the path with a slash would be Werkzeug's, too.
+    blueprint.add_url_rule(path, endpoint, dispatch, methods=_METHODS, strict_slashes=False)
 
 
 def _nowhere(_rest: str) -> None:
