@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -80,24 +79,27 @@ def end(process: subprocess.Popen[str]) -> None:
 
 def test_writers_killed_at_any_point_leave_a_whole_record(tmp_path: Path) -> None:
     """Writers die by SIGKILL while readers read: no reader sees a mix, or goes back."""
-    path = tmp_path / "snapshot"
-    host = HostSnapshot(path)
-    readers = [start(READER, path) for _ in range(2)]
-    chance = random.Random(20)  # noqa: S311  # the moments to kill at need be no secret
+    host = HostSnapshot(tmp_path / "snapshot")
+    readers = [start(READER, host.path) for _ in range(2)]
+
+    @settings(max_examples=12, deadline=None, database=None)
+    @given(seconds=st.floats(0, 0.02))
+    def kill_writers_after(seconds: float) -> None:
+        writers = [start(WRITER, host.path) for _ in range(2)]
+        try:
+            enough = host.position()[1] + 20
+            wait_until(partial(has_reached, host, enough), 30, "the writers write")
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                host.read()
+        finally:
+            for writer in writers:
+                end(writer)
+        found = host.read()
+        assert found is not None, "a killed writer leaves a record that can be read"
+
     try:
-        for _ in range(12):
-            writers = [start(WRITER, path) for _ in range(2)]
-            try:
-                enough = host.position()[1] + 20
-                wait_until(partial(has_reached, host, enough), 30, "the writers write")
-                deadline = time.monotonic() + chance.uniform(0, 0.02)
-                while time.monotonic() < deadline:
-                    host.read()
-            finally:
-                for writer in writers:
-                    end(writer)
-            found = host.read()
-            assert found is not None, "a killed writer leaves a record that can be read"
+        kill_writers_after()
         for reader in readers:
             assert reader.poll() is None, reader.communicate()[0]
             os.kill(reader.pid, signal.SIGSTOP)  # what it has printed is complete
@@ -249,6 +251,29 @@ class Model(RuleBasedStateMachine):
             used = layout.area_offset(self.host.sequence)
             self.host.words.cast("B")[used + where] ^= bits
             self.expected = None
+
+    @rule(number=st.integers(0, layout.WORD_MAX))
+    def damage_the_number(self, number: int) -> None:
+        """Damage what says which record is in use: no other one is taken for it."""
+        if self.host.sequence not in (number, 0):
+            self.host.words[layout.SEQUENCE_WORD] = number
+            self.expected = None
+
+    @rule(length=st.integers(0, layout.FILE_BYTES - 1))
+    def cut_short(self, length: int) -> None:
+        """Lose the end of the file, and go on; what was lost is lost."""
+        os.truncate(self.path, length)
+        assert self.host.verify()
+        found = self.host.read()
+        assert found is None or found[1] == self.expected
+        self.expected = found[1] if found else None
+
+    @rule()
+    def delete(self) -> None:
+        """Lose the file."""
+        self.path.unlink()
+        assert self.host.verify()
+        self.expected = None
 
     @rule()
     def open_again(self) -> None:
