@@ -100,6 +100,18 @@ def say(server: RedisServer, *messages: str | bytes) -> None:
         pipeline.execute()
 
 
+@contextlib.contextmanager
+def flood(server: RedisServer, said: str) -> Iterator[None]:
+    """Have another process publish a message without a pause."""
+    flooder = subprocess.Popen([sys.executable, "-c", FLOODER, server.url, said])
+    try:
+        yield
+        assert flooder.poll() is None
+    finally:
+        flooder.kill()
+        flooder.wait()
+
+
 def message(lineage: str, revision: object, namespace: object = "default") -> str:
     """Return a message as we send them."""
     return json.dumps({"namespace": namespace, "lineage": lineage, "revision": revision})
@@ -224,8 +236,7 @@ def test_a_change_during_a_hostile_flood_arrives_within_one_poll(
     config = config_of(writer.config.database_uri, redis_server.url, poll_seconds=poll_seconds)
     with listening(config, tmp_path) as here:
         here.wait_until_live()
-        flooder = subprocess.Popen([sys.executable, "-c", FLOODER, redis_server.url, forged])
-        try:
+        with flood(redis_server, forged):
             wait_until(lambda: here.statements.reads >= 3, 30, "the flood has come")
             reads = here.statements.reads
             started = time.monotonic()
@@ -235,10 +246,22 @@ def test_a_change_during_a_hostile_flood_arrives_within_one_poll(
             seconds = time.monotonic() - started
             # One poll of two statements each poll_seconds, and the looks between.
             assert here.statements.reads - reads <= HANDFUL + 2 * seconds
-            assert flooder.poll() is None
-        finally:
-            flooder.kill()
-            flooder.wait()
+
+
+def test_a_flood_does_not_keep_it_from_polling(
+    redis_server: RedisServer, writer: Writer, tmp_path: Path
+) -> None:
+    """Messages of another namespace give no reason to look, and yet nothing is missed."""
+    config = config_of(writer.config.database_uri, redis_server.url, poll_seconds=0.5)
+    with listening(config, tmp_path) as here:
+        here.wait_until_live()
+        with flood(redis_server, message("aa", 1, namespace="other")), redis_server.client() as one:
+            heard = one.pubsub()
+            heard.subscribe("waffleconf")
+            wait_until(lambda: heard.get_message(ignore_subscribe_messages=True), 30, "it floods")
+            for _ in range(3):
+                here.wait_until_at(writer.write(), 5)
+            heard.close()
 
 
 def test_several_listeners_of_a_host_read_once_for_a_change(

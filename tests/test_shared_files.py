@@ -260,4 +260,4 @@ def test_a_full_file_system_is_bypassed(tmp_path: Path, caplog: pytest.LogCaptur
         assert host.publish(RECORD)
         assert host.position() == (RECORD.lineage, RECORD.revision)
     finally:
-        subprocess.run(["/bin/umount", str(mount)], check=True)
+        subprocess.run(["/bin/umount", "--lazy", str(mount)], check=True)
