@@ -138,7 +138,7 @@ def put_in_place(backup: Path, live: Path) -> None:
 def test_a_restored_backup_is_not_taken_and_is_said_once(
     apps: Apps, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither by polls nor by news; a change skips past what hosts have seen."""
+    """Neither by polls nor by a look; a change skips past what hosts have seen."""
     hosts = TwoHosts(apps, "unix:///no/such.sock", poll_seconds=0.2)
     live, backup = apps.directory / "waffle.db", apps.directory / "backup.db"
     hosts.listen()
@@ -152,7 +152,9 @@ def test_a_restored_backup_is_not_taken_and_is_said_once(
     with counted(hosts.listener) as statements:
         wait_until(lambda: len(statements) >= 5, SOON_SECONDS, "it has polled several times")
         assert not any("waffle_setting" in s for s in statements), "nothing to read the rows for"
+    hosts.listener.reconciler.take()
     assert hosts.listener.reconciler.behind == (before[0], 1)
+    assert hosts.listener.host.position() == before
     assert (hosts.size, position(hosts.listener)) == (4, before)
     assert len(messages(caplog.records, "flask waffle resync")) == 1
     hosts.change(5)
