@@ -173,8 +173,10 @@ def hangs_up() -> Iterator[tuple[int, list[object]]]:
                     connection.close()
 
         pool.submit(answer)
-        yield server.getsockname()[1], calls
-        server.shutdown(socket.SHUT_RDWR)
+        try:
+            yield server.getsockname()[1], calls
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
