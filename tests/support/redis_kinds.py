@@ -14,7 +14,7 @@ from redis.cluster import RedisCluster
 from redis.sentinel import Sentinel
 
 from tests.support.availability import require_program
-from tests.support.processes import LocalServer
+from tests.support.processes import LocalServer, free_port
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 
@@ -73,7 +73,9 @@ class ClusterServer(RedisServer):
 
     def __init__(self) -> None:
         """Choose where it is reached; nothing runs yet."""
-        super().__init__(extra_options=["--cluster-enabled", "yes"])
+        # Left alone it takes a port 10,000 above its own, which a client may have.
+        options = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+        super().__init__(extra_options=options)
 
     def start(self) -> None:
         """Start the node, and return when the Cluster is whole."""
