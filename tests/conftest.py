@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,15 @@ from flask import Flask
 from tests.support import DATABASE_KINDS, fresh_database
 from uwsgi_waffle import WaffleConf, WaffleSettings
 from uwsgi_waffle.state import State
+
+
+def pytest_configure() -> None:
+    """Let the servers of the tests be ended by SIGINT, also where a shell started us with ``&``.
+
+    Such a shell has its background processes, and all that they start, ignore it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def state_of(app: Flask) -> State:
