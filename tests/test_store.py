@@ -296,3 +296,16 @@ def test_another_database_replaces_what_was_served(database_apps: Apps) -> None:
     assert waffle.refresh() is True
     assert (waffle.revision, waffle.settings.SITENAME) == (1, "other")
     assert waffle.update({"SITENAME": "next"}).revision == 2
+
+
+@pytest.mark.parametrize("lineage", ["restored-by-me", "0" * 16, "ABCDEF0123456789"])
+def test_a_lineage_that_somebody_wrote_by_hand_stops_nobody(lineage: str, apps: Apps) -> None:
+    """The host snapshot holds it as a number; any text comes down to one."""
+    app, waffle = apps(WAFFLE_CONFS={"SIZE": {"default": 1}})
+    waffle.update({"SIZE": 2})
+    execute(apps.database_uri, f"UPDATE waffle_namespace SET lineage = '{lineage}'")  # noqa: S608  # ours
+    assert waffle.refresh()
+    assert state_of(app).store.peek() == state_of(app).host.position()
+    assert waffle.update({"SIZE": 3}).revision == 2
+    assert not waffle.refresh()
+    assert waffle.settings.SIZE == 3

@@ -7,6 +7,8 @@ is sound. A reader takes revision and rows in one statement, so it sees one revi
 
 from __future__ import annotations
 
+import hashlib
+import re
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -92,7 +94,7 @@ class Store:
 
         def read(connection: sa.Connection) -> tuple[str, int]:
             found = connection.execute(statement).first()
-            return (found.lineage, found.revision) if found is not None else ("", 0)
+            return (_lineage(found.lineage), found.revision) if found is not None else ("", 0)
 
         return self.database.read(read, without_tables=("", 0))
 
@@ -254,7 +256,7 @@ class Store:
         if not found:
             return Record()
         rows = {row.name: row.value for row in found if row.name is not None}
-        return Record(found[0].lineage, found[0].revision, rows)
+        return Record(_lineage(found[0].lineage), found[0].revision, rows)
 
     def _last_changes(self, revision: int) -> sa.Select[tuple[str, str, bool]]:
         """Return the statement for the last change of each setting up to a revision."""
@@ -363,3 +365,10 @@ def _stored(connection: sa.Connection, statement: sa.Select[Any]) -> list[Stored
         StoredChange(**{**row, "at": row["at"].replace(tzinfo=timezone.utc)})
         for row in connection.execute(statement).mappings()
     ]
+
+
+def _lineage(stored: str) -> str:
+    """Return a lineage as 16 hexadecimal digits, also where somebody put other text in its row."""
+    if re.fullmatch("[0-9a-f]{16}", stored) and int(stored, 16):
+        return stored
+    return hashlib.sha256(stored.encode()).hexdigest()[:16]
