@@ -285,6 +285,22 @@ def test_several_listeners_of_a_host_read_once_for_a_change(
             assert sum(len(host.statements.seen) for host in every) == count
 
 
+def test_of_several_changes_that_wait_for_a_look_the_last_one_is_seen(
+    here: ListeningHost, writer: Writer, redis_server: RedisServer
+) -> None:
+    """Also where this host itself has by then overtaken the first of them."""
+    lineage, _ = here.host.position()
+    for count in range(1, 5):
+        say(redis_server, message(lineage, 2**62))
+        wait_until(lambda: here.statements.reads == count, 10, "a look in vain")  # noqa: B023
+    writer.write_and_tell()
+    here.wait_for_turns()
+    here.host.publish(writer.write())
+    last = writer.write_and_tell()
+    assert here.host.position() == (lineage, last.revision - 1), "the look still waits"
+    here.wait_until_at(last)
+
+
 def test_the_workers_are_woken_whoever_of_the_host_has_moved_it(
     here: ListeningHost, writer: Writer
 ) -> None:

@@ -142,8 +142,16 @@ class Listener:
         for news in ours:
             if news.namespace is None or news.lineage != lineage:
                 self._look_is_due, self._wanted = True, None
-            elif news.revision > revision and not self._look_is_due:
-                self._look_is_due, self._wanted = True, (news.lineage, news.revision)
+            elif news.revision > revision:
+                self._want(news.lineage, news.revision)
+
+    def _want(self, lineage: str, revision: int) -> None:
+        """Mark a look as due that is over once the host has reached the latest of all wanted."""
+        if not self._look_is_due:
+            self._look_is_due, self._wanted = True, (lineage, revision)
+        elif self._wanted is not None:
+            same = self._wanted[0] == lineage
+            self._wanted = (lineage, max(self._wanted[1], revision)) if same else None
 
     def _look_if_due(self) -> None:
         """Read SQL because of a message; the less it was worth the last times, the later."""
@@ -152,7 +160,8 @@ class Listener:
         self._look_is_due = False
         before = self._host.sequence
         try:
-            self._reconciler.take(self._wanted)
+            if self._reconciler.take(self._wanted) is None:
+                return  # another process of this host was first, so it cost nothing
         except StoreUnavailable:
             self._next_poll = time.monotonic() + self._poll_seconds
         if self._host.sequence != before:
