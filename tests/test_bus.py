@@ -235,6 +235,18 @@ def test_a_redis_that_stands_still_keeps_one_change_waiting_and_not_the_next(
         wait_until(lambda: bus.publish(NEWS), 15, "changes are announced again")
 
 
+def test_a_subscription_that_succeeds_ends_the_pause_after_a_failure() -> None:
+    """Where a process listens as well as writes, it knows that Redis is back."""
+    with RedisServer() as server:
+        bus = bus_at(server.url)
+        server.pause()
+        assert not bus.publish(NEWS)
+        server.resume()
+        assert not bus.publish(NEWS), "it pauses"
+        with bus.subscribe():
+            assert bus.publish(NEWS)
+
+
 def test_a_pooled_connection_that_died_unused_costs_no_announcement() -> None:
     """Redis restarted, or a firewall forgot: the first change after that is announced as well."""
     with RedisServer() as server:

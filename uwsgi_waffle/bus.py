@@ -122,7 +122,7 @@ class Bus:
                 logger.warning(
                     "waffle: revision %d could not be announced on Redis at %s (%s). It is "
                     "committed, and served on this host; other hosts see it when they next poll "
-                    "SQL, within %g s.",
+                    "SQL, within %g s, or once Redis is back.",
                     announcement.revision,
                     self.location,
                     reason(error),
@@ -153,6 +153,7 @@ class Bus:
             pubsub.subscribe(self.channel)
             subscription = Subscription(pubsub)
             subscription.wait_for_confirmation()
+            self._down_until = 0.0  # it answers, so changes may be announced again
         except FAILURES as error:
             _close(pubsub)
             raise BusUnavailable(reason(error)) from error

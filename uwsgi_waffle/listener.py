@@ -15,7 +15,9 @@ from typing import Protocol
 from .bus import Announcement, Backoff, Bus, BusUnavailable, Subscription
 from .errors import StoreUnavailable
 from .reconcile import Reconciler
+from .relay import Relay
 from .shared import HostSnapshot
+from .snapshot import Record
 
 __all__ = ["Listener", "StopEvent", "run"]
 
@@ -65,6 +67,7 @@ class Listener:
         self._reconciler = reconciler
         self._poll_seconds = poll_seconds
         self._moved = moved
+        self._relay = None if bus is None else Relay(namespace, bus, host)
         self._seen_sequence = -1
         self._subscription: Subscription | None = None
         self._context: AbstractContextManager[Subscription] | None = None
@@ -86,6 +89,8 @@ class Listener:
         self._look_if_due()
         self._poll_if_due()
         self._tell_if_moved()
+        if self._relay is not None and self.is_live:
+            self._relay.turn()
 
     @property
     def is_live(self) -> bool:
@@ -144,6 +149,8 @@ class Listener:
                 self._look_is_due, self._wanted = True, None
             elif news.revision > revision:
                 self._want(news.lineage, news.revision)
+            elif self._relay is not None:
+                self._relay.count_as_announced(lineage, news.revision)
 
     def _want(self, lineage: str, revision: int) -> None:
         """Mark a look as due that is over once the host has reached the latest of all wanted."""
@@ -160,8 +167,10 @@ class Listener:
         self._look_is_due = False
         before = self._host.sequence
         try:
-            if self._reconciler.take(self._wanted) is None:
+            record = self._reconciler.take(self._wanted)
+            if record is None:
                 return  # another process of this host was first, so it cost nothing
+            self._count_as_announced(record)
         except StoreUnavailable:
             self._next_poll = time.monotonic() + self._poll_seconds
         if self._host.sequence != before:
@@ -175,8 +184,14 @@ class Listener:
         if time.monotonic() < self._next_poll:
             return
         with suppress(StoreUnavailable):  # the reconciler has said so; the next poll asks again
-            self._reconciler.poll()
+            record = self._reconciler.poll()
+            if record is not None:
+                self._count_as_announced(record)
         self._next_poll = time.monotonic() + self._poll_seconds
+
+    def _count_as_announced(self, record: Record) -> None:
+        if self._relay is not None:
+            self._relay.count_as_announced(record.lineage, record.revision)
 
     def _tell_if_moved(self) -> None:
         sequence = self._host.sequence

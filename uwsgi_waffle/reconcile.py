@@ -47,9 +47,10 @@ class Reconciler:
                 return None
             return self._take()
 
-    def poll(self) -> bool:
-        """Compare revisions, read if SQL is at another or a later one, and return whether it was.
+    def poll(self) -> Record | None:
+        """Compare revisions, and read if SQL is at another or a later one.
 
+        :return: ``None`` where nothing was read
         :raises StoreUnavailable: SQL did not answer; said once in the log
         """
         try:
@@ -60,8 +61,8 @@ class Reconciler:
         self._answered()
         if _has_reached(self._host.position(), position):
             self._note_order(*position)
-            return False
-        return self.take(position) is not None
+            return None
+        return self.take(position)
 
     def _take(self) -> Record:
         try:

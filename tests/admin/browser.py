@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -92,7 +93,14 @@ class Browser:
         """Press the button that the page is about, and return when another page is there."""
         before = self.one("html")
         self.one("button.primary").click()
-        wait_until(lambda: self.one("html") != before, SECONDS, "another page came")
+
+        def has_another_page() -> bool:
+            try:
+                return self.one("html") != before
+            except NoSuchElementException:  # between the two there is none
+                return False
+
+        wait_until(has_another_page, SECONDS, "another page came")
 
     def wait_for(self, text: str) -> None:
         """Return when the page shows a text."""

@@ -97,9 +97,10 @@ class ListeningHost:
         #: The positions that the host was at, each time that it was told to have moved.
         self.moves: list[tuple[str, int]] = []
         self.turns = 0
+        self._client = SharedClient(config, given)
         self.listener = Listener(
             namespace=config.namespace,
-            bus=bus_of(config, given),
+            bus=Bus(config, self._client),
             host=self.host,
             reconciler=self.reconciler,
             poll_seconds=config.poll_seconds,
@@ -110,6 +111,12 @@ class ListeningHost:
     def start(self) -> None:
         """Start the loop."""
         self.environment.start(lambda stop: run(self.listener, stop, self._turned))
+
+    def close(self) -> None:
+        """Let go of all connections, once the loop has ended."""
+        self.store.database.close()
+        client: Any = self._client.get()
+        client.close()
 
     def _moved(self) -> None:
         self.wake()
@@ -147,5 +154,5 @@ def listening(
         assert here.environment.is_alive()
     finally:
         here.environment.stop(10)
-        here.store.database.close()
+        here.close()
     assert not here.environment.is_alive(), "the listener ends when it is told to"
