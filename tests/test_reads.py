@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import fcntl
 import sqlite3
 import threading
@@ -151,7 +152,6 @@ def test_a_thread_that_was_given_the_request_sees_its_snapshot(made: Made) -> No
 
 
 def test_an_async_view_sees_its_snapshot(made: Made) -> None:
-    pytest.importorskip("asgiref")
     app, waffle = made
 
     @app.get("/")
@@ -173,6 +173,57 @@ def test_nested_requests_each_see_their_own_snapshot(made: Made) -> None:
         return f"{inner} {waffle.settings.A}"
 
     assert app.test_client().get("/").text == "5 0"
+
+
+def test_a_request_inside_another_leaves_the_outer_one_and_its_override_alone(made: Made) -> None:
+    app, waffle = made
+    app.add_url_rule("/inner", "inner", lambda: f"{waffle.settings.A} {waffle.settings.B}")
+
+    @app.get("/")
+    def outer() -> str:
+        with waffle.override(A=7):
+            waffle.update({"B": 5})
+            inner = app.test_client().get("/inner").text
+            return f"{inner}, {waffle.settings.A} {waffle.settings.B}"
+
+    client = app.test_client()
+    assert [client.get("/inner").text, client.get("/").text] == ["0 0", "7 5, 7 0"]
+    assert client.get("/inner").text == "0 5"
+    assert (waffle.settings.A, waffle.settings.B) == (0, 5)
+
+
+def test_requests_in_copies_of_a_context_keep_out_of_each_others_way(made: Made) -> None:
+    """As some servers run each request in a copy of a context in which one has run before."""
+    app, waffle = made
+    app.add_url_rule("/", "read", lambda: f"{waffle.settings.A}")
+    entered, leave = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    @app.get("/slow")
+    def slow() -> str:
+        before = waffle.settings.A
+        entered.set()
+        assert leave.wait(10)
+        return f"{before} {waffle.settings.A}"
+
+    def in_a_copy(path: str) -> threading.Thread:
+        def send() -> None:
+            seen.append(app.test_client().get(path).text)
+
+        thread = threading.Thread(target=contextvars.copy_context().run, args=[send])
+        thread.start()
+        return thread
+
+    assert app.test_client().get("/").text == "0"
+    first = in_a_copy("/slow")
+    assert entered.wait(10)
+    waffle.update({"A": 5})
+    in_a_copy("/").join()
+    assert waffle.settings.A == 5
+    leave.set()
+    first.join()
+    assert seen == ["5", "0 0"]
+    assert app.test_client().get("/").text == "5"
 
 
 def test_readers_in_threads_never_see_a_mix(made: Made) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 # pydantic_core is first to fail in a second interpreter of uWSGI, where boot must not run again.
@@ -16,6 +17,7 @@ from .config import Config
 from .errors import ConfigError, WaffleError
 from .fleet import Fleet
 from .history import Change, read_history
+from .requests import NO_PIN, Pin
 from .settings import WaffleSettings
 from .snapshot import Snapshot
 from .state import State
@@ -81,8 +83,8 @@ class WaffleConf(Generic[S]):
         self._callbacks = Callbacks()
         self._only: State | None = None
         self._count = 0
-        #: Returns the snapshot of the request at hand; of several applications, who knows whose.
-        self._pinned: Callable[[], Snapshot | None] = _nothing
+        #: Returns the pin of the request at hand; of several applications, who knows whose.
+        self._pin: Callable[[], Pin] = _no_pin
         if app is not None:
             self.init_app(app)
 
@@ -106,26 +108,25 @@ class WaffleConf(Generic[S]):
         self._count += 1
         is_only = self._count == 1
         self._only = state if is_only else None
-        self._pinned = state.pins.pinned.get if is_only else _nothing
+        self._pin = state.pins.here if is_only else _no_pin
 
     # -- read ---------------------------------------------------------------------------------
 
     @property
     def settings(self) -> S:
         """The typed settings; within a request, those of the snapshot it started with."""
-        snapshot = self._pinned() or self._seen()
+        pin = self._pin()
+        snapshot = (pin.snapshot if pin.thread == get_ident() else None) or self._seen()
         return snapshot.settings  # type: ignore[return-value]  # the model that init_app was given
 
     @property
     def revision(self) -> int:
         """The revision of :attr:`settings`; 0 before the first change."""
-        snapshot = self._pinned() or self._seen()
-        return snapshot.revision
+        return self._seen().revision
 
     def _seen(self) -> Snapshot:
         """Return the snapshot to see where none is pinned for the only application."""
-        pins = self._state().pins
-        return pins.pinned.get() or pins.unpinned()
+        return self._state().pins.seen()
 
     # -- write --------------------------------------------------------------------------------
 
@@ -298,5 +299,5 @@ class WaffleConf(Generic[S]):
         return cast("State", current_app.extensions[EXTENSION_NAME])
 
 
-def _nothing() -> None:
-    return None
+def _no_pin() -> Pin:
+    return NO_PIN

@@ -1,7 +1,7 @@
 """Noticing a fork, whoever forked.
 
 Three ways, as each has a hole: ``os.register_at_fork`` (uWSGI forks in C and does not call it),
-uWSGI's post-fork hook (anybody may overwrite it), and a stamp that the kernel wipes from the
+uWSGI's post-fork hook (anybody may overwrite it), and a number that the kernel wipes from the
 child's memory, which every request looks at.
 """
 
@@ -15,7 +15,7 @@ from typing import Protocol
 
 from . import boot
 
-__all__ = ["OwnerStamp", "make_stamp", "watch"]
+__all__ = ["OwnNumber", "make_own_number", "watch"]
 
 #: From linux/mman.h; Python's mmap does not name it.
 _MADV_WIPEONFORK = 18
@@ -31,37 +31,39 @@ class Watcher(Protocol):
         """Set up this process, just forked."""
 
 
-class OwnerStamp(Protocol):
-    """``stamp[0]`` is true in the process that set it, and false in its children."""
+class OwnNumber(Protocol):
+    """``number[0]`` is what this process has set, and 0 in its children."""
 
-    def __getitem__(self, index: int, /) -> int: ...
+    def __getitem__(self, index: int, /) -> float: ...
 
-    def __setitem__(self, index: int, value: int, /) -> None: ...
+    def __setitem__(self, index: int, value: float, /) -> None: ...
 
 
-class _PidStamp:
-    """The stamp for systems whose kernel wipes nothing; five times dearer to look at."""
+class _NumberWithPid:
+    """The number for systems whose kernel wipes nothing; five times dearer to look at."""
 
     def __init__(self) -> None:
         self._pid = 0
+        self._value = 0.0
 
-    def __getitem__(self, _: int) -> int:
-        return os.getpid() == self._pid
+    def __getitem__(self, _: int) -> float:
+        return self._value if os.getpid() == self._pid else 0.0
 
-    def __setitem__(self, _: int, value: int) -> None:
-        self._pid = os.getpid() if value else 0
+    def __setitem__(self, _: int, value: float) -> None:
+        self._value = value
+        self._pid = os.getpid()
 
 
-def make_stamp() -> OwnerStamp:
-    """Return a stamp that nobody owns."""
+def make_own_number() -> OwnNumber:
+    """Return a number, which is 0."""
     if sys.platform != "linux":
-        return _PidStamp()
+        return _NumberWithPid()
     page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
         page.madvise(_MADV_WIPEONFORK)
     except OSError:  # before Linux 4.14
-        return _PidStamp()
-    return memoryview(page)
+        return _NumberWithPid()
+    return memoryview(page).cast("d")
 
 
 def watch(watcher: Watcher) -> None:

@@ -44,6 +44,9 @@ __all__ = ["State", "living_states"]
 
 logger = logging.getLogger(__name__)
 
+#: In seconds of the monotonic clock; not 0, which says that a process is not adopted yet.
+LONG_AGO = 1e-9
+
 _states: weakref.WeakSet[State] = weakref.WeakSet()
 
 
@@ -60,6 +63,9 @@ class State:
     :ivar holder: the snapshot that is served
     :ivar host: the snapshot that this host shares
     :ivar pins: which snapshot a piece of code sees
+    :ivar check_at: when :meth:`freshen` is due whatever the host does, in seconds of the monotonic
+        clock; 0 in a process that is not adopted yet, such as one just forked
+    :ivar seen_sequence: of the host snapshot, as far as it is served
     :ivar place: where this process gets its news from, once it is decided
     """
 
@@ -86,15 +92,12 @@ class State:
         self.queue = ChangeQueue(app, callbacks)
         self.place: placement.Place | None = None
         self.environment: Environment | None = None
-        self.stamp = forks.make_stamp()
+        self.check_at = forks.make_own_number()
         self._pid = os.getpid()
         self._claims: dict[int, object] = {}
-        self._seen_sequence = -1
+        self.seen_sequence = -1
         self._owes_rows = False
         self._runs_callbacks = True
-        self._check_at_ns = 0
-        self._poll_ns = int(config.poll_seconds * 1e9)
-        self._stale_ns = int(config.stale_seconds * 1e9)
         _make_instance_folder(app, config)
         self.holder = Holder(self._first_snapshot(), self._swapped)
         app.config.update(self.holder.current.values)
@@ -114,7 +117,7 @@ class State:
             self.store.database.close()
         found = self.host.read()
         record = Record() if found is None else found[1]
-        self._seen_sequence = -1 if found is None else found[0]
+        self.seen_sequence = -1 if found is None else found[0]
         if self.reconciler.error is not None:
             source = "the declared defaults" if found is None else f"revision {record.revision}"
             logger.warning("waffle: starting with %s, as SQL does not answer.", source)
@@ -136,7 +139,8 @@ class State:
         except StoreUnavailable as error:
             logger.warning("waffle: revision %d cannot be served yet: %s", record.revision, error)
             self._owes_rows = True
-            self._check_at_ns = min(self._check_at_ns, time.monotonic_ns() + self._poll_ns)
+            if self.check_at[0]:
+                self._check_in(min(self.config.poll_seconds, self.check_at[0] - time.monotonic()))
             return None
 
     def _watch_process(self) -> None:
@@ -169,9 +173,9 @@ class State:
         mine = object()
         if self._claims.setdefault(os.getpid(), mine) is not mine:
             return
-        if not self.stamp[0]:
+        if not self.check_at[0]:
             self._leave_parent()
-        self.stamp[0] = 1
+        self.check_at[0] = LONG_AGO  # so the first request asks
         self.host.verify()
         atexit.register(_weak(self.listening.say_goodbye))
         self._runs_callbacks = not is_listener
@@ -187,8 +191,8 @@ class State:
     def _leave_parent(self) -> None:
         """Drop what must not cross a fork; nothing of it is closed, as it is the parent's.
 
-        Not in the process that made it: there the first request, too, finds a stamp that nobody
-        owns, and may come from a callback while the queue is at work.
+        Not in the process that made it: the first request there, too, finds it not adopted, and
+        may come from a callback while the queue is at work.
         """
         if self._pid == os.getpid():
             return
@@ -198,7 +202,6 @@ class State:
         self.holder.after_fork()
         self.queue.after_fork()
         self.environment = None
-        self._check_at_ns = 0
 
     def _register(self, *, follows: bool, alone_as: str = "process") -> None:
         """List this process among those of the host.
@@ -232,43 +235,47 @@ class State:
     def fresh(self) -> Snapshot:
         """Return what this process serves, after looking whether the host has moved on.
 
-        Three loads and compares while nothing has happened; each request begins with it.
+        A few loads and two compares while nothing has happened. Each request begins with the same,
+        spelt out in :class:`Pins`.
         """
+        # The words come second, as the memory that a parent mapped may be that of a file since cut
+        # short, and a child just forked, where 0 is past, maps it anew.
         if (
-            # First, as the memory that a parent mapped may be that of a file since cut short.
-            not self.stamp[0]
-            or self.host.words[SEQUENCE_WORD] != self._seen_sequence
-            or time.monotonic_ns() > self._check_at_ns
+            time.monotonic() > self.check_at[0]
+            or self.host.words[SEQUENCE_WORD] != self.seen_sequence
         ):
-            self._freshen()
+            self.freshen()
         return self.holder.current
 
-    def _freshen(self) -> None:
+    def freshen(self) -> None:
         """Do what one of the compares in :meth:`fresh` has found due."""
-        if not self.stamp[0]:
+        if not self.check_at[0]:
             self.adopt_process()
-        if time.monotonic_ns() > self._check_at_ns:
+        if time.monotonic() > self.check_at[0]:
             self._check_listener()
-        if self.host.sequence != self._seen_sequence:
+        if self.host.sequence != self.seen_sequence:
             self.catch_up()
 
     def _check_listener(self) -> None:
         """Ask SQL where no listener of this host has turned for three polls."""
         self.host.verify()
         if self._owes_rows:
-            self._seen_sequence = -1
+            self.seen_sequence = -1
         age = self.host.heartbeat_age_seconds()
         if age is not None and age < self.config.stale_seconds:
-            self._check_at_ns = time.monotonic_ns() + self._stale_ns - int(age * 1e9)
+            self._check_in(self.config.stale_seconds - age)
             return
-        self._check_at_ns = time.monotonic_ns() + self._poll_ns
+        self._check_in(self.config.poll_seconds)
         with self.host.asking(self.config.poll_seconds) as mine, suppress(StoreUnavailable):
             if mine:
                 self.reconciler.poll()
 
+    def _check_in(self, seconds: float) -> None:
+        self.check_at[0] = max(LONG_AGO, time.monotonic() + seconds)
+
     def wake(self) -> None:
         """Take the present revision because of a signal; also in a process nobody set up yet."""
-        if not self.stamp[0]:
+        if not self.check_at[0]:
             self.adopt_process()
         self.catch_up()
 
@@ -280,7 +287,7 @@ class State:
                 return
             sequence, record = found
             self.take(record)
-            self._seen_sequence = sequence
+            self.seen_sequence = sequence
             # Another thread may have served a newer record while this one decoded its own.
             if self.host.sequence == sequence:
                 return
@@ -291,7 +298,7 @@ class State:
         try:
             record = self.reconciler.take()
         except StoreUnavailable:
-            self._seen_sequence = sequence  # the next poll asks again
+            self.seen_sequence = sequence  # the next poll asks again
             return None
         return self.host.read() or (None if record is None else (sequence, record))
 

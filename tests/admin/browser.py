@@ -96,7 +96,7 @@ class Browser:
 
         def has_another_page() -> bool:
             try:
-                return self.one("html") != before
+                return bool(self.one("html") != before)
             except NoSuchElementException:  # between the two there is none
                 return False
 

@@ -57,8 +57,7 @@ class Visit:
     @property
     def snapshot(self) -> Snapshot:
         """What the request sees."""
-        pins = self.state.pins
-        return pins.pinned.get() or pins.unpinned()
+        return self.state.pins.seen()
 
     def visible(self, changes: list[Change]) -> list[ShownChange]:
         """Return the lines of history that may be seen, as they are shown."""
