@@ -270,3 +270,20 @@ def test_a_database_behind_its_hosts_is_moved_past_them(past: Past) -> None:
     assert waffle.revision == 32
     waffle.rollback(20)
     assert waffle.settings == past.states[20]
+
+
+def test_a_database_that_is_meant_to_be_empty_is_served_after_a_resync(past: Past) -> None:
+    """Of those that no host has seen anything of, nothing is made."""
+    state, waffle = past.state, past.waffle
+    state.adopt_process()
+    seen = waffle.settings
+    tables = ("waffle_change", "waffle_setting", "waffle_namespace")
+    execute(state.config.database_uri, *(f"DROP TABLE {table}" for table in tables))
+    waffle.refresh()
+    assert waffle.settings == seen
+    assert resync(state.store, [("", 0)]) is None
+    record = resync(state.store, [state.host.position()])
+    assert record is not None
+    assert record.revision == 1
+    assert waffle.refresh()
+    assert waffle.settings == past.states[0]

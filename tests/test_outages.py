@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tests.support.listening import (
     messages,
     position,
 )
+from uwsgi_waffle.status import collect
 
 #: What a poll may take beyond its interval, beside two busy processors.
 SLACK_SECONDS = 3.0
@@ -182,3 +185,95 @@ def test_another_database_is_taken_whatever_its_revision(
     assert after[0] != before[0]
     assert after[1] == 1 < before[1]
     assert messages(caplog.records, "flask waffle resync") == []
+
+
+def test_a_database_that_is_emptied_under_a_running_application_changes_nothing(
+    apps: Apps, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `pg_restore --clean` does: neither while it is empty, nor by an older backup."""
+    hosts = TwoHosts(apps, "unix:///no/such.sock", poll_seconds=0.2)
+    live, backup, empty = (apps.directory / f"{n}.db" for n in ("waffle", "backup", "empty"))
+    hosts.listen()
+    hosts.change(2)
+    put_in_place(live, backup)
+    hosts.change(3)
+    hosts.wait_until_serving(3)
+    before = position(hosts.listener)
+    put_in_place(empty, live)
+    with counted(hosts.listener) as statements:
+        wait_until(lambda: len(statements) >= 5, SOON_SECONDS, "it has polled several times")
+    hosts.listener.refresh()
+    assert hosts.listener.reconciler.behind == ("", 0)
+    assert (hosts.size, position(hosts.listener)) == (3, before)
+    assert len(messages(caplog.records, "holds no settings any more")) == 1
+    assert any("holds no settings" in problem for problem in collect(hosts.listener).problems)
+    put_in_place(backup, live)
+    wait_until(
+        lambda: hosts.listener.reconciler.behind == (before[0], 1), SOON_SECONDS, "it has polled"
+    )
+    assert (hosts.size, position(hosts.listener)) == (3, before)
+    hosts.change(4)
+    hosts.wait_until_serving(4)
+    assert position(hosts.listener) == (before[0], before[1] + 1)
+
+
+def test_a_database_that_was_emptied_is_written_to_as_a_new_one(apps: Apps) -> None:
+    hosts = TwoHosts(apps, "unix:///no/such.sock", poll_seconds=0.2)
+    hosts.listen()
+    hosts.change(3)
+    hosts.wait_until_serving(3)
+    before = position(hosts.listener)
+    put_in_place(apps.directory / "empty.db", apps.directory / "waffle.db")
+    hosts.change(9)
+    hosts.wait_until_serving(9)
+    after = position(hosts.listener)
+    assert after[0] != before[0]
+    assert after[1] == 1
+
+
+#: An application on a host of its own; says what it serves, and runs until its input ends.
+APPLICATION = """
+import sys
+from flask import Flask
+from uwsgi_waffle import WaffleConf
+app = Flask("process", instance_path=sys.argv[1])
+app.config.update(
+    WAFFLE_DATABASE_URI=f"sqlite:///{sys.argv[1]}/waffle.db",
+    WAFFLE_SNAPSHOT_PATH=f"{sys.argv[1]}/snapshot",
+    WAFFLE_CONFS={"SIZE": {"default": 1}},
+)
+waffle = WaffleConf(app)
+for size in sys.argv[2:]:
+    waffle.update({"SIZE": int(size)})
+print(waffle.settings.SIZE, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def application(directory: Path, *sizes: int) -> Iterator[int]:
+    """Run an application that sets some sizes, and give the one that it serves in the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", APPLICATION, str(directory), *map(str, sizes)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_an_application_that_starts_on_an_emptied_database_serves_the_defaults(
+    tmp_path: Path,
+) -> None:
+    """Unless another process of its host still runs, which it must agree with."""
+    with application(tmp_path, 2) as first:
+        put_in_place(tmp_path / "empty.db", tmp_path / "waffle.db")
+        with application(tmp_path) as second:
+            assert (first, second) == (2, 2)
+    with application(tmp_path) as third:
+        assert third == 1

@@ -162,7 +162,7 @@ def test_no_record_stops_a_process_or_gives_it_what_is_invalid(
         (LINEAGE, 4, False),
         (LINEAGE, 6, True),
         (OTHER_LINEAGE, 1, True),
-        ("", 0, True),
+        ("", 0, False),
     ],
 )
 def test_within_a_lineage_revisions_order_and_another_lineage_wins(

@@ -305,9 +305,9 @@ def _values(state: State, problems: Sequence[str]) -> Iterator[Finding]:
     if any("flask waffle resync" in problem for problem in problems):
         yield Finding(
             "database-behind",
-            "SQL is behind what this host has seen: a restored backup, or a replica that lags. "
-            "The later values are served.",
-            "If the database is right, run `flask waffle resync`; else point "
+            "SQL is behind what this host has seen: a restored backup, a replica that lags, or a "
+            "database that was emptied. The later values are served.",
+            "If the database is right, run `flask waffle resync`; else restore it, or point "
             "WAFFLE_DATABASE_URI at the primary.",
         )
 

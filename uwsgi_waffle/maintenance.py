@@ -6,7 +6,7 @@ takes a record only if its revision is later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -153,14 +153,18 @@ def _count(connection: sa.Connection, store: Store) -> int:
 # -- a database behind its hosts ---------------------------------------------------------------
 
 
-def resync(store: Store, seen: Iterable[tuple[str, int]]) -> Record | None:
+def resync(store: Store, seen: Collection[tuple[str, int]]) -> Record | None:
     """Move SQL past every revision that a host has seen of it; values are those of SQL.
+
+    A database that was emptied gets a lineage, so that the defaults are served.
 
     :param seen: lineage and revision of each host
     :return: the record after it, ``None`` where nobody has seen a later revision
     :raises StoreUnavailable: the database did not answer
     """
     lineage, revision = store.peek()
+    if not lineage and any(origin for origin, _ in seen):
+        return store.amend(lambda _connection, _record: True)  # the first revision of a lineage
     latest = max((seen_at for origin, seen_at in seen if origin == lineage), default=0)
     if latest <= revision:
         return None

@@ -6,10 +6,10 @@ import logging
 
 from .errors import StoreUnavailable
 from .shared import HostSnapshot
-from .snapshot import Record
+from .snapshot import NO_LINEAGE, Record
 from .store import Store
 
-__all__ = ["Reconciler"]
+__all__ = ["Reconciler", "problem_of_order"]
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +21,8 @@ class Reconciler:
     """Compares SQL with the host snapshot, and moves the snapshot.
 
     :ivar error: why SQL could not be read the last time, ``None`` where it could
-    :ivar behind: the position of SQL where it is behind the snapshot in the same lineage (a
-        restored backup, a lagging replica), else ``None``
+    :ivar behind: the position of SQL where it is behind the snapshot (a restored backup, a lagging
+        replica, an emptied database), else ``None``
     """
 
     def __init__(self, store: Store, host: HostSnapshot, poll_seconds: float) -> None:
@@ -77,19 +77,12 @@ class Reconciler:
 
     def _note_order(self, lineage: str, revision: int) -> None:
         """Notice, and say once, that SQL is behind what this host has seen of it."""
-        seen_lineage, seen_revision = self._host.position()
-        if lineage != seen_lineage or revision >= seen_revision:
+        problem = problem_of_order((lineage, revision), self._host.position())
+        if problem is None:
             self.behind = None
             return
         if self.behind is None:
-            logger.warning(
-                "waffle: the database %s is at revision %d, but this host has seen %d: a restored "
-                "backup, or a replica that lags. The later one is served. If the database is "
-                "right, run `flask waffle resync`.",
-                self._store.database.url,
-                revision,
-                seen_revision,
-            )
+            logger.warning("waffle: the database %s %s", self._store.database.url, problem)
         self.behind = (lineage, revision)
 
     def _failed(self, error: StoreUnavailable) -> None:
@@ -107,5 +100,28 @@ class Reconciler:
         self.error = None
 
 
+def problem_of_order(stored: tuple[str, int], seen: tuple[str, int]) -> str | None:
+    """Return what is wrong where SQL is behind what a host has seen of it, else ``None``.
+
+    :param stored: lineage and revision in SQL
+    :param seen: those of the host
+    :return: what to say of the database, without its name
+    """
+    if stored[0] == NO_LINEAGE != seen[0]:
+        return (
+            f"holds no settings any more, but this host has seen revision {seen[1]}, which is "
+            "served still. Restore it; if it is meant to be empty, run `flask waffle resync`."
+        )
+    if stored[0] == seen[0] and stored[1] < seen[1]:
+        return (
+            f"is at revision {stored[1]}, but this host has seen {seen[1]}, which is served still: "
+            "a restored backup, or a replica that lags. If the database is right, run "
+            "`flask waffle resync`."
+        )
+    return None
+
+
 def _has_reached(present: tuple[str, int], wanted: tuple[str, int]) -> bool:
+    if wanted[0] == NO_LINEAGE != present[0]:
+        return True
     return present[0] == wanted[0] and present[1] >= wanted[1]

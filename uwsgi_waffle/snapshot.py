@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from .cipher import Cipher, Undecipherable
 from .settings import Declaration, WaffleSettings
 
-__all__ = ["Holder", "Problem", "Record", "Snapshot", "build"]
+__all__ = ["NO_LINEAGE", "Holder", "Problem", "Record", "Snapshot", "build"]
 
 #: Lineage of a namespace that nobody has written to yet.
 NO_LINEAGE = ""
@@ -38,11 +38,8 @@ class Record:
     rows: Mapping[str, str] | None = field(default_factory=dict, repr=False)  # secrets among them
 
     def supersedes(self, lineage: str, revision: int) -> bool:
-        """Return whether a holder of that lineage and revision should take this record.
-
-        Within a lineage revisions order. Another lineage is another database, so it wins.
-        """
-        return self.lineage != lineage or self.revision > revision
+        """Return whether a holder of that lineage and revision should take this record."""
+        return _supersedes((self.lineage, self.revision), (lineage, revision))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +171,18 @@ class Holder:
         """Serve *snapshot* unless what is served is as new, and return whether it is served now."""
         with self._lock:
             old = self.current
-            if old.lineage == snapshot.lineage and snapshot.revision <= old.revision:
+            new_position = snapshot.lineage, snapshot.revision
+            if not _supersedes(new_position, (old.lineage, old.revision)):
                 return False
             self.current = snapshot
             self._on_swap(old, snapshot)
             return True
+
+
+def _supersedes(new: tuple[str, int], old: tuple[str, int]) -> bool:
+    """Return whether a lineage and revision replaces another.
+
+    Within a lineage revisions order. Another lineage is another database, so it wins. A database
+    without any was emptied, which says nothing of what it ought to hold.
+    """
+    return new[1] > old[1] if new[0] == old[0] else new[0] != NO_LINEAGE

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ._redis import BusUnavailable
 from .errors import NotConverged, StoreUnavailable
 from .fleet import Fleet, HostStatus, Laggard, this_host
+from .reconcile import problem_of_order
 
 if TYPE_CHECKING:
     from .state import State
@@ -167,11 +168,10 @@ def _problems(
             f"Stored but not declared by this release: {names}. They do no harm; an older or newer "
             "release may want them."
         )
-    if revision is not None and lineage == host.lineage and revision < host.revision:
-        problems.append(
-            f"SQL is at revision {revision}, but this host has seen {host.revision}: a restored "
-            "backup, or a replica that lags. If the database is right, run `flask waffle resync`."
-        )
+    if revision is not None:
+        behind = problem_of_order((lineage or "", revision), (host.lineage, host.revision))
+        if behind is not None:
+            problems.append(f"SQL {behind}")
     if state.config.multiproc and host.processes and host.listener.state == "absent":
         problems.append(
             "No listener turns on this host. Requests see changes within "

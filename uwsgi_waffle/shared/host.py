@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from uwsgi_waffle.snapshot import Record
+from uwsgi_waffle.snapshot import NO_LINEAGE, Record
 
 from . import layout
 from .files import MappedFile, Refused, check_held, locked, open_file
@@ -191,7 +191,10 @@ class HostSnapshot:
         return None
 
     def publish(self, record: Record) -> bool:
-        """Make *record* the latest, and return whether it is; never goes back within a lineage."""
+        """Make *record* the latest, and return whether it is; never goes back within a lineage.
+
+        Nor to the empty record of a database that was emptied, unless no process is listed here.
+        """
         payload = _encode(record.rows)
         too_large = len(payload) > layout.ROOM_BYTES
         taken = self._exclusively(lambda: self._publish(record, b"" if too_large else payload))
@@ -223,7 +226,7 @@ class HostSnapshot:
 
     def _publish(self, record: Record, payload: bytes) -> bool:
         found = self._in_use()
-        if found is not None and not record.supersedes(found.lineage, found.revision):
+        if found is not None and not self._gives_way(found, record):
             return False
         # From a random start, so that no file repeats a number that a process has seen in another.
         # Garbage may have been left in it, too: after the largest number comes one that is no 0.
@@ -232,6 +235,15 @@ class HostSnapshot:
         self.words[layout.SEQUENCE_WORD] = sequence
         self._said_unreadable = False
         return True
+
+    def _gives_way(self, found: _Area, record: Record) -> bool:
+        """Return whether a record replaces the one that is there.
+
+        The empty one of a database without settings does once nobody serves the other any more.
+        """
+        if record.supersedes(found.lineage, found.revision):
+            return True
+        return record.lineage == NO_LINEAGE != found.lineage and not self.slots.living()
 
     def _copy_area(self, sequence: int) -> _Area | None:
         """Return a copy of an area; ``None`` where a writer is at work in it, or it is damaged."""
