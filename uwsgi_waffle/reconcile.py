@@ -47,9 +47,10 @@ class Reconciler:
                 return None
             return self._take()
 
-    def poll(self) -> Record | None:
+    def poll(self, *, is_only_reader: bool = False) -> Record | None:
         """Compare revisions, and read if SQL is at another or a later one.
 
+        :param is_only_reader: whether this process holds the right to read already
         :return: ``None`` where nothing was read
         :raises StoreUnavailable: SQL did not answer; said once in the log
         """
@@ -62,7 +63,7 @@ class Reconciler:
         if _has_reached(self._host.position(), position):
             self._note_order(*position)
             return None
-        return self.take(position)
+        return self._take() if is_only_reader else self.take(position)
 
     def _take(self) -> Record:
         try:
@@ -84,6 +85,12 @@ class Reconciler:
         if self.behind is None:
             logger.warning("waffle: the database %s %s", self._store.database.url, problem)
         self.behind = (lineage, revision)
+
+    def note_silence(self, seconds: float) -> None:
+        """Say, once, that SQL owes an answer; it is still waited for."""
+        url = self._store.database.url
+        message = f"The settings database {url} has not answered within {seconds:g} s"
+        self._failed(StoreUnavailable(message, url=url))
 
     def _failed(self, error: StoreUnavailable) -> None:
         if self.error is None:

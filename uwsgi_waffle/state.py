@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from . import _gevent, _uwsgi, boot, forks, placement
 from ._redis import RedisClient, SharedClient
 from ._uwsgi import Role
+from .asking import Asker
 from .callbacks import Callbacks, ChangeQueue
 from .cipher import Cipher
 from .config import Config
@@ -88,6 +89,7 @@ class State:
         path = config.snapshot_path or default_path(config)
         self.host = HostSnapshot(path, config.namespace)
         self.reconciler = Reconciler(self.store, self.host, config.poll_seconds)
+        self._asker = Asker(self.host, self.reconciler, config.poll_seconds)
         self.listening = Listening(config, self.redis, self.host, self.reconciler)
         self.queue = ChangeQueue(app, callbacks)
         self.place: placement.Place | None = None
@@ -121,27 +123,15 @@ class State:
         if self.reconciler.error is not None:
             source = "the declared defaults" if found is None else f"revision {record.revision}"
             logger.warning("waffle: starting with %s, as SQL does not answer.", source)
-        snapshot = build(self.declaration, self.cipher, self._with_rows(record) or Record())
+        if record.rows is None:
+            with suppress(StoreUnavailable):
+                record = self.store.read()
+            self._owes_rows = record.rows is None
+        served = Record() if self._owes_rows else record
+        snapshot = build(self.declaration, self.cipher, served)
         for problem in snapshot.problems:
             logger.warning("waffle: %s", problem)
         return snapshot
-
-    def _with_rows(self, record: Record) -> Record | None:
-        """Return a record with its rows, from SQL where the host snapshot had no room for them.
-
-        :return: ``None`` where SQL does not answer; the next look at the listener tries again
-        """
-        self._owes_rows = False
-        if record.rows is not None:
-            return record
-        try:
-            return self.store.read()
-        except StoreUnavailable as error:
-            logger.warning("waffle: revision %d cannot be served yet: %s", record.revision, error)
-            self._owes_rows = True
-            if self.check_at[0]:
-                self._check_in(min(self.config.poll_seconds, self.check_at[0] - time.monotonic()))
-            return None
 
     def _watch_process(self) -> None:
         """Arrange for this process, and those forked from it, to be set up when it is time."""
@@ -201,6 +191,7 @@ class State:
         self.redis.after_fork()
         self.holder.after_fork()
         self.queue.after_fork()
+        self._asker.after_fork()
         self.environment = None
 
     def _register(self, *, follows: bool, alone_as: str = "process") -> None:
@@ -266,9 +257,7 @@ class State:
             self._check_in(self.config.stale_seconds - age)
             return
         self._check_in(self.config.poll_seconds)
-        with self.host.asking(self.config.poll_seconds) as mine, suppress(StoreUnavailable):
-            if mine:
-                self.reconciler.poll()
+        self._asker.poll_if_due()
 
     def _check_in(self, seconds: float) -> None:
         self.check_at[0] = max(LONG_AGO, time.monotonic() + seconds)
@@ -295,24 +284,48 @@ class State:
     def _from_sql(self) -> tuple[int, Record] | None:
         """Return what SQL holds, where the host snapshot is empty or damaged."""
         sequence = self.host.sequence
-        try:
-            record = self.reconciler.take()
-        except StoreUnavailable:
+        record = self._asker.take()
+        if record is None:
             self.seen_sequence = sequence  # the next poll asks again
             return None
-        return self.host.read() or (None if record is None else (sequence, record))
+        return self.host.read() or (sequence, record)
 
     def take(self, record: Record) -> None:
         """Decode and serve a record, if it is newer than what is served."""
         current = self.holder.current
         if not record.supersedes(current.lineage, current.revision):
             return
-        whole = self._with_rows(record)
-        if whole is None:
-            return
-        self.holder.swap(build(self.declaration, self.cipher, whole, current))
-        self._record_applied()
+        if record.rows is None:
+            self._serve_from_sql(record.revision)
+        else:
+            self._serve(record)
         self.queue.drain()
+
+    def _serve(self, record: Record) -> None:
+        snapshot = build(self.declaration, self.cipher, record, self.holder.current)
+        if self.holder.swap(snapshot):
+            self._record_applied()
+
+    def _serve_from_sql(self, revision: int) -> None:
+        """Serve a record for whose rows the host snapshot had no room."""
+        self._owes_rows = True
+        is_waited_for = True
+
+        def serve() -> None:
+            try:
+                record = self.store.read()
+            except StoreUnavailable as error:
+                logger.warning("waffle: revision %d cannot be served yet: %s", revision, error)
+                return
+            self._owes_rows = False
+            self._serve(record)
+            if not is_waited_for:
+                self.queue.drain()
+
+        self._asker.run(serve)
+        is_waited_for = False
+        if self._owes_rows and self.check_at[0]:
+            self._check_in(min(self.config.poll_seconds, self.check_at[0] - time.monotonic()))
 
     def _swapped(self, old: Snapshot, new: Snapshot) -> None:
         """Follow a swap, in order of revisions: runs under the holder's lock."""
@@ -335,7 +348,9 @@ class State:
         :raises StoreUnavailable: the database did not answer
         """
         before = self.holder.current
-        self.reconciler.take()
+        record = self.reconciler.take()
+        if record is not None:
+            self.take(record)
         self.catch_up()
         return self.holder.current is not before
 
