@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import sys
@@ -114,6 +115,21 @@ def test_no_other_site_changes_the_demo_through_a_browser() -> None:
         form = {"SITENAME": "Foreign"}
         assert server.post("/settings", form=form, headers=foreign).status == 403
         assert site_names(server) == {"Waffle"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_demo_shows_the_pages_and_each_worker_takes_their_forms(name: str) -> None:
+    with demo(name, redis_port=free_port()) as server:
+        assert 'href="/waffle"' in server.get("/").text
+        page = server.get("/waffle")
+        token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page.text)
+        assert token is not None
+        form = {"csrf_token": token[1], "revision": "0", "SITENAME": "Changed"}
+        headers = {"Cookie": page.headers["set-cookie"].partition(";")[0]}
+        for _ in range(ASKED):
+            review = server.post("/waffle/review", form=form, headers=headers)
+            assert review.status == 200, review.text
+        assert server.post("/waffle/review", form=form).status == 400, "without the cookie"
 
 
 def test_make_run_serves_and_survives_a_reload(tmp_path: Path) -> None:

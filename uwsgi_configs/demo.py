@@ -7,6 +7,7 @@ worker answer with the new value each time.
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 from flask import Flask, Response, abort, jsonify, redirect, render_template, request
@@ -60,6 +61,13 @@ for key in (
         app.config[key] = os.environ[key]
 
 waffle = WaffleConf(app, Settings)
+
+HAS_PAGES = find_spec("flask_wtf") is not None
+if HAS_PAGES:
+    # An application has users, and a secret that each of its processes gets from a safe place.
+    app.secret_key = os.environ.get("SECRET_KEY", "no secret: the demo has no users")
+    pages = waffle.admin(authorize=lambda asked: asked.remote_addr)
+    app.register_blueprint(pages, url_prefix="/waffle")
 
 #: How a refused change is answered.
 STATUS: dict[type[Exception], int] = {
@@ -121,6 +129,7 @@ def page(values: dict[str, Any], errors: dict[str, str] | None = None) -> str:
         settings=waffle.settings,
         fields=fields,
         errors=errors or {},
+        has_pages=HAS_PAGES,
         bool=bool,
         int=int,
         **who_answered(),
