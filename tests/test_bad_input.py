@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import Field, model_validator
-from typing_extensions import Self
+from pydantic import Field
 
 from tests.conftest import Apps, state_of
+from tests.support.declarations import Bounds
 from uwsgi_waffle import (
     ConfigError,
     InvalidSetting,
@@ -16,26 +16,15 @@ from uwsgi_waffle import (
     UnknownRevision,
     UnknownSetting,
     WaffleError,
-    WaffleSettings,
     settings_changed,
 )
 
 
-class Settings(WaffleSettings):
+class Settings(Bounds):
     """Settings that refuse in every way."""
 
     SITENAME: str = Field(default="Waffle", max_length=300_000)
-    LO: int = Field(default=0, ge=0)
-    HI: int = 10
     RATIO: float = 1.0
-
-    @model_validator(mode="after")
-    def ordered(self) -> Self:
-        """Hold LO below HI."""
-        if self.LO > self.HI:
-            message = "LO must not exceed HI"
-            raise ValueError(message)
-        return self
 
 
 #: What is given, the error, and what it says.

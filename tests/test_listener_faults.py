@@ -16,6 +16,7 @@ from tests.support.listening_host import (
     Writer,
     config_of,
     listening,
+    writing,
 )
 from tests.support.redis_kinds import ClusterServer, watched_redis
 from uwsgi_waffle._redis import RedisClient
@@ -39,9 +40,7 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture
 def writer(redis_server: RedisServer, tmp_path: Path) -> Iterator[Writer]:
     """Give another host that writes."""
-    made = Writer(config_of(f"sqlite:///{tmp_path}/waffle.db", redis_server.url))
-    made.write()
-    with contextlib.closing(made.store.database):
+    with writing(tmp_path, redis_server.url) as made:
         yield made
 
 

@@ -17,6 +17,7 @@ from tests.support.listening_host import (
     Writer,
     config_of,
     listening,
+    writing,
 )
 from uwsgi_waffle.relay import RELAY_AFTER_SECONDS
 
@@ -64,12 +65,10 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture
 def site(redis_server: RedisServer, tmp_path: Path) -> Iterator[Site]:
     """Give two hosts that are up to date."""
-    writer = Writer(config_of(f"sqlite:///{tmp_path}/waffle.db", redis_server.url))
-    writer.write()
-    config = config_of(writer.config.database_uri, redis_server.url, poll_seconds=NEVER_SECONDS)
     directories = tmp_path / "here", tmp_path / "there"
     with contextlib.ExitStack() as stack:
-        stack.callback(writer.store.database.close)
+        writer = stack.enter_context(writing(tmp_path, redis_server.url))
+        config = config_of(writer.config.database_uri, redis_server.url, poll_seconds=NEVER_SECONDS)
         both = []
         for directory in directories:
             directory.mkdir()

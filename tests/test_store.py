@@ -9,37 +9,25 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 import sqlalchemy as sa
-from pydantic import Field, model_validator
-from typing_extensions import Self
 
 from tests.conftest import Apps, execute, state_of
+from tests.support.declarations import Bounds
 from uwsgi_waffle import (
     InvalidSetting,
     RevisionConflict,
     StoreUnavailable,
     UnknownRevision,
     UnknownSetting,
-    WaffleSettings,
 )
 from uwsgi_waffle.snapshot import Record
 from uwsgi_waffle.store import RowChange, Signature, Store
 
 
-class Settings(WaffleSettings):
+class Settings(Bounds):
     """Some settings, and a rule that two of them must keep together."""
 
     SITENAME: str = "Waffle"
     TEXT: str = ""
-    LO: int = Field(default=0, ge=0)
-    HI: int = 10
-
-    @model_validator(mode="after")
-    def ordered(self) -> Self:
-        """Hold LO below HI."""
-        if self.LO > self.HI:
-            message = "LO must not exceed HI"
-            raise ValueError(message)
-        return self
 
 
 @contextmanager

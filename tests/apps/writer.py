@@ -15,28 +15,18 @@ from typing import Any
 
 import sqlalchemy as sa
 from flask import Flask
-from pydantic import model_validator
-from typing_extensions import Self
 
-from uwsgi_waffle import InvalidSetting, RevisionConflict, WaffleConf, WaffleSettings
+from tests.support.declarations import Bounds
+from uwsgi_waffle import InvalidSetting, RevisionConflict, WaffleConf
 from uwsgi_waffle.state import State
 
 
-class Settings(WaffleSettings):
+class Settings(Bounds):
     """What the writers write."""
 
     LAST: str = ""
     COUNTER: int = 0
-    LO: int = 0
     HI: int = 100
-
-    @model_validator(mode="after")
-    def ordered(self) -> Self:
-        """Hold LO below HI."""
-        if self.LO > self.HI:
-            message = "LO must not exceed HI"
-            raise ValueError(message)
-        return self
 
 
 Outcome = dict[str, Any]

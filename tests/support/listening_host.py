@@ -83,6 +83,17 @@ class Writer:
         return record
 
 
+@contextmanager
+def writing(directory: Path, redis_url: str) -> Iterator[Writer]:
+    """Give a host that has made a first revision."""
+    made = Writer(config_of(f"sqlite:///{directory}/waffle.db", redis_url))
+    made.write()
+    try:
+        yield made
+    finally:
+        made.store.database.close()
+
+
 class ListeningHost:
     """A host with a listener in a thread."""
 
