@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,33 @@ def test_without_sql_the_last_good_values_are_served_until_it_answers(
     (tmp_path / "road").symlink_to(tmp_path)
 
     wait_until(lambda: client.get("/").text == "2 large", 10, "the values come once SQL answers")
+
+
+def test_an_application_that_starts_on_an_older_backup_serves_the_rest_once_it_is_there(
+    apps: Apps, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The host has seen a revision whose values are in no place that can be read at the moment."""
+    _, writer = apps(WAFFLE_CONFS=CONFS)
+    writer.update({"TEXT_0": "small"})
+    live, older, newer = (apps.directory / f"{name}.db" for name in ("waffle", "older", "newer"))
+    copy_database(live, older)
+    writer.update(dict.fromkeys(CONFS, "large" * (LARGE // 5)))
+    copy_database(live, newer)
+    copy_database(older, live)
+    app, late = apps(WAFFLE_CONFS=CONFS, WAFFLE_POLL_SECONDS=0.1)
+    app.add_url_rule("/", "view", lambda: f"{late.revision} {late.settings.TEXT_0[:5]}")
+    client = app.test_client()
+    assert client.get("/").text == "1 small"
+    assert "flask waffle resync" in caplog.text
+    copy_database(newer, live)
+    wait_until(lambda: client.get("/").text == "2 large", 10, "the values come with the database")
+    assert not state_of(app)._owes_rows  # noqa: SLF001  else it reads them at each poll
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Put one database in the place of another, as SQLite does under those who have it open."""
+    with (
+        contextlib.closing(sqlite3.connect(source)) as there,
+        contextlib.closing(sqlite3.connect(target)) as here,
+    ):
+        there.backup(here)

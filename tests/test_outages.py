@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Apps
+from tests.conftest import Apps, state_of
 from tests.support import RedisServer, wait_until
 from tests.support.listening import (
     SOON_SECONDS,
@@ -22,6 +22,7 @@ from tests.support.listening import (
     position,
 )
 from uwsgi_waffle.status import collect
+from uwsgi_waffle.writes import Writer
 
 #: What a poll may take beyond its interval, beside two busy processors.
 SLACK_SECONDS = 3.0
@@ -206,7 +207,9 @@ def test_a_database_that_is_emptied_under_a_running_application_changes_nothing(
     assert hosts.listener.reconciler.behind == ("", 0)
     assert (hosts.size, position(hosts.listener)) == (3, before)
     assert len(messages(caplog.records, "holds no settings any more")) == 1
-    assert any("holds no settings" in problem for problem in collect(hosts.listener).problems)
+    status = collect(hosts.listener)
+    assert any("holds no settings" in problem for problem in status.problems)
+    assert (status.fleet.revision, status.fleet.missing) == (before[1], ())
     put_in_place(backup, live)
     wait_until(
         lambda: hosts.listener.reconciler.behind == (before[0], 1), SOON_SECONDS, "it has polled"
@@ -217,7 +220,9 @@ def test_a_database_that_is_emptied_under_a_running_application_changes_nothing(
     assert position(hosts.listener) == (before[0], before[1] + 1)
 
 
-def test_a_database_that_was_emptied_is_written_to_as_a_new_one(apps: Apps) -> None:
+def test_a_database_that_was_emptied_is_written_to_as_a_new_one(
+    apps: Apps, caplog: pytest.LogCaptureFixture
+) -> None:
     hosts = TwoHosts(apps, "unix:///no/such.sock", poll_seconds=0.2)
     hosts.listen()
     hosts.change(3)
@@ -229,6 +234,25 @@ def test_a_database_that_was_emptied_is_written_to_as_a_new_one(apps: Apps) -> N
     after = position(hosts.listener)
     assert after[0] != before[0]
     assert after[1] == 1
+    assert len(messages(caplog.records, "begins a new history")) == 1
+
+
+def test_a_write_that_changes_nothing_makes_no_history(apps: Apps) -> None:
+    """Neither on a database that was never written to, nor on one that was emptied."""
+    hosts = TwoHosts(apps, "unix:///no/such.sock", poll_seconds=0.2)
+    hosts.listen()
+    hosts.change(1)
+    assert hosts.writer.host.position() == hosts.writer.store.peek() == ("", 0)
+    hosts.change(3)
+    hosts.wait_until_serving(3)
+    before = position(hosts.listener)
+    put_in_place(apps.directory / "empty.db", apps.directory / "waffle.db")
+    hosts.change(1)
+    hosts.here.reset("SIZE")
+    assert hosts.writer.host.position() == before
+    assert hosts.here.settings.SIZE == 3
+    hosts.listener.refresh()
+    assert (hosts.size, position(hosts.listener)) == (3, before)
 
 
 #: An application on a host of its own; says what it serves, and runs until its input ends.
@@ -277,3 +301,16 @@ def test_an_application_that_starts_on_an_emptied_database_serves_the_defaults(
             assert (first, second) == (2, 2)
     with application(tmp_path) as third:
         assert third == 1
+
+
+def test_a_process_that_nobody_knew_of_follows_its_host_to_an_emptied_database(apps: Apps) -> None:
+    """One that has not served a request yet is not listed; it must not serve something else."""
+    confs = {"SIZE": {"default": 1}}
+    app, first = apps(WAFFLE_CONFS=confs)
+    state = state_of(app)
+    Writer(state).update({"SIZE": 7})
+    assert state.host.slots.living() == []
+    put_in_place(apps.directory / "empty.db", apps.directory / "waffle.db")
+    _, second = apps(WAFFLE_CONFS=confs)
+    assert (first.settings.SIZE, second.settings.SIZE) == (1, 1)
+    assert collect(state).problems == ()

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.client import PubSubWorkerThread
@@ -19,7 +20,9 @@ from tests.support.listening_host import (
     listening,
     writing,
 )
+from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.relay import RELAY_AFTER_SECONDS
+from uwsgi_waffle.snapshot import Record
 
 #: Far beyond the time after which a change that nobody announced is announced.
 SOON_SECONDS = 10.0
@@ -161,3 +164,33 @@ def test_what_was_committed_while_redis_was_away_is_announced_when_it_is_back(
     site.wait_for_a_relay()
     with redis_server.client() as client:
         assert client.info("commandstats")["cmdstat_publish"]["calls"] == 1
+
+
+def test_what_another_process_of_the_host_read_first_is_not_said_again(site: Site) -> None:
+    """The listener has heard of it, though it was not the one to read it."""
+    record = site.writer.write()
+    take = site.here.reconciler.take
+
+    def overtaken(at_least: tuple[str, int] | None = None) -> Record | None:
+        site.here.host.publish(record)
+        return take(at_least)
+
+    site.here.reconciler.take = overtaken  # type: ignore[method-assign,assignment]  # a race, held
+    assert site.writer.bus.publish(site.writer.news(record))
+    site.wait_until_there((record.lineage, record.revision))
+    site.wait_for_a_relay()
+    assert site.heard == [record.revision]
+
+
+def test_a_host_that_has_lost_its_snapshot_has_nothing_to_say(site: Site) -> None:
+    """With SQL away as well there is nothing in the file that takes its place."""
+    site.here.store.read = site.here.store.peek = _is_away  # type: ignore[method-assign]
+    site.here.host.path.unlink()
+    wait_until(lambda: site.here.host.position() == ("", 0), SOON_SECONDS, "there is a new file")
+    site.wait_for_a_relay()
+    assert site.heard == []
+
+
+def _is_away() -> Any:
+    message = "away"
+    raise StoreUnavailable(message, url="")

@@ -162,7 +162,6 @@ def test_no_record_stops_a_process_or_gives_it_what_is_invalid(
         (LINEAGE, 4, False),
         (LINEAGE, 6, True),
         (OTHER_LINEAGE, 1, True),
-        ("", 0, False),
     ],
 )
 def test_within_a_lineage_revisions_order_and_another_lineage_wins(
@@ -176,6 +175,12 @@ def test_within_a_lineage_revisions_order_and_another_lineage_wins(
     assert holder.swap(snapshot) is supersedes
     assert holder.current is (snapshot if supersedes else first)
     assert swaps == ([(5, revision)] if supersedes else [])
+
+
+def test_an_emptied_database_supersedes_nothing_that_was_ever_written() -> None:
+    assert not Record().supersedes(LINEAGE, 5)
+    assert not Record().supersedes("", 0)
+    assert Record(LINEAGE, 1).supersedes("", 0)
 
 
 def test_threads_that_swap_at_once_never_take_the_holder_back() -> None:

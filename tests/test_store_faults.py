@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -281,3 +283,20 @@ def test_without_its_database_the_last_known_good_is_served_and_it_is_said(
     _, later = apps(WAFFLE_CONFS=CONFS)
     assert (later.revision, later.settings.SIZE) == (1, 2)
     assert "starting with revision 1, as SQL does not answer" in caplog.text
+
+
+def test_a_connection_whose_server_is_gone_without_a_word_does_not_hold_anybody_for_ever(
+    server_apps: Apps,
+) -> None:
+    """The driver, or the kernel for it, gives up after a minute."""
+    app, _ = server_apps()
+    with state_of(app).store.database.engine.connect() as connection:
+        driver_connection: Any = connection.connection.driver_connection
+        if connection.dialect.name == "postgresql":
+            descriptor = os.dup(driver_connection.fileno())
+            with socket.socket(fileno=descriptor) as kept:
+                idle = kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+                user = kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert (idle, user) == (30, 60_000)
+        else:
+            assert driver_connection._read_timeout == 60  # noqa: SLF001  PyMySQL shows it nowhere

@@ -18,6 +18,8 @@ __all__ = ["Database"]
 
 #: Seconds to wait for a connection to be made, where the driver would wait for ever.
 CONNECT_SECONDS = 5
+#: Seconds after which a connection whose other end is gone without a word counts as broken.
+DEAD_SECONDS = 60
 #: Seconds to wait for a lock of SQLite; a writer tries again, a reader does without.
 SQLITE_BUSY_SECONDS = 5
 #: Seconds after which a held connection is replaced: below what firewalls forget.
@@ -66,7 +68,10 @@ class Database:
             self._engine = None
 
     def close(self) -> None:
-        """Close the held connection; the database can still be used."""
+        """Close the held connection; the database can still be used, and is connected to anew.
+
+        Where somebody waits on the connection, it is closed when he is done.
+        """
         if self._engine is not None:
             self._engine.dispose()
 
@@ -239,7 +244,7 @@ def _engine_options(url: sa.URL) -> dict[str, Any]:
     # One connection is held by a process that has asked; thousands of processes must not hold more.
     held = {"pool_size": 1, "max_overflow": 9, "pool_recycle": RECYCLE_SECONDS}
     if url.get_dialect().name != "sqlite":
-        connect = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS}
+        connect = {k: v for k, v in _time_limits(url).items() if k not in url.query}
         # Not the server's default: under REPEATABLE READ a writer that waited for the lock would
         # read what was there before it waited.
         return {"connect_args": connect, "isolation_level": "READ COMMITTED", **held}
@@ -248,6 +253,20 @@ def _engine_options(url: sa.URL) -> dict[str, Any]:
         return {"poolclass": pool.StaticPool, "connect_args": {"check_same_thread": False}}
     busy = {} if "timeout" in url.query else {"timeout": SQLITE_BUSY_SECONDS}
     return {"connect_args": busy, **held}
+
+
+def _time_limits(url: sa.URL) -> dict[str, int]:
+    """Return the driver's own limits, where it would wait for ever for a server that is gone."""
+    limits = {"connect_timeout": CONNECT_SECONDS}
+    driver = url.get_driver_name()
+    if driver in ("psycopg", "psycopg2"):
+        limits["keepalives_idle"] = DEAD_SECONDS // 2
+        limits["keepalives_interval"] = DEAD_SECONDS // 12
+        limits["keepalives_count"] = 6
+        limits["tcp_user_timeout"] = DEAD_SECONDS * 1000  # milliseconds
+    elif driver in ("pymysql", "mysqldb"):
+        limits["read_timeout"] = limits["write_timeout"] = DEAD_SECONDS
+    return limits
 
 
 def _autocommitting(connection: sa.Connection) -> sa.Connection:

@@ -110,9 +110,10 @@ def _database(state: State) -> Iterator[Finding]:
         )
         return
     if missing:
+        served = "what was seen last is" if state.host.position()[0] else "the defaults are"
         yield Finding(
             "tables-missing",
-            f"The tables {', '.join(missing)} are not there; the defaults are served.",
+            f"The tables {', '.join(missing)} are not there; {served} served.",
             "Run `flask waffle init-db` or your migrations."
             + (" The first change makes them, too." if database.auto_create else ""),
             is_wrong=not database.auto_create,

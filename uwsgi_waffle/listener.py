@@ -168,8 +168,10 @@ class Listener:
         before = self._host.sequence
         try:
             record = self._reconciler.take(self._wanted)
-            if record is None:
-                return  # another process of this host was first, so it cost nothing
+            if record is None:  # another process of this host was first, so it cost nothing
+                if self._relay is not None and self._wanted is not None:
+                    self._relay.count_as_announced(*self._wanted)
+                return
             self._count_as_announced(record)
         except StoreUnavailable:
             self._next_poll = time.monotonic() + self._poll_seconds

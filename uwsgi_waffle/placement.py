@@ -14,7 +14,7 @@ from .environment import Environment, ThreadEnvironment, choose
 from .fanout import wake_workers
 from .listener import StopEvent
 
-__all__ = ["Place", "decide", "start"]
+__all__ = ["Place", "decide", "is_about_to_fork", "start"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Place(enum.Enum):
 
 def decide(config: Config) -> Place:
     """Return where this process is to get its news from, and say what cannot work as meant."""
-    if not config.multiproc or config.listener == "none" or _is_about_to_fork():
+    if not config.multiproc or config.listener == "none" or is_about_to_fork():
         return Place.NOWHERE
     if config.listener in ("thread", "gevent"):
         return Place.OWN
@@ -53,7 +53,7 @@ def decide(config: Config) -> Place:
     return _decide_in_worker(config, server)
 
 
-def _is_about_to_fork() -> bool:
+def is_about_to_fork() -> bool:
     """Return whether this is a uWSGI master, in which an app may handle a request at its import.
 
     A thread that runs at the fork may hold the interpreter's lock, and a worker that inherits the

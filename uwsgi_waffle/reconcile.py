@@ -32,16 +32,19 @@ class Reconciler:
         self.error: StoreUnavailable | None = None
         self.behind: tuple[str, int] | None = None
 
-    def take(self, at_least: tuple[str, int] | None = None) -> Record | None:
+    def take(
+        self, at_least: tuple[str, int] | None = None, *, at_start: bool = False
+    ) -> Record | None:
         """Read SQL and move the snapshot to it; return what SQL holds.
 
         :param at_least: a position that somebody announced; where the snapshot has reached it by
             the time it is our turn to read, nothing is read
+        :param at_start: as for :meth:`HostSnapshot.publish`
         :return: ``None`` where nothing was read
         :raises StoreUnavailable: SQL did not answer; said once in the log
         """
         if at_least is None:
-            return self._take()
+            return self._take(at_start=at_start)
         with self._host.only_reader(wait_seconds=WAIT_FOR_READER_SECONDS):
             if _has_reached(self._host.position(), at_least):
                 return None
@@ -65,14 +68,26 @@ class Reconciler:
             return None
         return self._take() if is_only_reader else self.take(position)
 
-    def _take(self) -> Record:
+    def read(self) -> Record:
+        """Return what SQL holds, and leave the snapshot alone.
+
+        :raises StoreUnavailable: SQL did not answer; said once in the log
+        """
         try:
             record = self._store.read()
         except StoreUnavailable as error:
             self._failed(error)
             raise
         self._answered()
-        self._host.publish(record)
+        return record
+
+    def reconnect(self) -> None:
+        """Leave a connection to whoever waits on it; the next question makes a new one."""
+        self._store.database.close()
+
+    def _take(self, *, at_start: bool = False) -> Record:
+        record = self.read()
+        self._host.publish(record, at_start=at_start)
         self._note_order(record.lineage, record.revision)
         return record
 
@@ -89,7 +104,7 @@ class Reconciler:
     def note_silence(self, seconds: float) -> None:
         """Say, once, that SQL owes an answer; it is still waited for."""
         url = self._store.database.url
-        message = f"The settings database {url} has not answered within {seconds:g} s"
+        message = f"The settings database {url} has not answered for {seconds:.1f} s"
         self._failed(StoreUnavailable(message, url=url))
 
     def _failed(self, error: StoreUnavailable) -> None:

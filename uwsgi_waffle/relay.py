@@ -11,6 +11,7 @@ import time
 
 from .bus import Announcement, Bus
 from .shared import HostSnapshot
+from .snapshot import NO_LINEAGE
 
 __all__ = ["Relay"]
 
@@ -54,4 +55,6 @@ class Relay:
         return self._bus.publish(Announcement(self._namespace, *position))
 
     def _is_known(self, position: tuple[str, int]) -> bool:
+        if position[0] == NO_LINEAGE:
+            return True  # there is nothing to tell of
         return self._known[0] == position[0] and self._known[1] >= position[1]

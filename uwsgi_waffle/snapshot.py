@@ -38,8 +38,18 @@ class Record:
     rows: Mapping[str, str] | None = field(default_factory=dict, repr=False)  # secrets among them
 
     def supersedes(self, lineage: str, revision: int) -> bool:
-        """Return whether a holder of that lineage and revision should take this record."""
-        return _supersedes((self.lineage, self.revision), (lineage, revision))
+        """Return whether a holder of that lineage and revision should take this record.
+
+        Within a lineage revisions order. Another lineage is another database, so it wins. A
+        database without any was emptied, which says nothing of what it ought to hold.
+        """
+        if self.lineage == lineage:
+            return self.revision > revision
+        return self.lineage != NO_LINEAGE
+
+    def reaches(self, lineage: str, revision: int) -> bool:
+        """Return whether this record is that one, or a later one of its lineage."""
+        return self.lineage == lineage and self.revision >= revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,18 +181,8 @@ class Holder:
         """Serve *snapshot* unless what is served is as new, and return whether it is served now."""
         with self._lock:
             old = self.current
-            new_position = snapshot.lineage, snapshot.revision
-            if not _supersedes(new_position, (old.lineage, old.revision)):
+            if old.lineage == snapshot.lineage and snapshot.revision <= old.revision:
                 return False
             self.current = snapshot
             self._on_swap(old, snapshot)
             return True
-
-
-def _supersedes(new: tuple[str, int], old: tuple[str, int]) -> bool:
-    """Return whether a lineage and revision replaces another.
-
-    Within a lineage revisions order. Another lineage is another database, so it wins. A database
-    without any was emptied, which says nothing of what it ought to hold.
-    """
-    return new[1] > old[1] if new[0] == old[0] else new[0] != NO_LINEAGE

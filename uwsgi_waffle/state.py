@@ -33,7 +33,7 @@ from .settings import Declaration, WaffleSettings
 from .shared import HostSnapshot
 from .shared.files import default_path
 from .shared.layout import SEQUENCE_WORD
-from .snapshot import Holder, Record, Snapshot, build
+from .snapshot import NO_LINEAGE, Holder, Record, Snapshot, build
 from .store import Store
 
 if TYPE_CHECKING:
@@ -114,24 +114,28 @@ class State:
         age = self.host.heartbeat_age_seconds()
         if age is None or age > self.config.stale_seconds or self.host.read() is None:
             with suppress(StoreUnavailable):  # the reconciler has said so
-                self.reconciler.take()
+                self.reconciler.take(at_start=True)
             # This may be a master about to fork; whoever needs SQL again connects for itself.
             self.store.database.close()
         found = self.host.read()
         record = Record() if found is None else found[1]
         self.seen_sequence = -1 if found is None else found[0]
+        served = record if record.rows is not None else self._first_rows(record)
         if self.reconciler.error is not None:
-            source = "the declared defaults" if found is None else f"revision {record.revision}"
+            source = f"revision {served.revision}" if served.lineage else "the declared defaults"
             logger.warning("waffle: starting with %s, as SQL does not answer.", source)
-        if record.rows is None:
-            with suppress(StoreUnavailable):
-                record = self.store.read()
-            self._owes_rows = record.rows is None
-        served = Record() if self._owes_rows else record
         snapshot = build(self.declaration, self.cipher, served)
         for problem in snapshot.problems:
             logger.warning("waffle: %s", problem)
         return snapshot
+
+    def _first_rows(self, record: Record) -> Record:
+        """Return what SQL holds, as the host snapshot had no room for its rows; else nothing."""
+        found = Record()
+        with suppress(StoreUnavailable):  # the reconciler has said so
+            found = self.reconciler.read()
+        self._owes_rows = not found.reaches(record.lineage, record.revision)
+        return found
 
     def _watch_process(self) -> None:
         """Arrange for this process, and those forked from it, to be set up when it is time."""
@@ -163,8 +167,7 @@ class State:
         mine = object()
         if self._claims.setdefault(os.getpid(), mine) is not mine:
             return
-        if not self.check_at[0]:
-            self._leave_parent()
+        self._leave_parent()
         self.check_at[0] = LONG_AGO  # so the first request asks
         self.host.verify()
         atexit.register(_weak(self.listening.say_goodbye))
@@ -242,6 +245,8 @@ class State:
         """Do what one of the compares in :meth:`fresh` has found due."""
         if not self.check_at[0]:
             self.adopt_process()
+            if not self.check_at[0]:
+                return  # another thread is at it; until then nothing is safe but what is served
         if time.monotonic() > self.check_at[0]:
             self._check_listener()
         if self.host.sequence != self.seen_sequence:
@@ -275,7 +280,7 @@ class State:
             if found is None:
                 return
             sequence, record = found
-            self.take(record)
+            self.take(record, from_host=True)
             self.seen_sequence = sequence
             # Another thread may have served a newer record while this one decoded its own.
             if self.host.sequence == sequence:
@@ -290,40 +295,36 @@ class State:
             return None
         return self.host.read() or (sequence, record)
 
-    def take(self, record: Record) -> None:
-        """Decode and serve a record, if it is newer than what is served."""
+    def take(self, record: Record, *, from_host: bool = False) -> None:
+        """Decode and serve a record, if it is newer than what is served, and run the callbacks.
+
+        :param from_host: whether all of this host serve it, so that an empty one counts as well
+        """
         current = self.holder.current
-        if not record.supersedes(current.lineage, current.revision):
-            return
-        if record.rows is None:
-            self._serve_from_sql(record.revision)
-        else:
-            self._serve(record)
+        is_emptied = from_host and record.lineage == NO_LINEAGE != current.lineage
+        if is_emptied or record.supersedes(current.lineage, current.revision):
+            if record.rows is None:
+                self._serve_from_sql(record)
+            else:
+                self._serve(record)
         self.queue.drain()
 
     def _serve(self, record: Record) -> None:
-        snapshot = build(self.declaration, self.cipher, record, self.holder.current)
-        if self.holder.swap(snapshot):
+        current = self.holder.current
+        if self.holder.swap(build(self.declaration, self.cipher, record, current)):
             self._record_applied()
 
-    def _serve_from_sql(self, revision: int) -> None:
+    def _serve_from_sql(self, wanted: Record) -> None:
         """Serve a record for whose rows the host snapshot had no room."""
         self._owes_rows = True
-        is_waited_for = True
 
         def serve() -> None:
-            try:
-                record = self.store.read()
-            except StoreUnavailable as error:
-                logger.warning("waffle: revision %d cannot be served yet: %s", revision, error)
-                return
-            self._owes_rows = False
-            self._serve(record)
-            if not is_waited_for:
-                self.queue.drain()
+            record = self.reconciler.read()
+            if record.lineage != NO_LINEAGE:
+                self._serve(record)
+            self._owes_rows = not record.reaches(wanted.lineage, wanted.revision)
 
-        self._asker.run(serve)
-        is_waited_for = False
+        self._asker.run(serve, late=self.queue.drain)
         if self._owes_rows and self.check_at[0]:
             self._check_in(min(self.config.poll_seconds, self.check_at[0] - time.monotonic()))
 

@@ -55,10 +55,10 @@ class Status:
 
     @property
     def fleet(self) -> Fleet:
-        """How far SQL's revision, or where it does not answer the host's, has come."""
-        if self.revision is None:
+        """How far SQL's revision, or where it has none to tell the host's, has come."""
+        if self.revision is None or not self.lineage:
             return Fleet(self.host.revision, self.host.lineage, self.hosts)
-        return Fleet(self.revision, self.lineage or "", self.hosts)
+        return Fleet(self.revision, self.lineage, self.hosts)
 
 
 def collect(state: State) -> Status:

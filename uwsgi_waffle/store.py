@@ -124,7 +124,7 @@ class Store:
                 raise RevisionConflict(expected=expected_revision, actual=record.revision)
             changes = plan(record)
             if not changes:
-                return record
+                return _committed(record)
             floor = beyond[1] if beyond[0] == record.lineage else 0
             after = _changed(record, changes, max(record.revision, floor) + 1)
             self._apply(connection, after.revision, changes, signature, at)
@@ -153,7 +153,7 @@ class Store:
         def transaction(connection: sa.Connection) -> Record:
             record = self._lock(connection)
             if not amend(connection, record):
-                return record
+                return _committed(record)
             floor = beyond[1] if beyond[0] == record.lineage else 0
             revision = max(record.revision, floor) + 1
             connection.execute(sa.update(NAMESPACE).where(self.is_mine).values(revision=revision))
@@ -350,6 +350,11 @@ class Store:
                 "the history before trying again."
             )
             raise StoreUnavailable(message, url=error.url) from error
+
+
+def _committed(record: Record) -> Record:
+    """Return a record as it stands where nothing is written, without a lineage made for that."""
+    return record if record.revision else Record()
 
 
 def _changed(record: Record, changes: Mapping[str, RowChange], revision: int) -> Record:

@@ -129,13 +129,23 @@ class Writer:
                 changes[name] = getattr(base.settings, name), getattr(planned.after, name)
             return changed
 
+        seen = self._state.host.position()
         record = self._state.store.write(
-            rows,
-            signature,
-            expected_revision=expected_revision,
-            beyond=self._state.host.position(),
+            rows, signature, expected_revision=expected_revision, beyond=seen
         )
+        self._note_new_history(record, seen)
         return Update(record.revision, changes, self._spread(record, changed=bool(changes)))
+
+    def _note_new_history(self, record: Record, seen: tuple[str, int]) -> None:
+        """Say where a change has made a lineage, though this host had seen another one."""
+        if seen[0] and record.lineage != seen[0] and record.revision == 1:
+            logger.warning(
+                "waffle: revision 1 begins a new history, as the database %s held no settings, "
+                "though this host has seen revision %d. All settings but those that it changed are "
+                "at their defaults. Restore the database if that is not meant.",
+                self._state.store.database.url,
+                seen[1],
+            )
 
     def _last_good(self, record: Record) -> Snapshot | None:
         current = self._state.holder.current

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from datetime import datetime, timedelta, tzinfo
 
@@ -50,3 +51,5 @@ def shift_clock() -> str:
 if "TEST_REQUEST_IN_MASTER" in os.environ:
     # As an app does that warms its caches before the fork.
     app.test_client().get("/")
+    names = " ".join(thread.name for thread in threading.enumerate())
+    print(f"threads in the master: {names}", flush=True)  # noqa: T201  the test reads the log

@@ -190,14 +190,16 @@ class HostSnapshot:
                 return area
         return None
 
-    def publish(self, record: Record) -> bool:
+    def publish(self, record: Record, *, at_start: bool = False) -> bool:
         """Make *record* the latest, and return whether it is; never goes back within a lineage.
 
-        Nor to the empty record of a database that was emptied, unless no process is listed here.
+        :param at_start: take the empty record of a database that was emptied as well, where no
+            other process of this host is listed
         """
         payload = _encode(record.rows)
         too_large = len(payload) > layout.ROOM_BYTES
-        taken = self._exclusively(lambda: self._publish(record, b"" if too_large else payload))
+        stored = b"" if too_large else payload
+        taken = self._exclusively(lambda: self._publish(record, stored, at_start=at_start))
         if taken and too_large and not self._said_too_large:
             self._said_too_large = True
             logger.warning(
@@ -224,10 +226,12 @@ class HostSnapshot:
                 self._do_without(error)
         return act()
 
-    def _publish(self, record: Record, payload: bytes) -> bool:
+    def _publish(self, record: Record, payload: bytes, *, at_start: bool) -> bool:
         found = self._in_use()
-        if found is not None and not self._gives_way(found, record):
-            return False
+        if found is not None and not record.supersedes(found.lineage, found.revision):
+            is_emptied = record.lineage == NO_LINEAGE != found.lineage
+            if not (is_emptied and at_start and self._is_alone()):
+                return False
         # From a random start, so that no file repeats a number that a process has seen in another.
         # Garbage may have been left in it, too: after the largest number comes one that is no 0.
         sequence = ((self.sequence or secrets.randbits(62)) + 1) & layout.WORD_MAX or 2
@@ -236,14 +240,8 @@ class HostSnapshot:
         self._said_unreadable = False
         return True
 
-    def _gives_way(self, found: _Area, record: Record) -> bool:
-        """Return whether a record replaces the one that is there.
-
-        The empty one of a database without settings does once nobody serves the other any more.
-        """
-        if record.supersedes(found.lineage, found.revision):
-            return True
-        return record.lineage == NO_LINEAGE != found.lineage and not self.slots.living()
+    def _is_alone(self) -> bool:
+        return all(process.pid == os.getpid() for process in self.slots.living())
 
     def _copy_area(self, sequence: int) -> _Area | None:
         """Return a copy of an area; ``None`` where a writer is at work in it, or it is damaged."""
