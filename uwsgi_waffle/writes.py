@@ -38,7 +38,7 @@ class Update:
     :ivar changes: name -> (old, new) of the settings that changed; not in the repr, as secrets may
         be among them
     :ivar announced: whether Redis took the announcement; where it did not, other hosts see the
-        change when they next poll SQL
+        change when they next poll SQL, or when a listener of this host could announce it
     """
 
     revision: int
