@@ -67,6 +67,43 @@ def test_a_mule_does_not_listen_where_nobody_is_to(
             assert_serves(answer, value)
 
 
+WITHOUT_LISTENER: dict[str, tuple[Options, ...]] = {
+    "prefork": (),
+    "lazy-apps": (LAZY,),
+    "threads": ({"threads": 4},),
+    "no-master": ({"master": False},),
+    "gevent-early": ({"gevent": 20, "gevent-early-monkey-patch": True},),
+    "gevent-late": ({"gevent": 20, "gevent-monkey-patch": True},),
+    "gevent-unpatched": ({"gevent": 20},),
+}
+
+
+@pytest.mark.parametrize("mode", WITHOUT_LISTENER)
+def test_where_nobody_listens_requests_find_what_another_host_changed(
+    mode: str, redis_server: RedisServer
+) -> None:
+    """Each once per poll, though uWSGI may keep Python's threads from running between requests."""
+    environment = {"WAFFLE_MULTIPROC": "false", "WAFFLE_POLL_SECONDS": "0.2"}
+    options = WITHOUT_LISTENER[mode]
+    with (
+        Instance(
+            *options,
+            workers=1 if mode == "no-master" else 2,
+            redis_url=redis_server.url,
+            environment=environment,
+        ) as here,
+        here.elsewhere() as update,
+    ):
+        for value in (2001, 2002, 2003):
+            update(value)
+            wait_until(
+                lambda: all({*a["values"].values()} == {value} for a in here.read_each()),  # noqa: B023
+                15.0,
+                "the change is seen",
+            )
+        assert here.count_in_log("Traceback|OOOPS|DAMN") == 0
+
+
 def test_a_spooler_and_a_foreign_mule_are_left_to_their_work(redis_server: RedisServer) -> None:
     """They hold the application, listed among the processes, and neither listens nor is waited for.
 
