@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any, TextIO
 
 import click
@@ -158,7 +159,8 @@ def adopt_legacy(  # noqa: PLR0913  # as many as there are options
     """
     state = present_state()
     source = state.store.database if database is None else Database(database, auto_create=False)
-    rows = read_table(source, table, key_column, value_column)
+    with closing(source):
+        rows = read_table(source, table, key_column, value_column)
     adoption = plan_adoption(state.declaration, state.holder.current.settings, rows)
     for key, why in adoption.left.items():
         note(f"Left: {key}: {why}")
