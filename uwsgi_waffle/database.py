@@ -68,10 +68,7 @@ class Database:
             self._engine = None
 
     def close(self) -> None:
-        """Close the held connection; the database can still be used, and is connected to anew.
-
-        Where somebody waits on the connection, it is closed when he is done.
-        """
+        """Close the held connection, unless somebody waits on it; the next use makes a new one."""
         if self._engine is not None:
             self._engine.dispose()
 

@@ -25,7 +25,9 @@ __all__ = ["NO_PIN", "Pin", "Pins"]
 class Pin:
     """What a context (a thread, a greenlet) sees, kept and used again by its next request.
 
-    To set a context variable costs a request more than everything else that is done here.
+    To set a context variable costs a request more than everything else that is done here. The
+    price: a context that somebody copied, and runs in the same thread during a later request, sees
+    what that request sees.
 
     :ivar snapshot: the snapshot of the request at hand, ``None`` between requests
     :ivar thread: the thread that it is good for, as a copy of the context may run in another

@@ -115,12 +115,12 @@ class State:
         if age is None or age > self.config.stale_seconds or self.host.read() is None:
             with suppress(StoreUnavailable):  # the reconciler has said so
                 self.reconciler.take(at_start=True)
-            # This may be a master about to fork; whoever needs SQL again connects for itself.
-            self.store.database.close()
         found = self.host.read()
         record = Record() if found is None else found[1]
         self.seen_sequence = -1 if found is None else found[0]
         served = record if record.rows is not None else self._first_rows(record)
+        # This may be a master about to fork; whoever needs SQL again connects for itself.
+        self.store.database.close()
         if self.reconciler.error is not None:
             source = f"revision {served.revision}" if served.lineage else "the declared defaults"
             logger.warning("waffle: starting with %s, as SQL does not answer.", source)
