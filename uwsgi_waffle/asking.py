@@ -78,7 +78,7 @@ class Asker:
             question.ask()
             return
         self._question = question
-        question.wait(deadline - time.monotonic())
+        question.wait(max(0.0, deadline - time.monotonic()))
 
     def _may_ask(self, patience_seconds: float) -> bool:
         """Return whether no question is open, or none that may still be answered."""
