@@ -57,7 +57,7 @@ def test_parent_and_child_of_a_script_that_forks(
 #: A fork that no hook tells of, and two first requests at once in the child: the second comes
 #: while the first is about to set the process up. A thread of the parent held a lock at the fork.
 TWO_FIRST_REQUESTS = """
-import os, sys, threading
+import os, signal, sys, threading
 from flask import Flask
 from uwsgi_waffle import WaffleConf, forks
 
@@ -84,7 +84,8 @@ class HeldUp(dict):
 state._claims = HeldUp()
 state.holder._lock.acquire()
 if os.fork():
-    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]) != 0)
+signal.alarm(45)  # what hangs must not outlive the test
 first = threading.Thread(target=lambda: app.test_client().get("/"))
 first.start()
 claimed.wait(10)
