@@ -20,8 +20,8 @@ from tests.support.listening_host import (
     listening,
     writing,
 )
+from uwsgi_waffle import relay
 from uwsgi_waffle.errors import StoreUnavailable
-from uwsgi_waffle.relay import RELAY_AFTER_SECONDS
 from uwsgi_waffle.snapshot import Record
 
 #: Far beyond the time after which a change that nobody announced is announced.
@@ -53,7 +53,7 @@ class Site:
 
     def wait_for_a_relay(self) -> None:
         """Return when whatever either listener had to relay is relayed."""
-        turns = int(2 * RELAY_AFTER_SECONDS / 0.05) + 2
+        turns = int(2 * relay.RELAY_AFTER_SECONDS / 0.05) + 2
         for host in (self.here, self.there):
             host.wait_for_turns(turns)
 
@@ -81,6 +81,12 @@ def site(redis_server: RedisServer, tmp_path: Path) -> Iterator[Site]:
             host.wait_until_live()
             wait_until(host.host.position, SOON_SECONDS, "the first revision is taken")
         yield Site(writer, both[0], both[1], heard)
+
+
+@pytest.fixture
+def _relay_is_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give writers the time that a machine which stalls may take from them."""
+    monkeypatch.setattr(relay, "RELAY_AFTER_SECONDS", 2.0)
 
 
 @contextlib.contextmanager
@@ -117,6 +123,7 @@ def test_a_commit_that_nobody_announced_reaches_the_other_host(site: Site) -> No
     assert site.heard == revisions, "each is said once, and not again by who heard it"
 
 
+@pytest.mark.usefixtures("_relay_is_patient")
 def test_what_the_writer_has_announced_is_not_said_twice(site: Site) -> None:
     revisions = []
     for _ in range(10):
@@ -125,16 +132,15 @@ def test_what_the_writer_has_announced_is_not_said_twice(site: Site) -> None:
         revisions.append(position[1])
         site.here.wait_for_turns()
     site.wait_for_a_relay()
-    assert sorted(set(site.heard)) == revisions
-    assert len(site.heard) < 2 * len(revisions), "but for a writer whom this machine held up"
+    assert site.heard == revisions
 
 
+@pytest.mark.usefixtures("_relay_is_patient")
 def test_the_last_of_several_is_said_alone(site: Site) -> None:
     *_, last = [site.commit(announced=False) for _ in range(20)]
     site.wait_until_there(last)
     site.wait_for_a_relay()
-    assert site.heard[-1] == last[1]
-    assert len(site.heard) < 10, "one in each quarter of a second at most"
+    assert site.heard == [last[1]]
 
 
 def test_a_forged_message_silences_nobody(site: Site, redis_server: RedisServer) -> None:

@@ -147,4 +147,4 @@ def _assert_fast(both: list[WaffleHost], watch: _Watch) -> None:
     """Assert that each of the last updates reaches the other host long before it would poll."""
     for _ in range(GONE_AFTER):
         value = watch.update()
-        both[1].wait_until_told(value, POLL_SECONDS / 2)
+        both[1].wait_until_told(value, POLL_SECONDS / 5)

@@ -16,7 +16,7 @@ from .snapshot import NO_LINEAGE
 __all__ = ["Relay"]
 
 #: Seconds that whoever has moved the host snapshot gets to announce it before we do.
-RELAY_AFTER_SECONDS = 0.25
+RELAY_AFTER_SECONDS = 0.1
 
 
 class Relay:
