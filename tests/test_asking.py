@@ -33,6 +33,13 @@ STANDSTILL = {
     "mysql": "LOCK TABLES waffle_namespace WRITE, waffle_setting WRITE",
 }
 
+#: Settings of which one fits into the host snapshot, and all together do not.
+LARGE_NAMES = [f"TEXT_{number}" for number in range(5)]
+LARGE_CONFIG: dict[str, Any] = {
+    "WAFFLE_CONFS": {name: {"default": ""} for name in LARGE_NAMES},
+    "WAFFLE_POLL_SECONDS": POLL_SECONDS,
+}
+
 Hosts = tuple[WaffleConf[Any], Flask, WaffleConf[Any]]
 
 
@@ -116,19 +123,14 @@ def test_values_that_only_sql_holds_are_not_waited_for_either(
     database_apps: Apps, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of settings for which the host snapshot has no room; their callbacks come with them."""
-    names = [f"TEXT_{number}" for number in range(5)]
-    config: dict[str, Any] = {
-        "WAFFLE_CONFS": {name: {"default": ""} for name in names},
-        "WAFFLE_POLL_SECONDS": POLL_SECONDS,
-    }
-    _, writer = database_apps(**config)
-    app, waffle = database_apps(**config)
+    _, writer = database_apps(**LARGE_CONFIG)
+    app, waffle = database_apps(**LARGE_CONFIG)
     told: list[int] = []
     waffle.on_change("TEXT_0")(lambda new: told.append(len(new)))
     app.add_url_rule("/", "size", lambda: f"{len(waffle.settings.TEXT_0)}")
     assert size(app) == 0
     large = "x" * (layout.ROOM_BYTES // 4)
-    writer.update(dict.fromkeys(names, large))
+    writer.update(dict.fromkeys(LARGE_NAMES, large))
     with standstill(database_apps.database_uri):
         assert [size(app) for _ in range(20)] == [0] * 20
     wait_until(lambda: size(app) == len(large), SOON_SECONDS, "the values are there")
@@ -220,10 +222,8 @@ def test_without_threads_to_be_had_requests_ask_for_themselves(
 
 
 def test_threads_that_all_need_values_from_sql_each_serve_them(apps: Apps) -> None:
-    names = [f"TEXT_{number}" for number in range(5)]
-    confs = {name: {"default": ""} for name in names}
-    _, writer = apps(WAFFLE_CONFS=confs)
-    app, waffle = apps(WAFFLE_CONFS=confs)
+    _, writer = apps(**LARGE_CONFIG)
+    app, waffle = apps(**LARGE_CONFIG)
     app.add_url_rule("/", "first", lambda: waffle.settings.TEXT_0[:1])
     ended = threading.Event()
 
@@ -239,7 +239,7 @@ def test_threads_that_all_need_values_from_sql_each_serve_them(apps: Apps) -> No
         serving = [pool.submit(serve) for _ in range(4)]
         try:
             for letter in "abcd":
-                writer.update(dict.fromkeys(names, letter * (layout.ROOM_BYTES // 4)))
+                writer.update(dict.fromkeys(LARGE_NAMES, letter * (layout.ROOM_BYTES // 4)))
                 wait_until(
                     lambda: app.test_client().get("/").text == letter,  # noqa: B023
                     SOON_SECONDS,
@@ -254,13 +254,8 @@ def test_a_callback_of_values_that_came_late_may_read_settings(
     database_apps: Apps, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the host has moved on meanwhile, so that the callback asks SQL as well."""
-    names = [f"TEXT_{number}" for number in range(5)]
-    config: dict[str, Any] = {
-        "WAFFLE_CONFS": {name: {"default": ""} for name in names},
-        "WAFFLE_POLL_SECONDS": POLL_SECONDS,
-    }
-    _, writer = database_apps(**config)
-    app, waffle = database_apps(**config)
+    _, writer = database_apps(**LARGE_CONFIG)
+    app, waffle = database_apps(**LARGE_CONFIG)
     app.add_url_rule("/", "first", lambda: waffle.settings.TEXT_0[:1])
     told: list[tuple[str, str]] = []
 
@@ -278,7 +273,7 @@ def test_a_callback_of_values_that_came_late_may_read_settings(
         return read(store)
 
     monkeypatch.setattr(Store, "read", slow)
-    writer.update(dict.fromkeys(names, "a" * (layout.ROOM_BYTES // 4)))
+    writer.update(dict.fromkeys(LARGE_NAMES, "a" * (layout.ROOM_BYTES // 4)))
     wait_until(
         lambda: app.test_client().get("/").text == "b" and len(told) == 2,
         SOON_SECONDS,
