@@ -14,7 +14,7 @@ from flask import Flask
 
 from tests.support import DATABASE_KINDS, fresh_database
 from uwsgi_waffle import WaffleConf, WaffleSettings
-from uwsgi_waffle.state import State
+from uwsgi_waffle.process.state import State
 
 
 def pytest_configure() -> None:

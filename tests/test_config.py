@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tests.conftest import Apps
 from uwsgi_waffle import ConfigError, WaffleConf, WaffleSettings
 from uwsgi_waffle.config import KEYS, Config, redact_url
-from uwsgi_waffle.database import Database
+from uwsgi_waffle.sql.database import Database
 
 #: The table of the contract, but for the database, which has tests of its own.
 DEFAULTS: dict[str, object] = {

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .admin.permission import Permission as Permission
-    from .callbacks import settings_changed as settings_changed
+    from .bus.fleet import Fleet as Fleet
+    from .bus.fleet import HostStatus as HostStatus
+    from .bus.fleet import Laggard as Laggard
+    from .bus.fleet import Refusal as Refusal
     from .errors import ConfigError as ConfigError
     from .errors import InvalidSetting as InvalidSetting
     from .errors import NotConverged as NotConverged
@@ -21,13 +24,11 @@ if TYPE_CHECKING:
     from .errors import UnknownSetting as UnknownSetting
     from .errors import WaffleError as WaffleError
     from .extension import WaffleConf as WaffleConf
-    from .fleet import Fleet as Fleet
-    from .fleet import HostStatus as HostStatus
-    from .fleet import Laggard as Laggard
-    from .history import Change as Change
-    from .settings import WaffleSettings as WaffleSettings
-    from .status import Status as Status
-    from .writes import Update as Update
+    from .ops.status import Status as Status
+    from .process.callbacks import settings_changed as settings_changed
+    from .process.writes import Update as Update
+    from .sql.history import Change as Change
+    from .values.settings import WaffleSettings as WaffleSettings
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "Fleet",
     "HostStatus",
     "Laggard",
+    "Refusal",
     "Status",
     "Update",
     # Sent after a change
@@ -59,15 +61,16 @@ __all__ = [
 
 _HOMES = {
     "WaffleConf": "extension",
-    "WaffleSettings": "settings",
+    "WaffleSettings": "values.settings",
     "Permission": "admin.permission",
-    "Change": "history",
-    "Fleet": "fleet",
-    "HostStatus": "fleet",
-    "Laggard": "fleet",
-    "Status": "status",
-    "Update": "writes",
-    "settings_changed": "callbacks",
+    "Change": "sql.history",
+    "Fleet": "bus.fleet",
+    "HostStatus": "bus.fleet",
+    "Laggard": "bus.fleet",
+    "Refusal": "bus.fleet",
+    "Status": "ops.status",
+    "Update": "process.writes",
+    "settings_changed": "process.callbacks",
 }
 
 

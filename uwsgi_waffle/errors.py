@@ -16,7 +16,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .bus.fleet import Fleet, Laggard, Refusal
 
 __all__ = [
     "ConfigError",
@@ -106,18 +109,18 @@ class StoreUnavailable(WaffleError):
 
 
 class NotConverged(WaffleError):
-    """Some process had not applied a revision when the time was up."""
+    """Some process does not serve a revision whole, and the time was up."""
 
-    def __init__(
-        self, message: str, *, revision: int, missing: Sequence[object], fleet: object = None
-    ) -> None:
+    def __init__(self, message: str, *, revision: int, fleet: Fleet) -> None:
         super().__init__(message)
-        #: How far it had come: a :class:`~uwsgi_waffle.Fleet`.
+        #: How far it had come.
         self.fleet = fleet
         #: The revision that was waited for.
         self.revision = revision
-        #: Those that have not applied it: processes, or hosts that do not report.
-        self.missing = tuple(missing)
+        #: Processes and hosts that are behind, silent or ahead of SQL.
+        self.missing: tuple[Laggard, ...] = fleet.missing
+        #: Processes whose release refuses a value of the revision.
+        self.refused: tuple[Refusal, ...] = fleet.refused
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

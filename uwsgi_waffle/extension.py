@@ -11,25 +11,26 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 import pydantic_core  # noqa: F401  # (as above)
 from flask import current_app, has_app_context
 
-from .callbacks import Callbacks, ChangeHandler
-from .compat import WaffleState
+from . import boot
+from .bus.fleet import Fleet
 from .config import Config
 from .errors import ConfigError, WaffleError
-from .fleet import Fleet
-from .history import Change, read_history
-from .requests import NO_PIN, Pin
-from .settings import WaffleSettings
-from .snapshot import Snapshot
-from .state import State
-from .status import Status, collect, wait
-from .store import Signature
-from .writes import Update, Writer
+from .ops.convergence import wait
+from .ops.status import Status, collect
+from .process.callbacks import Callbacks, ChangeHandler
+from .process.pins import NO_PIN, Pin
+from .process.state import State
+from .process.writes import Update
+from .sql.history import Change
+from .sql.store import Signature
+from .values.settings import WaffleSettings
+from .values.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from flask import Blueprint, Flask
 
-    from ._redis import RedisClient
     from .admin.permission import Authorize
+    from .bus.client import RedisClient
 
 __all__ = ["WaffleConf"]
 
@@ -103,7 +104,8 @@ class WaffleConf(Generic[S]):
         if self._model is not None and config.confs is not None:
             message = "Settings are declared twice: as a class and in WAFFLE_CONFS. Remove one."
             raise ConfigError(message, key="WAFFLE_CONFS")
-        state = WaffleState(app, config, self._model, self._callbacks, self._redis)
+        boot.install()
+        state = State(app, config, self._model, self._callbacks, self._redis)
         app.extensions[EXTENSION_NAME] = state
         self._count += 1
         is_only = self._count == 1
@@ -159,8 +161,7 @@ class WaffleConf(Generic[S]):
             message = f"The values must be a mapping of name to value, not {type(values).__name__}."
             raise TypeError(message)
         signature = Signature(actor, comment, source)
-        writer = Writer(self._state())
-        return writer.update(values, signature, expected_revision=expected_revision)
+        return self._state().writer.update(values, signature, expected_revision=expected_revision)
 
     def reset(
         self,
@@ -172,8 +173,7 @@ class WaffleConf(Generic[S]):
     ) -> Update:
         """Set some settings back to their defaults, as one revision; raises as :meth:`update`."""
         signature = Signature(actor, comment, source)
-        writer = Writer(self._state())
-        return writer.reset(names, signature, expected_revision=expected_revision)
+        return self._state().writer.reset(names, signature, expected_revision=expected_revision)
 
     def rollback(
         self,
@@ -189,8 +189,9 @@ class WaffleConf(Generic[S]):
         :raises UnknownRevision: the history does not reach that revision
         """
         signature = Signature(actor, comment, source)
-        writer = Writer(self._state())
-        return writer.rollback(revision, signature, expected_revision=expected_revision)
+        return self._state().writer.rollback(
+            revision, signature, expected_revision=expected_revision
+        )
 
     def history(
         self, name: str | None = None, limit: int | None = 50, *, reveal: bool = False
@@ -201,7 +202,7 @@ class WaffleConf(Generic[S]):
         :param limit: how many at most, ``None`` for all
         :raises StoreUnavailable: the database did not answer
         """
-        return read_history(self._state(), name, limit, reveal=reveal)
+        return self._state().history.changes(name, limit, reveal=reveal)
 
     # -- follow -------------------------------------------------------------------------------
 

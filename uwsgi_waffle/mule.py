@@ -17,15 +17,13 @@ from typing import NoReturn
 
 from flask.cli import ScriptInfo
 
-from . import _gevent, _uwsgi
-from ._uwsgi import Role
-from .bus import Backoff
-from .election import Election
-from .environment import ThreadEnvironment, choose
 from .errors import WaffleError
-from .fanout import wake_workers
-from .listener import StopEvent
-from .state import State, living_states
+from .host.election import Election
+from .process.state import State, living_states
+from .server import _uwsgi, concurrency
+from .server._uwsgi import Role
+from .server.concurrency import Backoff, StopEvent, ThreadEnvironment, choose_environment
+from .server.hooks import wake_workers
 
 __all__ = ["main"]
 
@@ -56,8 +54,8 @@ def main() -> NoReturn:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         # uWSGI's own handler runs Python's exit from within a signal, which crashes under gevent.
         # What is done before the end takes time and I/O, which a handler must not.
-        signal.signal(number, lambda *_: choose().start(_end))
-    _gevent.reinit_after_fork()
+        signal.signal(number, lambda *_: choose_environment().start(_end))
+    concurrency.reinit_after_fork()
     states = [state for state in _states(server) if state.config.may_use_mule]
     loops = [MuleLoop(state, server.master_pid()) for state in states]
     if not loops:
@@ -76,7 +74,7 @@ def _end(_stop: StopEvent) -> None:
     """Say goodbye, and end the mule at once: there is nothing of ours to flush."""
     try:
         for state in living_states():
-            state.listening.say_goodbye(GOODBYE_SECONDS)
+            state.retire(GOODBYE_SECONDS)
     finally:
         os._exit(0)
 
@@ -104,12 +102,12 @@ class MuleLoop:
             self._note_turn()
             stop.wait(STANDBY_SECONDS)
         logger.info("waffle: the mule listens for namespace %s.", self._state.config.namespace)
-        self._state.listening.run(self._moved, stop, self._note_turn)
+        self._state.loop.run(self._moved, stop, self._note_turn)
 
     def _moved(self) -> None:
         """Wake the workers, then follow."""
         wake_workers()
-        self._state.catch_up()
+        self._state.serving.catch_up()
 
     def _note_turn(self) -> None:
         self._turned = time.monotonic()

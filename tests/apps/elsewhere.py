@@ -16,8 +16,8 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 
 from uwsgi_waffle import WaffleConf
-from uwsgi_waffle.snapshot import Record
-from uwsgi_waffle.state import State
+from uwsgi_waffle.process.state import State
+from uwsgi_waffle.values.snapshot import Record
 
 #: The settings: whole numbers, 0 by default. A test sets them all to one number, so a mix shows.
 NAMES = tuple(f"S{number:03}" for number in range(int(os.environ.get("TEST_SETTINGS", "20"))))

@@ -16,7 +16,7 @@ from typing import Any
 from flask import Flask
 
 from uwsgi_waffle import WaffleConf
-from uwsgi_waffle.state import State
+from uwsgi_waffle.process.state import State
 
 DEADLINE_SECONDS = 20.0
 

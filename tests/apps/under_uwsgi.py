@@ -17,7 +17,7 @@ from flask import Flask, Response, current_app, jsonify, request
 from pydantic import AfterValidator
 
 from uwsgi_waffle import WaffleConf
-from uwsgi_waffle.state import State
+from uwsgi_waffle.process.state import State
 
 #: A test sets all three to one number, so that a mix of two revisions shows.
 NAMES = ("FIRST", "SECOND", "THIRD")
@@ -110,7 +110,7 @@ def state() -> Response:
         environment=type(environment).__name__,
         heartbeat_age=here.host.heartbeat_age_seconds(),
         # What /state itself served is left out of account: these are the process's own.
-        held_revision=here.holder.current.revision,
+        held_revision=here.serving.current.revision,
         processes=[
             [slot.role, slot.worker, slot.pid, slot.follows] for slot in here.host.slots.living()
         ],

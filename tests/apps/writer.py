@@ -18,7 +18,7 @@ from flask import Flask
 
 from tests.support.declarations import Bounds
 from uwsgi_waffle import InvalidSetting, RevisionConflict, WaffleConf
-from uwsgi_waffle.state import State
+from uwsgi_waffle.process.state import State
 
 
 class Settings(Bounds):

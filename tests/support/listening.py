@@ -14,7 +14,7 @@ from tests.support.listening_host import NEVER_SECONDS
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 from uwsgi_waffle import WaffleConf
-from uwsgi_waffle.state import State
+from uwsgi_waffle.process.state import State
 
 CONFS = {"SIZE": {"default": 1}}
 #: News takes milliseconds; this only ends a test that would never end.
@@ -105,4 +105,4 @@ class TwoHosts:
 
 def position(state: State) -> tuple[str, int]:
     """Return lineage and revision of what a process serves."""
-    return state.holder.current.lineage, state.holder.current.revision
+    return state.serving.current.lineage, state.serving.current.revision

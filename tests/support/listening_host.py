@@ -9,17 +9,17 @@ from typing import Any
 
 import sqlalchemy as sa
 from flask import Flask
+from uwsgi_waffle.server.environment import ThreadEnvironment
 
 from tests.support.waiting import wait_until
-from uwsgi_waffle._redis import RedisClient, SharedClient
-from uwsgi_waffle.bus import Announcement, Bus
+from uwsgi_waffle.bus.announcements import Announcement, Bus
+from uwsgi_waffle.bus.client import RedisClient, SharedClient
 from uwsgi_waffle.config import Config
-from uwsgi_waffle.environment import ThreadEnvironment
-from uwsgi_waffle.listener import Listener, run
-from uwsgi_waffle.reconcile import Reconciler
-from uwsgi_waffle.shared import HostSnapshot
-from uwsgi_waffle.snapshot import Record
-from uwsgi_waffle.store import RowChange, Signature, Store
+from uwsgi_waffle.host import HostSnapshot
+from uwsgi_waffle.listen.listener import Listener, run
+from uwsgi_waffle.listen.reconcile import Reconciler
+from uwsgi_waffle.sql.store import RowChange, Signature, Store
+from uwsgi_waffle.values.snapshot import Record
 
 #: So long that nothing in a test that uses it waits for a poll.
 NEVER_SECONDS = 3600
@@ -131,7 +131,7 @@ class ListeningHost:
 
     def _moved(self) -> None:
         self.wake()
-        self.moves.append(self.host.position())
+        self.moves.append(self.host.position)
 
     def _turned(self) -> float:
         self.turns += 1
@@ -150,7 +150,7 @@ class ListeningHost:
     def wait_until_at(self, record: Record, seconds: float = 10) -> None:
         """Return when the host has taken a record."""
         position = record.lineage, record.revision
-        wait_until(lambda: self.host.position() == position, seconds, f"the host is at {position}")
+        wait_until(lambda: self.host.position == position, seconds, f"the host is at {position}")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pytest
 from tests.support import RedisServer, wait_until
 from tests.support.uwsgi_server import Options
 from tests.uwsgi.instance import BOOT, ELECTED, LAZY, Instance, assert_serves
-from uwsgi_waffle.shared import HostSnapshot
+from uwsgi_waffle.host import HostSnapshot
 
 FLOOD: Options = {"module": "tests.apps.flood:app"}
 THUNDER: Options = {"thunder-lock": True, "threads": 4}

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from uwsgi_waffle.errors import InvalidSetting, RevisionConflict, UnknownRevision, suggest
-from uwsgi_waffle.history import Change, read_latest, read_timeline
-from uwsgi_waffle.settings import MASK
-from uwsgi_waffle.status import collect
-from uwsgi_waffle.store import Signature
-from uwsgi_waffle.writes import Update, Writer
+from uwsgi_waffle.ops.status import collect
+from uwsgi_waffle.process.writes import Update
+from uwsgi_waffle.sql.history import Change
+from uwsgi_waffle.sql.store import Signature
+from uwsgi_waffle.values.settings import MASK
 
 from .bodies import HistoryQuery, Patch, Rollback
 from .edits import present
@@ -45,7 +45,7 @@ def get_settings() -> Response:
     """Tell every setting that may be seen: value, default, description, and who changed it last."""
     here = visit()
     snapshot = here.snapshot
-    latest = read_latest(here.state)
+    latest = here.state.history.latest()
     answer = jsonify(
         revision=snapshot.revision,
         settings={one.name: _masked(one.name, snapshot.values[one.name]) for one in here.inputs},
@@ -95,7 +95,7 @@ def get_history() -> Response:
         if not here.permission.may_see(query.name):
             abort(403, f"You may not see {query.name}.")
         see = [query.name]
-    changes = read_timeline(here.state, query.limit, names=see, before=query.before)
+    changes = here.state.history.timeline(query.limit, names=see, before=query.before)
     return jsonify(
         changes=[
             {
@@ -174,7 +174,7 @@ def patch_settings() -> Response:
         return refusal
     signature = Signature(here.permission.name, body.comment, "api")
     try:
-        done = Writer(here.state).update(
+        done = here.state.writer.update(
             {name: value for name, value in values.items() if name not in resets},
             signature,
             resets=resets,
@@ -214,7 +214,7 @@ def post_rollback() -> Response:
     expected = _expected_revision()
     body = _body(Rollback)
     now = present(here.state)
-    writer = Writer(here.state)
+    writer = here.state.writer
     try:
         if expected is not None and expected >= 0 and expected != now.revision:
             raise RevisionConflict(expected=expected, actual=now.revision)  # noqa: TRY301
@@ -282,7 +282,7 @@ def _done(done: Update) -> Response:
 def _conflict(error: RevisionConflict, values: dict[str, Any], resets: frozenset[str]) -> Response:
     """Tell both versions of what was to be changed, and who has changed it meanwhile."""
     here = visit()
-    now, latest = present(here.state), read_latest(here.state)
+    now, latest = present(here.state), here.state.history.latest()
     known = [one for one in here.inputs if one.name in values or one.name in resets]
     defaults = here.state.declaration.defaults
     answer = jsonify(

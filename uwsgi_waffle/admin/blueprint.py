@@ -26,7 +26,7 @@ from .permission import Authorize, as_permission
 from .visit import Visit
 
 if TYPE_CHECKING:
-    from uwsgi_waffle.state import State
+    from uwsgi_waffle.process.state import State
 
 __all__ = ["make_blueprint"]
 

@@ -8,9 +8,8 @@ from flask import abort, flash, redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from uwsgi_waffle.errors import InvalidSetting, RevisionConflict, UnknownRevision
-from uwsgi_waffle.snapshot import Snapshot
-from uwsgi_waffle.store import Signature
-from uwsgi_waffle.writes import Writer
+from uwsgi_waffle.sql.store import Signature
+from uwsgi_waffle.values.snapshot import Snapshot
 
 from .edits import Draft, Line, Submission, by_name, difference, draft, present, save
 from .fields import normalise
@@ -211,7 +210,7 @@ def _rollback_lines(revision: int, now: Snapshot) -> list[Line]:
     :raises InvalidSetting: what was right then is refused today
     """
     state = visit().state
-    then = Writer(state).settings_at(revision)
+    then = state.writer.settings_at(revision)
     return [
         difference(state, name, now.values[name], getattr(then, name))
         for name in state.declaration.names
@@ -233,7 +232,7 @@ def roll_back(revision: int) -> str | tuple[str, int] | Response:
             return _overtaken(revision, now.revision, comment)
         if any(line.name not in here.editable for line in _rollback_lines(revision, now)):
             abort(403, "Going back there would change settings that you may not change.")
-        done = Writer(here.state).rollback(
+        done = here.state.writer.rollback(
             revision,
             Signature(here.permission.name, comment or None, "page"),
             expected_revision=now.revision,

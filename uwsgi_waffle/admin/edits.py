@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from uwsgi_waffle.errors import InvalidSetting, RevisionConflict
-from uwsgi_waffle.history import Change, read_latest
-from uwsgi_waffle.settings import WaffleSettings
-from uwsgi_waffle.snapshot import Record, Snapshot, build
-from uwsgi_waffle.store import Signature
-from uwsgi_waffle.writes import Update, Writer
+from uwsgi_waffle.process.writes import Update
+from uwsgi_waffle.sql.history import Change
+from uwsgi_waffle.sql.store import Signature
+from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.settings import WaffleSettings
+from uwsgi_waffle.values.snapshot import Record, Snapshot, build
 
 from .fields import Input, inputs_of, normalise, shown
 
 if TYPE_CHECKING:
-    from uwsgi_waffle.state import State
+    from uwsgi_waffle.process.state import State
 
 
 __all__ = ["Draft", "Line", "Submission", "draft", "present", "save", "settings_at"]
@@ -103,16 +104,16 @@ def settings_at(state: State, revision: int, now: Snapshot) -> Snapshot | None:
     """
     if revision == now.revision:
         return now
-    texts = state.store.rows_at(revision)
+    texts = state.history.rows_at(revision)
     if texts is None:
         return None
     rows = {name: text for name, text in texts.items() if text is not None}
-    return _decoded(state, Record(now.lineage, revision, rows))
+    return _decoded(state, Record(Position(now.position.lineage, revision), rows))
 
 
 def _decoded(state: State, record: Record) -> Snapshot:
-    current = state.holder.current
-    last_good = current if current.lineage == record.lineage else None
+    current = state.serving.current
+    last_good = current if current.position.lineage == record.position.lineage else None
     return build(state.declaration, state.cipher, record, last_good)
 
 
@@ -129,7 +130,7 @@ def draft(state: State, submission: Submission, *, is_whole_form: bool) -> Draft
     resets = submission.resets - submission.theirs
     wanted = {**meant, **{name: getattr(state.declaration.defaults, name) for name in resets}}
     after = _validated(state, now, wanted, errors)
-    latest = read_latest(state) if submission.revision != now.revision else {}
+    latest = state.history.latest() if submission.revision != now.revision else {}
     lines, values = [], {}
     for line in _lines(state, now, wanted, after):
         if is_whole_form and base is not None and _is_same(line.name, after, base.settings):
@@ -165,7 +166,7 @@ def save(
         if planned.errors or planned.conflicts or not planned.lines:
             return planned, None
         try:
-            done = Writer(state).update(
+            done = state.writer.update(
                 planned.values,
                 signature,
                 resets=planned.resets,

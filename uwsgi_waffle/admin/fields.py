@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 from pydantic_core import to_jsonable_python
 
-from uwsgi_waffle.settings import MASK, Declaration
+from uwsgi_waffle.values.settings import MASK, Declaration
 
 __all__ = ["Choice", "Input", "inputs_of", "schemas_of", "shown"]
 

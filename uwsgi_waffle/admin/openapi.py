@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from uwsgi_waffle import __version__
-from uwsgi_waffle.settings import Declaration
+from uwsgi_waffle.values.settings import Declaration
 
 from .bodies import HistoryQuery, Patch, Rollback
 from .fields import Input, schemas_of

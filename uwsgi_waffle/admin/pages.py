@@ -9,10 +9,10 @@ from typing import Any
 
 from flask import Response, abort, jsonify, render_template, request
 
-from uwsgi_waffle.doctor import examine
 from uwsgi_waffle.errors import StoreUnavailable
-from uwsgi_waffle.history import Change, read_latest, read_timeline
-from uwsgi_waffle.status import collect
+from uwsgi_waffle.ops.doctor import examine
+from uwsgi_waffle.ops.status import collect
+from uwsgi_waffle.sql.history import Change
 
 from .edits import Line, difference, present, settings_at
 from .fields import Input, shown
@@ -88,7 +88,7 @@ def settings_page(
     snapshot = here.snapshot
     latest: dict[str, Change] = {}
     try:
-        latest = read_latest(here.state)
+        latest = here.state.history.latest()
     except StoreUnavailable as error:
         problems.append(f"{error} These are the last known settings; they cannot be changed now.")
     asked = request.args.get("q", "").strip()
@@ -151,7 +151,7 @@ def show_wave(revision: int) -> str:
     here = visit()
     if revision > present(here.state).revision:
         abort(404, f"There is no revision {revision} yet.")
-    made = read_timeline(here.state, 1, before=revision + 1)
+    made = here.state.history.timeline(1, before=revision + 1)
     lines = here.visible([change for change in made if change.revision == revision])
     saved_at = lines[0].change.at.timestamp() if lines else None
     found = wave(here.state, revision, saved_at)
@@ -173,7 +173,7 @@ def show_history() -> str:
     if name is not None and not here.permission.may_see(name):
         abort(403, f"You may not see {name}.")
     names = [name] if name is not None else _visible_names(here)
-    changes = read_timeline(here.state, _PAGE_LENGTH + 1, names=names, before=before)
+    changes = here.state.history.timeline(_PAGE_LENGTH + 1, names=names, before=before)
     revisions = _by_revision(here, changes)
     has_more = len(revisions) > _PAGE_LENGTH
     revisions = revisions[:_PAGE_LENGTH]

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, cast
 
 from flask import g
 
-from uwsgi_waffle.history import Change
-from uwsgi_waffle.settings import MASK
-from uwsgi_waffle.snapshot import Snapshot
+from uwsgi_waffle.sql.history import Change
+from uwsgi_waffle.values.settings import MASK
+from uwsgi_waffle.values.snapshot import Snapshot
 
 from .fields import Input, inputs_of, shown
 
 if TYPE_CHECKING:
-    from uwsgi_waffle.state import State
+    from uwsgi_waffle.process.state import State
 
     from .permission import Permission
 
@@ -77,7 +77,7 @@ class Visit:
             return list(problems)
         hidden = {
             str(problem)
-            for problem in self.state.holder.current.problems
+            for problem in self.state.serving.current.problems
             if problem.name is None or not self.permission.may_see(problem.name)
         }
         return [problem for problem in problems if problem not in hidden]

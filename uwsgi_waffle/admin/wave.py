@@ -1,16 +1,16 @@
-"""A change on its way: one row a process, looked up without SQL, as pages ask again and again."""
+"""A change on its way: one row for each process."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from uwsgi_waffle.status import look
+from uwsgi_waffle.ops.convergence import look
 
 if TYPE_CHECKING:
-    from uwsgi_waffle.fleet import Fleet, HostStatus
-    from uwsgi_waffle.shared import ProcessSlot
-    from uwsgi_waffle.state import State
+    from uwsgi_waffle.bus.fleet import Fleet, HostStatus
+    from uwsgi_waffle.host.processes import ProcessSlot
+    from uwsgi_waffle.process.state import State
 
 __all__ = ["Row", "Wave", "wave"]
 
@@ -19,7 +19,7 @@ __all__ = ["Row", "Wave", "wave"]
 class Row:
     """One process on its way to a revision.
 
-    :ivar state: ``applied``, ``waiting``, ``silent``, or ``idle``: takes it at its next request
+    :ivar state: ``applied``, ``waiting``, ``refused``, ``silent``, or ``idle``: sees it at its next request
     :ivar after_ms: how long after the save it had applied it; ``None`` where that is not known
     """
 
@@ -54,7 +54,8 @@ def wave(state: State, revision: int, saved_at: float | None = None) -> Wave:
 
     :param saved_at: when it was saved, in seconds since the epoch
     """
-    fleet, missing = look(state, revision)
+    fleet = look(state, revision)
+    missing = (*fleet.missing, *fleet.refused)
     rows = tuple(
         _row(fleet, host, process, saved_at)
         for host in fleet.hosts
@@ -63,11 +64,11 @@ def wave(state: State, revision: int, saved_at: float | None = None) -> Wave:
     return Wave(
         revision=revision,
         applied=fleet.applied,
-        total=len(fleet.processes),
+        total=fleet.total,
         is_complete=not missing,
         summary=_summary(fleet, rows, is_complete=not missing),
         rows=rows,
-        missing=tuple(str(laggard) for laggard in missing),
+        missing=tuple(map(str, missing)),
     )
 
 
@@ -75,7 +76,9 @@ def _row(fleet: Fleet, host: HostStatus, process: ProcessSlot, saved_at: float |
     state = "applied"
     if host.is_silent:
         state = "silent"
-    elif not fleet.has_applied(process):
+    elif process.refused_count:
+        state = "refused"
+    elif not fleet.is_served(process.position):
         state = "waiting" if process.follows else "idle"
     after_ms = None
     if state == "applied" and process.revision == fleet.revision and saved_at is not None:
@@ -99,7 +102,7 @@ _MOST_MS = 120_000
 
 def _summary(fleet: Fleet, rows: tuple[Row, ...], *, is_complete: bool) -> str:
     """Return how far it has come, in a sentence."""
-    total = len(fleet.processes)
+    total = fleet.total
     if not total:
         return "No process is told of changes; each takes them when its next request starts."
     noun = "process" if total == 1 else "processes"

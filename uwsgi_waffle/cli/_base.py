@@ -16,13 +16,12 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
+from uwsgi_waffle.bus.fleet import Fleet
 from uwsgi_waffle.errors import NotConverged, RevisionConflict, WaffleError
-from uwsgi_waffle.fleet import Fleet, Laggard
-from uwsgi_waffle.history import read_history
-from uwsgi_waffle.state import State
-from uwsgi_waffle.status import wait
-from uwsgi_waffle.store import Signature
-from uwsgi_waffle.writes import Update, Writer
+from uwsgi_waffle.ops.convergence import wait
+from uwsgi_waffle.process.state import State
+from uwsgi_waffle.process.writes import Update, Writer
+from uwsgi_waffle.sql.store import Signature
 
 from . import _render
 
@@ -197,7 +196,7 @@ def make_change(
     :raises NotConverged: some process has not taken it in time
     """
     try:
-        done = change(Writer(state), how.signature(comment), how.expect)
+        done = change(state.writer, how.signature(comment), how.expect)
     except RevisionConflict as conflict:
         raise _explained(state, conflict) from conflict
     masked = state.declaration.secrets
@@ -234,25 +233,24 @@ def wait_for_fleet(
     try:
         return wait(state, revision, timeout), None
     except NotConverged as failure:
-        return cast("Fleet", failure.fleet), failure
+        return failure.fleet, failure
 
 
 def echo_fleet(fleet: Fleet) -> None:
     """Print that a revision is everywhere."""
     click.echo(str(fleet))
-    if not fleet.processes:
+    if not fleet.total:
         note("No process of the application is known to this user; `flask waffle doctor` says why.")
 
 
 def fleet_json(fleet: Fleet, failure: NotConverged | None) -> dict[str, Any]:
     """Return how far a revision has come, by name."""
-    missing = None if failure is None else cast("tuple[Laggard, ...]", failure.missing)
-    return _render.fleet_json(fleet, missing)
+    return _render.fleet_json(fleet if failure is None else failure.fleet)
 
 
 def _explained(state: State, conflict: RevisionConflict) -> Failed:
     """Return a conflict with who came first, and what they changed."""
-    since = [c for c in read_history(state, limit=200) if c.revision > conflict.expected]
+    since = [c for c in state.history.changes(limit=200) if c.revision > conflict.expected]
     if not since:
         return Failed(conflict)
     return Failed(

@@ -16,12 +16,12 @@ from typing import Any
 
 import click
 
-from uwsgi_waffle.doctor import Diagnosis
-from uwsgi_waffle.fleet import Fleet, HostStatus, Laggard
-from uwsgi_waffle.history import Change
-from uwsgi_waffle.settings import MASK, plain_json
-from uwsgi_waffle.shared import ProcessSlot
-from uwsgi_waffle.status import Status
+from uwsgi_waffle.bus.fleet import Fleet, HostStatus
+from uwsgi_waffle.host.processes import ProcessSlot
+from uwsgi_waffle.ops.doctor import Diagnosis
+from uwsgi_waffle.ops.status import Status
+from uwsgi_waffle.sql.history import Change
+from uwsgi_waffle.values.settings import MASK, plain_json
 
 #: The narrowest terminal that lines are made for, and the widest that is of use.
 NARROWEST, WIDEST = 60, 120
@@ -192,9 +192,9 @@ def status(found: Status, *, namespace: str, database: str) -> Iterator[str]:
 
 def _summary(fleet: Fleet) -> str:
     """Return how many processes have the revision."""
-    missing = fleet.missing
+    missing = (*fleet.missing, *fleet.refused)
     hosts = "1 host" if len(fleet.hosts) == 1 else f"{len(fleet.hosts)} hosts"
-    total = len(fleet.processes)
+    total = fleet.total
     noun = "process" if total == 1 else "processes"
     text = f"{fleet.applied} of {total} {noun} on {hosts} at revision {fleet.revision}"
     return click.style(text, fg="red" if missing else "green")
@@ -225,7 +225,11 @@ def _process(fleet: Fleet, process: ProcessSlot, *, is_known: bool) -> str:
     number = str(process.worker) if process.worker else ""
     what = f"  {process.role:<9}{number:>3}  pid {process.pid:<8}"
     state = f"revision {process.revision:<7} since {_since(process.since)}"
-    if fleet.has_applied(process) and is_known:
+    refused = process.refused
+    if refused is not None and is_known:
+        text = f"{what}  {state}  refuses {refused.name or 'the settings'} ({refused.reason})"
+        return click.style(f"{text}; serves the {refused.serving}", fg="red")
+    if fleet.is_served(process.position) and is_known:
         return f"{what}  {state}"
     behind = "  behind" if process.follows else "  at its next request"
     text = f"{what}  {state}{behind if is_known else ''}"
@@ -247,22 +251,19 @@ def status_json(found: Status) -> dict[str, Any]:
     return {
         "revision": found.revision,
         "lineage": found.lineage,
-        "converged": not found.fleet.missing,
+        "converged": not found.fleet.missing and not found.fleet.refused,
         "process": asdict(found.process),
         "fleet": fleet_json(found.fleet),
         "problems": list(found.problems),
     }
 
 
-def fleet_json(fleet: Fleet, missing: Sequence[Laggard] | None = None) -> dict[str, Any]:
-    """Return how far a revision has come, by name.
-
-    :param missing: those that have not taken it, where more is known than the fleet tells
-    """
+def fleet_json(fleet: Fleet) -> dict[str, Any]:
+    """Return how far a revision has come, by name."""
     return {
         "revision": fleet.revision,
         "applied": fleet.applied,
-        "total": len(fleet.processes),
+        "total": fleet.total,
         "seconds": round(fleet.seconds, 3),
         "missing": [
             {
@@ -270,10 +271,23 @@ def fleet_json(fleet: Fleet, missing: Sequence[Laggard] | None = None) -> dict[s
                 "pid": laggard.process.pid if laggard.process is not None else None,
                 "reason": laggard.reason,
             }
-            for laggard in (fleet.missing if missing is None else missing)
+            for laggard in fleet.missing
         ],
-        "hosts": [{**asdict(host), "label": fleet.label(host)} for host in fleet.hosts],
+        "refused": [asdict(refusal) for refusal in fleet.refused],
+        "hosts": [_host_json(fleet, host) for host in fleet.hosts],
     }
+
+
+def _host_json(fleet: Fleet, host: HostStatus) -> dict[str, Any]:
+    processes = [_flat(asdict(process)) for process in host.processes]
+    known = {**_flat(asdict(host)), "label": fleet.label(host), "processes": processes}
+    del known["exceptions"]
+    return known
+
+
+def _flat(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return fields with those of the position in its place."""
+    return {**fields.pop("position"), **fields}
 
 
 # -- the doctor -------------------------------------------------------------------------------

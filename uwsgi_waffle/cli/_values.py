@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from uwsgi_waffle.errors import InvalidSetting
-from uwsgi_waffle.settings import Declaration, WaffleSettings
+from uwsgi_waffle.values.settings import Declaration, WaffleSettings
 
 __all__ = ["differences", "from_json_texts", "parse_assignments", "readings"]
 

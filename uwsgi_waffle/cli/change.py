@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import click
 
-from uwsgi_waffle.state import State
-from uwsgi_waffle.writes import Writer
+from uwsgi_waffle.process.state import State
 
 from . import _render
 from ._base import How, change_options, cli, make_change, present_state
@@ -47,7 +46,7 @@ def set_settings(
     if from_stdin is not None:
         state.declaration.check_known([from_stdin])
         given[from_stdin] = readings(_read_value(from_stdin), text_first=True)
-    values = from_readings(state.declaration, state.holder.current.settings, given)
+    values = from_readings(state.declaration, state.serving.current.settings, given)
     make_change(
         state,
         how,
@@ -94,7 +93,7 @@ def rollback(
     Shows the difference and asks; then makes a new revision equal to REVISION.
     """
     state = present_state()
-    shown = state.holder.current.revision
+    shown = state.serving.current.revision
     if not yes and _differs(state, revision):
         click.confirm(f"Go back to revision {revision}?", abort=True, err=True)
         if how.expect is None:  # what was shown is what is done
@@ -109,8 +108,8 @@ def rollback(
 
 def _differs(state: State, revision: int) -> bool:
     """Show what a rollback would change, and return whether that is anything."""
-    after = Writer(state).settings_at(revision)
-    changes = differences(state.declaration, state.holder.current.settings, after)
+    after = state.writer.settings_at(revision)
+    changes = differences(state.declaration, state.serving.current.settings, after)
     for line in _render.changes(changes, state.declaration.secrets):
         click.echo(line, err=True)
     return bool(changes)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from uwsgi_waffle.doctor import examine
 from uwsgi_waffle.errors import StoreUnavailable
-from uwsgi_waffle.state import State
-from uwsgi_waffle.status import collect
+from uwsgi_waffle.ops.doctor import examine
+from uwsgi_waffle.ops.status import collect
+from uwsgi_waffle.process.state import State
 
 from . import _render
 from ._base import (
@@ -81,7 +81,7 @@ def _look(state: State) -> None:
     try:
         state.refresh()
     except StoreUnavailable:
-        state.catch_up()
+        state.serving.catch_up()
 
 
 def _lines(state: State) -> list[str]:
@@ -101,7 +101,7 @@ def wait(revision: int | None, *, timeout: float, as_json: bool) -> None:
     """
     state = get_state()
     _look(state)
-    newest = state.store.peek()[1]
+    newest = state.store.peek().revision
     wanted = newest if revision is None else revision
     if wanted > newest:
         message = f"There is no revision {wanted} to wait for: SQL is at {newest}."

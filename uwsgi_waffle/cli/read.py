@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from uwsgi_waffle.errors import UnknownSetting
-from uwsgi_waffle.history import read_history
-from uwsgi_waffle.settings import MASK
-from uwsgi_waffle.state import State
+from uwsgi_waffle.process.state import State
+from uwsgi_waffle.values.settings import MASK
 
 from . import _render
 from ._base import cli, echo_json, json_option, note, present_state, reveal_option
@@ -25,9 +24,11 @@ def list_settings(*, reveal: bool, as_json: bool) -> None:
     """List all settings with their present values."""
     state = present_state()
     items = [describe(state, name, reveal=reveal) for name in state.declaration.names]
-    current = state.holder.current
+    current = state.serving.current
     if as_json:
-        echo_json({"revision": current.revision, "lineage": current.lineage, "settings": items})
+        echo_json(
+            {"revision": current.revision, "lineage": current.position.lineage, "settings": items}
+        )
     else:
         rows = [
             (
@@ -48,7 +49,7 @@ def list_settings(*, reveal: bool, as_json: bool) -> None:
 def describe(state: State, name: str, *, reveal: bool) -> dict[str, Any]:
     """Return all there is to say about a setting."""
     declaration = state.declaration
-    text = declaration.to_json(state.holder.current.settings, name)
+    text = declaration.to_json(state.serving.current.settings, name)
     default = declaration.default_json[name]
     masked = name in declaration.secrets and not reveal
     return {
@@ -74,7 +75,7 @@ def get(name: str, *, reveal: bool, as_json: bool) -> None:
     state.declaration.check_known([name])
     item = describe(state, name, reveal=reveal)
     if as_json:
-        echo_json({"revision": state.holder.current.revision, **item})
+        echo_json({"revision": state.serving.current.revision, **item})
         return
     value = item["value"]
     click.echo(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
@@ -98,7 +99,7 @@ def history(name: str | None, *, limit: int, everything: bool, reveal: bool, as_
     Newest first; of one setting only, if NAME is given.
     """
     state = present_state()
-    lines = read_history(state, name, None if everything else limit, reveal=reveal)
+    lines = state.history.changes(name, None if everything else limit, reveal=reveal)
     # What is not declared any more may still have a history.
     if name is not None and not lines and name not in state.declaration.names:
         raise UnknownSetting([name], state.declaration.names)

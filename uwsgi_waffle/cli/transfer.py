@@ -9,10 +9,10 @@ from typing import Any, TextIO
 
 import click
 
-from uwsgi_waffle.database import Database
-from uwsgi_waffle.legacy import plan_adoption, read_table
-from uwsgi_waffle.settings import MASK
-from uwsgi_waffle.state import State
+from uwsgi_waffle.process.state import State
+from uwsgi_waffle.sql.database import Database
+from uwsgi_waffle.sql.legacy import plan_adoption, read_table
+from uwsgi_waffle.values.settings import MASK
 
 from . import _render
 from ._base import (
@@ -38,7 +38,7 @@ __all__ = ["adopt_legacy", "export", "import_settings"]
 def export(*, reveal: bool, _as_json: bool) -> None:
     """Print all settings as JSON, for `import`."""
     state = present_state()
-    current = state.holder.current
+    current = state.serving.current
     values = {
         name: MASK
         if name in state.declaration.secrets and not reveal
@@ -48,7 +48,7 @@ def export(*, reveal: bool, _as_json: bool) -> None:
     echo_json(
         {
             "namespace": state.config.namespace,
-            "lineage": current.lineage,
+            "lineage": current.position.lineage,
             "revision": current.revision,
             "settings": values,
         }
@@ -72,7 +72,7 @@ def import_settings(file: TextIO, *, dry_run: bool, how: How) -> None:
         del given[name]
         note(f"Left as it is, as the file masks it: {name}")
     texts = {name: json.dumps(value) for name, value in given.items()}
-    values = from_json_texts(state.declaration, state.holder.current.settings, texts)
+    values = from_json_texts(state.declaration, state.serving.current.settings, texts)
     if dry_run:
         _report_plan(state, values, as_json=how.as_json)
         return
@@ -109,7 +109,7 @@ def _report_plan(
     as_json: bool,
 ) -> None:
     """Print what a change would do, after finding out whether it would be refused."""
-    current = state.holder.current
+    current = state.serving.current
     after = state.declaration.validate(current.settings, values)
     changes = differences(state.declaration, current.settings, after)
     masked = state.declaration.secrets
@@ -161,7 +161,7 @@ def adopt_legacy(  # noqa: PLR0913  # as many as there are options
     source = state.store.database if database is None else Database(database, auto_create=False)
     with closing(source):
         rows = read_table(source, table, key_column, value_column)
-    adoption = plan_adoption(state.declaration, state.holder.current.settings, rows)
+    adoption = plan_adoption(state.declaration, state.serving.current.settings, rows)
     for key, why in adoption.left.items():
         note(f"Left: {key}: {why}")
     if dry_run:

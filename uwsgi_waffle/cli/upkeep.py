@@ -10,10 +10,10 @@ from datetime import datetime, timedelta, timezone
 
 import click
 
-from uwsgi_waffle._redis import BusUnavailable
-from uwsgi_waffle.maintenance import create_tables, prune, resync, rotate_keys
-from uwsgi_waffle.state import State
-from uwsgi_waffle.writes import Writer
+from uwsgi_waffle.bus.client import BusUnavailable
+from uwsgi_waffle.process.state import State
+from uwsgi_waffle.sql.maintenance import create_tables, prune, resync, rotate_keys
+from uwsgi_waffle.values.position import Position
 
 from ._base import (
     PACKAGE,
@@ -54,8 +54,8 @@ def resync_database(*, as_json: bool) -> None:
     state = get_state()
     record = resync(state.store, _positions(state))
     if record is not None:
-        Writer(state).spread(record)
-    revision = state.store.peek()[1] if record is None else record.revision
+        state.writer.spread(record)
+    revision = state.store.peek().revision if record is None else record.revision
     if as_json:
         echo_json({"revision": revision, "moved": record is not None})
     elif record is None:
@@ -64,18 +64,18 @@ def resync_database(*, as_json: bool) -> None:
         click.echo(f"SQL has moved to revision {revision}; its values are served everywhere.")
 
 
-def _positions(state: State) -> list[tuple[str, int]]:
+def _positions(state: State) -> list[Position]:
     """Return what each host has seen of SQL; where Redis is away, what this one has."""
-    positions = [state.host.position()]
-    current = state.holder.current
-    positions.append((current.lineage, current.revision))
+    positions = [state.host.position, state.serving.current.position]
     if state.config.multiproc:
         try:
-            reports = state.listening.reports.all()
+            lineage = state.store.peek().lineage
+            reported = state.reports.read(lineage).hosts
+            positions.append(state.reports.highest(lineage))
         except BusUnavailable as error:
             note(f"Warning: Redis does not answer ({error}): other hosts may be ahead of SQL.")
         else:
-            positions += [(host.lineage, host.revision) for host in reports]
+            positions += [host.position for host in reported]
     return positions
 
 
@@ -88,9 +88,9 @@ def rotate(*, as_json: bool) -> None:
     """
     state = present_state()
     secrets = state.declaration.secrets
-    done = rotate_keys(state.store, state.cipher, secrets, beyond=state.host.position())
+    done = rotate_keys(state.store, state.cipher, secrets, beyond=state.host.position)
     if done.values or done.history:
-        Writer(state).spread(done.record)
+        state.writer.spread(done.record)
     if as_json:
         counts = {"values": done.values, "history": done.history}
         echo_json({"revision": done.record.revision, **counts})
@@ -171,7 +171,7 @@ def listen() -> None:
         raise Failed(message)
     state.adopt_process(is_listener=True)
     click.echo(f"Listening for namespace {state.config.namespace}, Redis {state.redis.location}")
-    state.listening.run(state.catch_up, stop)
+    state.loop.run(state.serving.catch_up, stop)
     # Its goodbye is said when Python ends, as that of any process.
     click.echo("Ended.")
 

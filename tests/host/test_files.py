@@ -1,0 +1,263 @@
+"""What is refused as a host snapshot file, and what becomes of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import require
+from uwsgi_waffle.host import HostSnapshot, layout
+from uwsgi_waffle.values.snapshot import Record
+
+RECORD = Record("00000000000000aa", 7, {"SITENAME": '"Waffle"'})
+AS_ROOT = os.geteuid() == 0
+
+
+def made(path: Path) -> HostSnapshot:
+    """Return a host snapshot that holds a record."""
+    host = HostSnapshot(path)
+    assert host.publish(RECORD)
+    return host
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, layout.FILE_BYTES - 1)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def lengthen(path: Path) -> None:
+    os.truncate(path, layout.FILE_BYTES + layout.PAGE_BYTES)
+
+
+def fill_with_garbage(path: Path) -> None:
+    path.write_bytes(os.urandom(layout.FILE_BYTES))
+
+
+def set_word(word: int, value: int) -> Callable[[Path], None]:
+    """Return what writes one word of the header."""
+
+    def write(path: Path) -> None:
+        with path.open("r+b") as file:
+            file.seek(word * layout.WORD_BYTES)
+            file.write(value.to_bytes(layout.WORD_BYTES, sys.byteorder))
+
+    return write
+
+
+def open_to_others(path: Path) -> None:
+    path.chmod(0o644)
+
+
+def replace_by_link(path: Path) -> None:
+    elsewhere = path.with_name("elsewhere")
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+
+
+def replace_by_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def give_to_another_user(path: Path) -> None:
+    require(AS_ROOT, "the right to give a file away (root)")
+    os.chown(path, 65534, 65534)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        truncate,
+        empty,
+        lengthen,
+        fill_with_garbage,
+        set_word(layout.VERSION_WORD, layout.VERSION - 1),
+        set_word(layout.ROOM_WORD, 1),
+        open_to_others,
+        replace_by_link,
+        replace_by_fifo,
+        give_to_another_user,
+    ],
+    ids=[
+        "truncated",
+        "empty",
+        "oversized",
+        "garbage",
+        "older-layout",
+        "other-room",
+        "open-to-others",
+        "link",
+        "fifo",
+        "foreign-owned",
+    ],
+)
+def test_a_file_that_cannot_be_trusted_is_said_and_replaced(
+    spoil: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is refused with one log line that names it, and a new one takes its place."""
+    path = tmp_path / "host" / "snapshot"
+    made(path)
+    spoil(path)
+
+    host = HostSnapshot(path)
+
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert str(path) in caplog.text
+    assert "is refused" in caplog.text
+    assert host.is_shared
+    assert host.read() is None
+    assert host.publish(RECORD)
+    found = HostSnapshot(path).read()
+    assert found is not None
+    assert found[1] == RECORD
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert not path.is_symlink()
+
+
+def test_a_newer_layout_is_left_to_those_who_made_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two releases side by side must not replace each other's file again and again."""
+    path = tmp_path / "snapshot"
+    made(path)
+    set_word(layout.VERSION_WORD, layout.VERSION + 1)(path)
+    before = path.stat().st_ino
+
+    host = HostSnapshot(path)
+
+    assert not host.is_shared
+    assert path.stat().st_ino == before
+    assert "newer uwsgi_waffle" in caplog.text
+    assert host.publish(RECORD)
+    assert host.position == (RECORD.lineage, RECORD.revision)
+
+
+def test_another_namespaces_file_is_left_to_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two applications that were given one file would serve each other's values."""
+    path = tmp_path / "snapshot"
+    made(path)
+
+    host = HostSnapshot(path, "another")
+
+    assert not host.is_shared
+    assert host.read() is None
+    assert "WAFFLE_SNAPSHOT_PATH of its own" in caplog.text
+    assert HostSnapshot(path).position() == (RECORD.lineage, RECORD.revision)
+
+
+def test_a_file_keeps_its_record_for_the_next_process(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot"
+    first = made(path)
+    second = HostSnapshot(path)
+    assert second.read() == first.read()
+    assert second.host_id == first.host_id
+
+
+def test_directory_and_file_are_private(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "snapshot"
+    made(path)
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_directory_that_others_may_write_is_bypassed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process does without a file, says so once with the fix, and still works."""
+    directory = tmp_path / "open"
+    directory.mkdir()
+    directory.chmod(0o777)
+
+    host = HostSnapshot(directory / "snapshot")
+
+    assert not host.is_shared
+    assert list(directory.iterdir()) == []
+    assert "chmod go-w" in caplog.text
+    assert host.publish(RECORD)
+    assert not host.verify()
+    assert host.position == (RECORD.lineage, RECORD.revision), "verify() keeps private memory"
+    assert len(caplog.records) == 1
+
+
+def test_a_sticky_directory_such_as_tmp_will_do(tmp_path: Path) -> None:
+    directory = tmp_path / "sticky"
+    directory.mkdir()
+    directory.chmod(0o1777)
+    assert HostSnapshot(directory / "snapshot").is_shared
+
+
+def test_another_users_directory_is_bypassed(tmp_path: Path) -> None:
+    require(AS_ROOT, "the right to give a directory away (root)")
+    directory = tmp_path / "theirs"
+    directory.mkdir(mode=0o700)
+    os.chown(directory, 65534, 65534)
+    assert not HostSnapshot(directory / "snapshot").is_shared
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, truncate, empty, fill_with_garbage])
+def test_a_file_that_is_spoilt_while_it_is_mapped_is_mapped_anew(
+    spoil: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """verify() looks at the file before it touches memory that may be gone with it."""
+    path = tmp_path / "snapshot"
+    host = made(path)
+    host.register("process", follows=True)
+    replacement = path.with_name("replacement")
+    if spoil is fill_with_garbage:
+        fill_with_garbage(replacement)
+        replacement.chmod(0o600)
+        replacement.rename(path)
+    else:
+        spoil(path)
+
+    assert host.verify()
+
+    assert host.is_shared
+    assert host.read() is None
+    assert [process.pid for process in host.slots.living()] == [os.getpid()]
+    assert host.publish(RECORD)
+    assert not host.verify()
+
+
+def test_no_descriptor_is_left_behind_by_mapping_anew(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot"
+    host = made(path)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        path.unlink()
+        assert host.verify()
+        host.publish(RECORD)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+
+
+def test_a_full_file_system_is_bypassed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Room is reserved when the file is made: a page that is missing later kills the process."""
+    require(AS_ROOT, "the right to mount a file system (root)")
+    mount = tmp_path / "small"
+    mount.mkdir()
+    size = layout.FILE_BYTES // 2
+    mounted = subprocess.run(
+        ["/bin/mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(mount)],
+        check=False,
+    )
+    require(mounted.returncode == 0, "a tmpfs to mount")
+    try:
+        host = HostSnapshot(mount / "snapshot")
+        assert not host.is_shared
+        assert "No space left" in caplog.text
+        assert [path.name for path in mount.iterdir()] == ["snapshot.lock"]
+        assert host.publish(RECORD)
+        assert host.position == (RECORD.lineage, RECORD.revision)
+    finally:
+        subprocess.run(["/bin/umount", "--lazy", str(mount)], check=True)

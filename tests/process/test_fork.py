@@ -1,0 +1,106 @@
+"""A plain script that forks (`os.fork`): parent and child each go on, and see each other's changes.
+
+Servers that fork are tested under those servers.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import DATABASE_KINDS, RedisServer, fresh_database
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[RedisServer]:
+    """Run a Redis."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.mark.parametrize("kind", DATABASE_KINDS)
+def test_parent_and_child_of_a_script_that_forks(
+    redis_server: RedisServer, tmp_path: Path, kind: Any
+) -> None:
+    with fresh_database(kind) as url:
+        finished = subprocess.run(
+            [
+                *(sys.executable, "-W", "ignore::DeprecationWarning", "-m", "tests.apps.forker"),
+                *(url, str(tmp_path / "host" / "snapshot"), redis_server.url),
+            ],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    in_child, in_parent = map(json.loads, finished.stdout.splitlines())
+    assert in_child == {
+        "threads_before": 0,
+        "read_in_parent": 1,
+        "threads_in_parent": 1,
+        # Threads do not cross a fork; the child starts one of its own.
+        "threads_in_child_at_once": 1,
+        "connection_is_shared": False,
+        "child_told_while_idle": True,
+        "read_in_child": 2,
+        "child_writes": 3,
+    }
+    assert in_parent == {"parent_sees": 5, "parent_threads": 1, "parent_still_works": 4}
+
+
+#: A fork that no hook tells of, and two first requests at once in the child: the second comes
+#: while the first is about to set the process up. A thread of the parent held a lock at the fork.
+TWO_FIRST_REQUESTS = """
+import os, signal, sys, threading
+from flask import Flask
+from uwsgi_waffle.server import forks
+from uwsgi_waffle import WaffleConf
+
+app = Flask("forker", instance_path=sys.argv[1])
+app.config.update(
+    WAFFLE_CONFS={"SIZE": {"default": 1}},
+    WAFFLE_DATABASE_URI=f"sqlite:///{sys.argv[1]}/waffle.db",
+    WAFFLE_SNAPSHOT_PATH=f"{sys.argv[1]}/snapshot",
+)
+waffle = WaffleConf(app)
+app.add_url_rule("/", "size", lambda: f"{waffle.settings.SIZE}")
+state = app.extensions["waffleconf"]
+forks._watchers.clear()
+claimed, go_on = threading.Event(), threading.Event()
+
+class HeldUp(dict):
+    def setdefault(self, key, value):
+        found = super().setdefault(key, value)
+        if found is value:
+            claimed.set()
+            go_on.wait(10)
+        return found
+
+state._claims = HeldUp()
+state.holder._lock.acquire()
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]) != 0)
+signal.alarm(45)  # what hangs must not outlive the test
+first = threading.Thread(target=lambda: app.test_client().get("/"))
+first.start()
+claimed.wait(10)
+assert app.test_client().get("/").text == "1"
+go_on.set()
+first.join(10)
+writing = threading.Thread(target=lambda: waffle.update({"SIZE": 2}), daemon=True)
+writing.start()
+writing.join(10)
+os._exit(waffle.settings.SIZE != 2)
+"""
+
+
+def test_two_first_requests_at_once_in_a_child_that_nobody_told_of_the_fork(tmp_path: Path) -> None:
+    """Whoever sets the process up drops what came through the fork, whatever the other does."""
+    program = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", TWO_FIRST_REQUESTS]
+    subprocess.run([*program, str(tmp_path)], check=True, timeout=60)

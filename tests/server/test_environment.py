@@ -1,0 +1,77 @@
+"""Where a loop runs beside the requests: one contract, in a thread and in a greenlet."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+#: The contract, as a program, so that gevent's patches stay in a process of their own.
+CONTRACT = """
+import sys, time
+kind = sys.argv[1]
+if kind == "gevent":
+    from gevent import monkey
+    monkey.patch_all()
+from uwsgi_waffle.server.environment import GreenletEnvironment, ThreadEnvironment, choose
+
+environment = choose()
+assert type(environment) is {"gevent": GreenletEnvironment, "thread": ThreadEnvironment}[kind]
+turns = []
+
+def loop(stop):
+    while not stop.wait(0.005):
+        turns.append(len(turns))
+
+assert not environment.is_alive()
+environment.start(loop)
+deadline = time.monotonic() + 10
+while len(turns) < 3:
+    assert time.monotonic() < deadline, "the loop turns while the process does other things"
+    time.sleep(0.005)
+assert environment.is_alive()
+environment.stop(5.0)
+assert not environment.is_alive(), "the loop ends when it is asked to"
+before = len(turns)
+time.sleep(0.05)
+assert len(turns) == before
+
+never_started = choose()
+never_started.stop(0.1)
+assert not never_started.is_alive()
+"""
+
+#: A loop that never ends must not keep its process from ending.
+ENDLESS = """
+import sys, threading
+if sys.argv[1] == "gevent":
+    from gevent import monkey
+    monkey.patch_all()
+from uwsgi_waffle.server.environment import choose
+choose().start(lambda stop: threading.Event().wait())
+"""
+
+
+@pytest.mark.parametrize("kind", ["thread", "gevent"])
+@pytest.mark.parametrize("program", [CONTRACT, ENDLESS], ids=["contract", "endless"])
+def test_the_environments_keep_one_contract(kind: str, program: str) -> None:
+    """Start, turn beside other work, stop when asked, and never hold the process up."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, kind],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_gevent_that_is_loaded_but_has_not_patched_gets_a_thread() -> None:
+    """A greenlet with blocking sockets would freeze the whole process."""
+    program = """
+import gevent
+from uwsgi_waffle.server.environment import ThreadEnvironment, choose
+assert type(choose()) is ThreadEnvironment
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

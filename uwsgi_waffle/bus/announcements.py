@@ -1,0 +1,287 @@
+"""Announcements on Redis: that a state of the settings exists, never a value.
+
+Publish and subscribe loses messages by nature, so nothing relies on it: a subscriber reads SQL
+after every (re)connection, and polls.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from uwsgi_waffle.config import Config
+from uwsgi_waffle.server.concurrency import Backoff
+from uwsgi_waffle.values.position import Position
+
+from .client import (
+    ANSWER_SECONDS,
+    FAILURES,
+    BusUnavailable,
+    RedisConnectionError,
+    RedisTimeoutError,
+    SharedClient,
+    reason,
+)
+from .signing import is_signed, sign
+
+__all__ = ["Announcement", "Bus", "Heard", "Subscription"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds of silence after which the server is sent a ping.
+PING_AFTER_SECONDS = 3.0
+#: Seconds of silence after which the connection counts as dead.
+DEAD_AFTER_SECONDS = 8.0
+#: Seconds for which a server that did not answer is not tried again.
+LEAVE_SILENT_SECONDS = 4.0
+#: Largest message that is looked at; ours have less than 600 bytes.
+MAX_MESSAGE_BYTES = 2_000
+#: Largest revision that databases and snapshots hold.
+_MAX_REVISION = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """That a state of the settings exists.
+
+    :ivar namespace: whose
+    :ivar position: which state
+    """
+
+    namespace: str
+    position: Position
+
+    def encode(self, keys: Sequence[str]) -> str:
+        """Return the message as it is published, signed by each key."""
+        fields = self._fields()
+        return json.dumps([*fields, sign(keys, json.dumps(fields))])
+
+    def _fields(self) -> list[object]:
+        at = self.position
+        return ["waffle", self.namespace, at.lineage, at.revision, at.stamp]
+
+    @classmethod
+    def decode(cls, message: object) -> tuple[Announcement, str] | None:
+        """Return what a message says, and its signatures; ``None`` where it is malformed."""
+        if not isinstance(message, str | bytes) or len(message) > MAX_MESSAGE_BYTES:
+            return None
+        try:
+            fields = json.loads(message)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(fields, list) or [type(f) for f in fields] != [
+            str,
+            str,
+            str,
+            int,
+            str,
+            str,
+        ]:
+            return None
+        kind, namespace, lineage, revision, stamp, signatures = fields
+        if kind != "waffle" or not 0 <= revision <= _MAX_REVISION:
+            return None
+        return cls(namespace, Position(lineage, revision, stamp)), signatures
+
+    def is_signed(self, keys: Sequence[str], signatures: str) -> bool:
+        """Return whether one of the signatures is by one of the keys."""
+        return is_signed(keys, json.dumps(self._fields()), signatures)
+
+
+@dataclass(slots=True)
+class Heard:
+    """What a subscription received.
+
+    :ivar announcements: those of our namespace and database, whose signature is right
+    :ivar reconnected: the connection was made anew, so messages may be lost
+    :ivar ignored: how many messages were malformed, or forged in the name of our database
+    :ivar other_lineage: that of another database announced under our namespace, if any
+    """
+
+    announcements: list[Announcement]
+    reconnected: bool = False
+    ignored: int = 0
+    other_lineage: str = ""
+
+
+class Bus:
+    """One channel of one Redis."""
+
+    def __init__(
+        self, config: Config, client: SharedClient, keys: Callable[[], Sequence[str]]
+    ) -> None:
+        """Connect to nothing yet.
+
+        :param keys: returns what signs and verifies at the moment
+        """
+        self.channel = config.redis_channel
+        self.location = client.location
+        self._namespace = config.namespace
+        self._client = client
+        self._keys = keys
+        self._poll_seconds = config.poll_seconds
+        self._down_until = 0.0
+        self._backoff = Backoff(0.2, 2.0)
+        self._logged_down = False
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether Redis did not answer a moment ago, and is not tried again yet."""
+        return time.monotonic() < self._down_until
+
+    def publish(self, position: Position, keys: Sequence[str] | None = None) -> bool:
+        """Announce a state, and return whether a subscriber can have heard; never raises.
+
+        While Redis is away it is tried only now and then, so that not every change waits for it:
+        other hosts see the change by polling SQL.
+
+        :param keys: what signs it; the present keys if left out
+        """
+        keys = self._keys() if keys is None else keys
+        if self.is_resting or not keys:
+            return False
+        try:
+            receivers = self._publish(Announcement(self._namespace, position).encode(keys))
+        except FAILURES as error:
+            silent = isinstance(error, RedisTimeoutError)
+            pause_seconds = LEAVE_SILENT_SECONDS if silent else self._backoff.next_seconds()
+            self._down_until = time.monotonic() + pause_seconds
+            if not self._logged_down:
+                logger.warning(
+                    "waffle: revision %d could not be announced on Redis at %s (%s). It is "
+                    "committed, and served on this host; other hosts see it when they next poll "
+                    "SQL, within %g s, or once Redis is back.",
+                    position.revision,
+                    self.location,
+                    reason(error),
+                    self._poll_seconds,
+                )
+            self._logged_down = True
+            return False
+        self._backoff.reset()
+        self._logged_down = False
+        return receivers > 0
+
+    def _publish(self, message: str) -> int:
+        """Publish, and return how many subscribers of the server received it."""
+        try:
+            return int(self._client.get().publish(self.channel, message))
+        except RedisConnectionError:
+            # A pooled connection that died while it was idle; a new one may work.
+            return int(self._client.get().publish(self.channel, message))
+
+    @contextmanager
+    def subscribe(self) -> Iterator[Subscription]:
+        """Yield a subscription that the server has confirmed.
+
+        :raises BusUnavailable: Redis did not answer
+        """
+        pubsub = None
+        try:
+            pubsub = self._client.get().pubsub()
+            pubsub.subscribe(self.channel)
+            subscription = Subscription(pubsub, self._namespace, self._keys)
+            subscription.wait_for_confirmation()
+            self._down_until = 0.0  # it answers, so changes may be announced again
+        except FAILURES as error:
+            _close(pubsub)
+            raise BusUnavailable(reason(error)) from error
+        try:
+            yield subscription
+        finally:
+            _close(pubsub)
+
+
+class Subscription:
+    """A confirmed subscription, on a connection that is known to be alive."""
+
+    def __init__(self, pubsub: Any, namespace: str, keys: Callable[[], Sequence[str]]) -> None:
+        self._pubsub = pubsub
+        self._namespace = namespace
+        self._keys = keys
+        self._heard = time.monotonic()
+        self._asked = False
+
+    def wait_for_confirmation(self) -> None:
+        """Wait until the server has confirmed.
+
+        :raises RedisTimeoutError: it did not
+        """
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while time.monotonic() < deadline:
+            if self._next(deadline - time.monotonic()) is not None:
+                return
+        message = f"no answer within {ANSWER_SECONDS:g} s"
+        raise RedisTimeoutError(message)
+
+    def receive(self, timeout_seconds: float) -> Heard:
+        """Return what has come, waiting for the first message at most *timeout_seconds*.
+
+        :raises BusUnavailable: the connection is dead
+        """
+        heard = Heard([])
+        try:
+            self._keep_alive()
+            for _ in range(_MAX_AT_ONCE):
+                message = self._next(timeout_seconds)
+                if message is None:
+                    break
+                timeout_seconds = 0
+                self._sort(message, heard)
+        except FAILURES as error:
+            raise BusUnavailable(reason(error)) from error
+        return heard
+
+    def _sort(self, message: dict[str, Any], heard: Heard) -> None:
+        """Add a message to what it belongs to."""
+        if message["type"] == "subscribe":  # redis-py reconnected by itself
+            heard.reconnected = True
+        if message["type"] != "message":
+            return
+        decoded = Announcement.decode(message["data"])
+        if decoded is None:
+            heard.ignored += 1
+            return
+        announcement, signatures = decoded
+        if announcement.namespace != self._namespace:
+            return
+        if announcement.is_signed(self._keys(), signatures):
+            heard.announcements.append(announcement)
+            return
+        heard.ignored += 1
+        heard.other_lineage = announcement.position.lineage
+
+    def _next(self, timeout_seconds: float) -> dict[str, Any] | None:
+        message: dict[str, Any] | None = self._pubsub.get_message(timeout=max(timeout_seconds, 0))
+        if message is not None:
+            self._heard = time.monotonic()
+            self._asked = False
+        return message
+
+    def _keep_alive(self) -> None:
+        """Ping a silent server, and give up on one that does not answer for too long.
+
+        :raises RedisTimeoutError: it did not answer
+        """
+        silent_seconds = time.monotonic() - self._heard
+        if silent_seconds > DEAD_AFTER_SECONDS:
+            message = f"no sign of life for {silent_seconds:.0f} s"
+            raise RedisTimeoutError(message)
+        if silent_seconds > PING_AFTER_SECONDS and not self._asked:
+            self._asked = True
+            self._pubsub.ping()
+
+
+#: Messages taken in one go, so that a flood cannot keep a listener from its other work.
+_MAX_AT_ONCE = 1000
+
+
+def _close(pubsub: Any) -> None:
+    if pubsub is not None:
+        with suppress(*FAILURES):  # it is closed because it is broken
+            pubsub.close()

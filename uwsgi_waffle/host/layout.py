@@ -1,0 +1,76 @@
+"""What stands where in the host snapshot file.
+
+::
+
+    words 0..10  magic, layout version, room, slots; sequence, heartbeat, SQL asked at; host
+                 id, reported at, owner, ignored messages
+    page 1..     slots: one for each process, 64 words each
+    then         area 0, area 1: 6 words (sequence, lineage, revision, stamp, length, CRC) + room
+
+Every field is a native unsigned 64-bit word, aligned, so one store writes it and one load reads
+it. A record goes into the area that is not in use, and only then ``sequence`` moves on, whose
+lowest bit names the area in use: a writer killed anywhere before leaves the old record whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+MAGIC = int.from_bytes(b"uwaffle\n", "little")
+#: Raised with every change of what stands where; a file of another layout is replaced.
+VERSION = 2
+
+WORD_BYTES = 8
+WORD_MAX = 2 ** (8 * WORD_BYTES) - 1
+PAGE_BYTES = 4096
+
+# Words of the header.
+MAGIC_WORD = 0
+VERSION_WORD = 1
+ROOM_WORD = 2
+SLOTS_WORD = 3
+#: Moves on with each record, from a random start; 0 before the first. What every request compares.
+SEQUENCE_WORD = 4
+#: When a listener last turned: nanoseconds of the monotonic clock, which one boot shares.
+HEARTBEAT_WORD = 5
+#: When a process last asked SQL because no listener lived, likewise.
+ASKED_WORD = 6
+#: A random number made with the file, which tells this host from others.
+HOST_ID_WORD = 7
+#: When a listener last reported this host to Redis, on the clock of the heartbeat.
+REPORTED_WORD = 8
+#: Tells whose settings these are, see :func:`owner_number`.
+OWNER_WORD = 9
+#: How many messages and reports of this host's were malformed or forged.
+IGNORED_WORD = 10
+
+SLOT_WORDS = 64
+SLOT_COUNT = 1024
+SLOTS_OFFSET = PAGE_BYTES
+SLOTS_BYTES = SLOT_COUNT * SLOT_WORDS * WORD_BYTES
+
+# Words of an area's header.
+AREA_SEQUENCE = 0
+AREA_LINEAGE = 1
+AREA_REVISION = 2
+AREA_STAMP = 3
+AREA_LENGTH = 4
+AREA_CRC = 5
+AREA_HEADER_WORDS = 6
+AREA_HEADER_BYTES = AREA_HEADER_WORDS * WORD_BYTES
+
+#: Largest JSON text of all rows of a record; the whole file takes a little over 1.5 MiB.
+ROOM_BYTES = 512 * 1024
+AREA_BYTES = AREA_HEADER_BYTES + ROOM_BYTES
+AREAS_OFFSET = SLOTS_OFFSET + SLOTS_BYTES
+FILE_BYTES = -(-(AREAS_OFFSET + 2 * AREA_BYTES) // PAGE_BYTES) * PAGE_BYTES
+
+
+def area_offset(sequence: int) -> int:
+    """Return the offset in bytes of the area that a sequence number uses."""
+    return AREAS_OFFSET + (sequence & 1) * AREA_BYTES
+
+
+def owner_number(namespace: str) -> int:
+    """Return the number that a namespace goes by in the file."""
+    return int.from_bytes(hashlib.sha256(namespace.encode()).digest()[:WORD_BYTES], "big")

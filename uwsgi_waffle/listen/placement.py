@@ -1,0 +1,180 @@
+"""Where the listener of this process runs, decided by evidence when the process starts."""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable
+
+from uwsgi_waffle.config import Config
+from uwsgi_waffle.host.election import Election
+from uwsgi_waffle.server import _uwsgi, concurrency, hooks
+from uwsgi_waffle.server._uwsgi import Role
+from uwsgi_waffle.server.concurrency import Environment, StopEvent, ThreadEnvironment
+
+__all__ = ["UWSGI_PROCESSES", "Place", "decide", "follows", "is_about_to_fork", "start"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two tries to take over from a listener that died.
+STANDBY_SECONDS = 1.0
+#: What uWSGI forks from its master.
+UWSGI_PROCESSES = (Role.WORKER, Role.MULE, Role.SPOOLER)
+
+
+class Place(enum.Enum):
+    """Where this process gets its news from."""
+
+    #: From the request-start check alone.
+    NOWHERE = "none"
+    #: From a mule of this instance.
+    MULE = "mule"
+    #: From one elected worker of this instance, perhaps itself.
+    WORKER = "worker"
+    #: From a thread or greenlet of its own.
+    OWN = "thread"
+
+
+def decide(config: Config) -> Place:
+    """Return where this process is to get its news from, and say what cannot work as meant."""
+    if not config.multiproc or config.listener == "none" or is_about_to_fork():
+        return Place.NOWHERE
+    if config.listener in ("thread", "gevent"):
+        return Place.OWN
+    server = _uwsgi.server
+    if server is None:
+        if config.listener != "auto":
+            _say_misplaced(config, "this process does not run under uWSGI")
+            return Place.NOWHERE
+        return Place.OWN
+    if server.role() is not Role.WORKER:
+        # A mule or spooler of somebody else's: what it reads is right, and that is enough.
+        return Place.NOWHERE
+    return _decide_in_worker(config, server)
+
+
+def is_about_to_fork() -> bool:
+    """Return whether this is a uWSGI master, in which an app may handle a request at its import.
+
+    A thread that runs at the fork may hold the interpreter's lock, and a worker that inherits the
+    lock so hangs at its boot.
+    """
+    server = _uwsgi.server
+    return server is not None and server.role() in (Role.MASTER, Role.ALONE)
+
+
+def _decide_in_worker(config: Config, server: _uwsgi.Server) -> Place:
+    """Return the place for a uWSGI worker."""
+    if not hooks.can_wake_workers():
+        _say_cannot_fan_out(server)
+        return Place.OWN
+    if not hooks.post_fork_hook_ran():
+        # The mule was not greeted either, and so has no program.
+        _say_hook_is_lost(server)
+        return Place.WORKER
+    if config.listener == "mule" or (config.listener == "auto" and hooks.mule_number() is not None):
+        if hooks.mule_number() is None and server.option("mule") is None:
+            _say_misplaced(config, "no mule is configured")
+        return Place.MULE
+    return Place.WORKER
+
+
+def follows(place: Place) -> bool:
+    """Return whether a process of that place is told of changes, even while it is idle."""
+    return place is not Place.NOWHERE
+
+
+def _say_cannot_fan_out(server: _uwsgi.Server) -> None:
+    """Say once per instance why each worker listens for itself."""
+    if server.worker_id() != 1:
+        return
+    if server.master_pid() == 0:
+        fact = "uWSGI runs without a master, so there are no signals"
+        fix = "Set `master = true`"
+    else:
+        fact = "uwsgi_waffle.boot was not loaded in the uWSGI master (lazy-apps)"
+        fix = "Add `shared-import = uwsgi_waffle.boot`"
+    logger.warning(
+        "waffle: %s: each worker listens for itself, with a Redis connection of its own. %s.",
+        fact,
+        fix,
+    )
+
+
+def _say_hook_is_lost(server: _uwsgi.Server) -> None:
+    """Say once per instance why an elected worker listens, mule or not."""
+    if server.worker_id() == 1:
+        logger.warning(
+            "waffle: uwsgi.post_fork_hook was overwritten, so `mule = waffle` gets no program and "
+            "workers are set up by their first request; an elected worker listens. Use "
+            "`@uwsgidecorators.postfork`, which keeps the hooks of others."
+        )
+
+
+def _say_misplaced(config: Config, fact: str) -> None:
+    server = _uwsgi.server
+    if server is None or server.worker_id() == 1:
+        logger.warning(
+            "waffle: WAFFLE_LISTENER = %r, but %s: nobody listens here. Requests see changes by "
+            "polling SQL, within %g s. Set WAFFLE_LISTENER to 'auto'.",
+            config.listener,
+            fact,
+            config.poll_seconds,
+        )
+
+
+#: Listens until told to stop; given what to call when the host snapshot has moved.
+Listen = Callable[[Callable[[], None], StopEvent], None]
+
+
+def start(
+    config: Config,
+    place: Place,
+    listen: Listen,
+    catch_up: Callable[[], None],
+    election: Election | None,
+) -> Environment | None:
+    """Start what *place* asks of this process, and return where it runs.
+
+    :param listen: listens until told to stop; given what to call when the host snapshot has moved
+    :param catch_up: makes this process serve what the host snapshot holds
+    :param election: who listens for this instance; needed for :attr:`Place.WORKER`
+    """
+    if place is Place.OWN:
+        return _started(config, lambda stop: listen(catch_up, stop))
+    if place is Place.WORKER and election is not None:
+
+        def moved() -> None:
+            hooks.wake_workers()
+            catch_up()  # the signal reaches this worker too, but only after its present request
+
+        return _started(config, lambda stop: _stand_by(election, lambda: listen(moved, stop), stop))
+    return None
+
+
+def _started(config: Config, loop: Callable[[StopEvent], None]) -> Environment:
+    environment = (
+        ThreadEnvironment() if config.listener == "thread" else concurrency.choose_environment()
+    )
+    environment.start(loop)
+    return environment
+
+
+def _stand_by(election: Election, listen: Callable[[], None], stop: StopEvent) -> None:
+    """Listen for the instance once it is this process's turn."""
+    while not stop.is_set():
+        if election.win():
+            logger.info("waffle: this worker listens for its uWSGI instance.")
+            listen()
+            election.resign()
+        else:
+            stop.wait(STANDBY_SECONDS)
+
+
+def can_start_before_first_request() -> bool:
+    """Return whether a process just forked may start its listener at once.
+
+    Not where gevent is loaded but has not patched yet: a server such as gunicorn does so later,
+    under the feet of any thread started now.
+    """
+    return not concurrency.is_gevent_loaded() or concurrency.sockets_are_cooperative()

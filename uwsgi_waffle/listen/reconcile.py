@@ -1,0 +1,158 @@
+"""Bringing the host snapshot up to SQL: at most one read per host and change."""
+
+from __future__ import annotations
+
+import logging
+
+from uwsgi_waffle.errors import StoreUnavailable
+from uwsgi_waffle.host.records import HostSnapshot
+from uwsgi_waffle.host.turns import only_reader
+from uwsgi_waffle.sql.store import Store
+from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.snapshot import Record
+
+__all__ = ["Reconciler", "problem_of_order"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds to wait for another process of this host that is reading SQL, before reading as well.
+WAIT_FOR_READER_SECONDS = 1.0
+
+
+class Reconciler:
+    """Compares SQL with the host snapshot, and moves the snapshot.
+
+    :ivar error: why SQL could not be read the last time, ``None`` where it could
+    :ivar behind: SQL's position where that is behind the host snapshot (a restored backup, a
+        lagging replica, an emptied database), else ``None``
+    """
+
+    def __init__(self, store: Store, host: HostSnapshot, poll_seconds: float) -> None:
+        self._store = store
+        self._host = host
+        self._poll_seconds = poll_seconds
+        self.error: StoreUnavailable | None = None
+        self.behind: Position | None = None
+
+    def reconcile(self, wanted: Position | None = None, *, at_start: bool = False) -> Record | None:
+        """Read SQL and move the host snapshot to it; return what SQL holds.
+
+        :param wanted: an announced position; where another process has moved the snapshot there
+            meanwhile, nothing is read
+        :param at_start: as for :meth:`HostSnapshot.publish`
+        :return: ``None`` where nothing was read
+        :raises StoreUnavailable: SQL did not answer; logged once
+        """
+        if wanted is None:
+            return self._reconcile(at_start=at_start)
+        with only_reader(self._host, wait_seconds=WAIT_FOR_READER_SECONDS):
+            if self._host.position.includes(wanted):
+                return None
+            return self._reconcile()
+
+    def poll(self, *, is_only_reader: bool = False) -> Record | None:
+        """Compare positions, and read SQL if it is at another one, or a later one.
+
+        :param is_only_reader: whether this process holds the right to read already
+        :return: ``None`` where nothing was read
+        :raises StoreUnavailable: SQL did not answer; logged once
+        """
+        # Before SQL: what a writer commits and publishes in between makes no false alarm.
+        seen = self._host.position
+        try:
+            position = self._store.peek()
+        except StoreUnavailable as error:
+            self._failed(error)
+            raise
+        self._answered()
+        if self._host.position.includes(position):
+            self._check_order(position, seen)
+            return None
+        return self._reconcile() if is_only_reader else self.reconcile(position)
+
+    def read(self) -> Record:
+        """Return what SQL holds, and leave the host snapshot alone.
+
+        :raises StoreUnavailable: SQL did not answer; logged once
+        """
+        try:
+            record = self._store.read()
+        except StoreUnavailable as error:
+            self._failed(error)
+            raise
+        self._answered()
+        return record
+
+    def create_namespace(self) -> None:
+        """Make the namespace, so that there are a lineage and a key before the first change.
+
+        :raises StoreUnavailable: SQL did not answer, or does not allow it; logged once
+        """
+        try:
+            self._store.create_namespace()
+        except StoreUnavailable as error:
+            self._failed(error)
+            raise
+
+    def reconnect(self) -> None:
+        """Let go of a connection that a thread still waits on; the next question makes a new one."""
+        self._store.database.close()
+
+    def note_silence(self, seconds: float) -> None:
+        """Log, once, that SQL has not answered for so long."""
+        url = self._store.database.url
+        message = f"The settings database {url} has not answered for {seconds:.1f} s"
+        self._failed(StoreUnavailable(message, url=url))
+
+    def _reconcile(self, *, at_start: bool = False) -> Record:
+        seen = self._host.position
+        record = self.read()
+        self._host.publish(record, at_start=at_start)
+        self._check_order(record.position, seen)
+        return record
+
+    def _check_order(self, stored: Position, seen: Position) -> None:
+        """Notice, and log once, that SQL is behind what this host had seen before it was asked."""
+        problem = problem_of_order(stored, seen)
+        if problem is None:
+            self.behind = None
+            return
+        if self.behind is None:
+            logger.warning("waffle: the database %s %s", self._store.database.url, problem)
+        self.behind = stored
+
+    def _failed(self, error: StoreUnavailable) -> None:
+        if self.error is None:
+            logger.warning(
+                "waffle: %s. The last known settings are served; it is asked again every %g s.",
+                str(error).rstrip("."),
+                self._poll_seconds,
+            )
+        self.error = error
+
+    def _answered(self) -> None:
+        if self.error is not None:
+            logger.warning("waffle: the database %s answers again.", self._store.database.url)
+        self.error = None
+
+
+def problem_of_order(stored: Position, seen: Position) -> str | None:
+    """Return what is wrong where SQL is behind what a host had seen of it, else ``None``.
+
+    :param stored: SQL's position
+    :param seen: that of the host, read before SQL's
+    :return: what to say of the database, without its name
+    """
+    if not stored.exists and seen.exists:
+        return (
+            f"holds no settings any more, but this host has seen revision {seen.revision}, which "
+            "it goes on serving. Restore the database; if it is meant to be empty, run "
+            "`flask waffle resync`."
+        )
+    if stored.is_behind(seen):
+        return (
+            f"is at revision {stored.revision}, but this host is ahead of SQL, at revision "
+            f"{seen.revision}, which it goes on serving: a restored backup, or a replica that "
+            "lags. If the database is right, run `flask waffle resync`."
+        )
+    return None

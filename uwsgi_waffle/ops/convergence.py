@@ -1,0 +1,198 @@
+"""Whether every process serves SQL's present state: looked up once, then told by the hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from uwsgi_waffle.bus.client import BusUnavailable
+from uwsgi_waffle.bus.fleet import Fleet, HostStatus, this_host
+from uwsgi_waffle.bus.reports import SILENT_SECONDS
+from uwsgi_waffle.errors import NotConverged, StoreUnavailable
+from uwsgi_waffle.process.state import State
+from uwsgi_waffle.values.position import NOWHERE, Position
+
+__all__ = ["known_hosts", "look", "own_host", "wait"]
+
+#: Seconds between two looks at the processes of this host.
+LOOK_SECONDS = 0.005
+#: Seconds between two looks at what all hosts have reported, beside what they publish.
+LOOK_AT_REPORTS_SECONDS = 1.0
+#: Seconds between two questions to SQL.
+ASK_SQL_SECONDS = 0.1
+
+#: Waits so many seconds at most for summaries that hosts publish, and returns them.
+Receive = Callable[[float], list[HostStatus]]
+
+
+def own_host(state: State) -> HostStatus:
+    """Return what the host snapshot says of this host."""
+    return this_host(
+        state.host,
+        state.host_name,
+        state.config.stale_seconds,
+        declaration=state.declaration.digest,
+    )
+
+
+def known_hosts(own: HostStatus, reported: Iterable[HostStatus]) -> tuple[HostStatus, ...]:
+    """Return every known host; what this one has reported of itself gives way to what it is.
+
+    A host without any process, such as one where only a command runs, is left out.
+    """
+    others = [host for host in reported if host.id != own.id]
+    mine = [own] if own.processes or not others else []
+    return tuple(sorted(mine + others, key=lambda host: (host.name, host.id)))
+
+
+def look(state: State, revision: int) -> Fleet:
+    """Return how far SQL's present state has come, process by process; asks SQL and Redis once.
+
+    :param revision: one that SQL should have reached
+    """
+    view = _View(state)
+    view.ask_sql(revision)
+    view.look_at_reports(in_full=True)
+    return view.fleet(0.0)
+
+
+def wait(state: State, revision: int, timeout_seconds: float) -> Fleet:
+    """Return when every process that is woken for changes serves SQL's state of *revision*.
+
+    :raises NotConverged: some do not in time, refuse a value, or may exist without being known
+    """
+    began = time.monotonic()
+    view = _View(state)
+    while True:
+        with view.acknowledgements() as receive:
+            view.look_at_reports()
+            look_again_at = time.monotonic() + LOOK_AT_REPORTS_SECONDS
+            while time.monotonic() < look_again_at:
+                view.ask_sql(revision)
+                fleet = view.fleet(time.monotonic() - began)
+                if not fleet.missing and not fleet.refused and view.is_still_right():
+                    return fleet
+                if time.monotonic() - began >= timeout_seconds:
+                    raise _not_converged(fleet)
+                view.receive(receive)
+
+
+class _View:
+    """What is known of all hosts while somebody waits for a state."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._position = NOWHERE
+        self._later: frozenset[Position] = frozenset()
+        self._hosts: dict[str, HostStatus] = {}
+        self._unknown_hosts = ""
+        self._unknown_state = ""
+        self._asked_sql_at = 0.0
+
+    @contextlib.contextmanager
+    def acknowledgements(self) -> Iterator[Receive]:
+        """Yield how to receive what hosts publish; without Redis, a wait."""
+        with contextlib.ExitStack() as stack:
+            receive: Receive = _sleep
+            if self._state.config.multiproc:
+                lineage = self._position.lineage or self._state.host.position.lineage
+                with contextlib.suppress(BusUnavailable):  # the look that follows says so
+                    receive = stack.enter_context(self._state.reports.acknowledgements(lineage))
+            yield receive
+
+    def look_at_reports(self, *, in_full: bool = False) -> None:
+        """Read what all hosts have reported."""
+        if not self._state.config.multiproc:
+            return
+        lineage = self._position.lineage or self._state.host.position.lineage
+        try:
+            reported = self._state.reports.read(lineage, in_full=in_full)
+        except BusUnavailable as error:
+            where = self._state.redis.location
+            self._unknown_hosts = f"not known, as Redis at {where} does not answer ({error})"
+        else:
+            self._unknown_hosts = ""
+            self._hosts = {host.id: host for host in reported.hosts}
+
+    def receive(self, receive: Receive) -> None:
+        """Take in what hosts publish within a moment."""
+        try:
+            for host in receive(LOOK_SECONDS):
+                if host.reported_seconds_ago < SILENT_SECONDS:
+                    self._hosts[host.id] = host
+        except BusUnavailable:
+            _sleep(LOOK_SECONDS)  # the next look says so
+
+    def ask_sql(self, revision: int) -> None:
+        """Find out which state is waited for, and which later ones SQL has moved to since."""
+        is_known = self._position.exists and not self._unknown_state
+        if (is_known and not self._has_later()) or not self._is_time_to_ask():
+            return
+        try:
+            present = self._state.store.peek()
+            if is_known:
+                self._later = self._later_than(present)
+            else:
+                self._position = present
+        except StoreUnavailable as error:
+            self._unknown_state = str(error)
+            return
+        self._unknown_state = ""
+        if self._position.revision < revision:
+            self._unknown_state = f"SQL is at revision {present.revision}, not yet at {revision}"
+
+    def is_still_right(self) -> bool:
+        """Return whether SQL still holds the state that every process serves."""
+        try:
+            present = self._state.store.peek()
+            if present == self._position:
+                return True
+            stamps = self._state.history.stamps_from(self._position.revision)
+        except StoreUnavailable as error:
+            self._unknown_state = str(error)
+            return False
+        if stamps.get(self._position.revision) == self._position.stamp:
+            return present.lineage == self._position.lineage
+        self._position, self._later = present, frozenset()
+        return False
+
+    def fleet(self, seconds: float) -> Fleet:
+        """Return how far the state has come."""
+        hosts = known_hosts(own_host(self._state), self._hosts.values())
+        unknown = self._unknown_state or self._unknown_hosts
+        return Fleet(self._position, hosts, seconds, self._later, unknown)
+
+    def _has_later(self) -> bool:
+        """Return whether some process is past the state, at one not known to be SQL's."""
+        hosts = known_hosts(own_host(self._state), self._hosts.values())
+        positions = {host.position for host in hosts}
+        positions |= {process.position for host in hosts for process in host.exceptions}
+        return any(self._position.is_behind(p) for p in positions - self._later)
+
+    def _later_than(self, present: Position) -> frozenset[Position]:
+        """Return the states that SQL has moved to since the one that is waited for."""
+        lineage, revision = self._position.lineage, self._position.revision
+        if present.lineage != lineage:
+            return frozenset()
+        stamps = self._state.history.stamps_from(revision + 1)
+        made = {Position(lineage, number, stamp) for number, stamp in stamps.items()}
+        return frozenset({*made, present} if self._position.is_behind(present) else made)
+
+    def _is_time_to_ask(self) -> bool:
+        now = time.monotonic()
+        if now - self._asked_sql_at < ASK_SQL_SECONDS:
+            return False
+        self._asked_sql_at = now
+        return True
+
+
+def _sleep(seconds: float) -> list[HostStatus]:
+    time.sleep(seconds)
+    return []
+
+
+def _not_converged(fleet: Fleet) -> NotConverged:
+    reasons = [*map(str, fleet.missing), *map(str, fleet.refused)]
+    message = f"{fleet}. Missing: {'; '.join(reasons)}."
+    return NotConverged(message, revision=fleet.revision, fleet=fleet)

@@ -1,0 +1,143 @@
+"""Which state is where, and what is not as it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from uwsgi_waffle.bus.client import BusUnavailable
+from uwsgi_waffle.bus.fleet import Fleet, HostStatus
+from uwsgi_waffle.bus.reports import Reported
+from uwsgi_waffle.errors import StoreUnavailable
+from uwsgi_waffle.listen.reconcile import problem_of_order
+from uwsgi_waffle.process.state import State
+from uwsgi_waffle.values.position import Position
+
+from .convergence import known_hosts, own_host
+
+__all__ = ["ProcessStatus", "Status", "collect"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """The process that asks.
+
+    :ivar position: the state it serves
+    :ivar place: how it is woken for changes: ``mule``, ``worker``, ``thread`` or ``none``
+    """
+
+    position: Position
+    place: str
+
+    @property
+    def revision(self) -> int:
+        """The revision of :attr:`position`."""
+        return self.position.revision
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The settings of an application, everywhere.
+
+    :ivar position: SQL's, ``None`` where it does not answer
+    :ivar process: the process that asks
+    :ivar host: its host
+    :ivar hosts: every host that is known, this one among them
+    :ivar ignored: how many messages and reports were malformed or forged
+    :ivar other_lineages: other databases announced under the same channel and namespace
+    :ivar problems: what is not as it should be, each in a sentence that names the fix
+    """
+
+    position: Position | None
+    process: ProcessStatus
+    host: HostStatus
+    hosts: tuple[HostStatus, ...]
+    problems: tuple[str, ...]
+    ignored: int = 0
+    other_lineages: tuple[str, ...] = ()
+
+    @property
+    def revision(self) -> int | None:
+        """The revision of :attr:`position`, ``None`` where SQL does not answer."""
+        return None if self.position is None else self.position.revision
+
+    @property
+    def lineage(self) -> str | None:
+        """The lineage of :attr:`position`, ``None`` where SQL does not answer."""
+        return None if self.position is None else self.position.lineage
+
+    @property
+    def fleet(self) -> Fleet:
+        """How far SQL's state has come; where SQL has none to tell, the host's."""
+        if self.position is None or not self.position.exists:
+            unknown = "SQL does not answer" if self.position is None else ""
+            return Fleet(self.host.position, self.hosts, unknown=unknown)
+        return Fleet(self.position, self.hosts)
+
+
+def collect(state: State) -> Status:
+    """Return the present status; asks SQL and Redis once each, and says so where one is away."""
+    problems: list[str] = []
+    position: Position | None = None
+    own = own_host(state)  # before SQL: what is committed in between makes no false alarm
+    try:
+        position = state.store.peek()
+    except StoreUnavailable as error:
+        problems.append(f"{error} The last known settings are served.")
+    reported = Reported()
+    if state.config.multiproc:
+        lineage = own.position.lineage or (position.lineage if position is not None else "")
+        try:
+            reported = state.reports.read(lineage, in_full=True)
+        except BusUnavailable as error:
+            problems.append(
+                f"Redis at {state.redis.location} does not answer ({error}): other hosts are not "
+                "known, and they see changes when they next poll SQL."
+            )
+    hosts = known_hosts(own, reported.hosts)
+    ignored = state.host.ignored_count + reported.ignored
+    problems += _problems(state, own, position)
+    problems += _problems_of_messages(ignored, reported.other_lineages)
+    place = state.place.value if state.place is not None else "none"
+    process = ProcessStatus(state.serving.current.position, place)
+    return Status(position, process, own, hosts, tuple(problems), ignored, reported.other_lineages)
+
+
+def _problems(state: State, host: HostStatus, position: Position | None) -> Iterator[str]:
+    """Yield what is not as it should be on this host, and with the stored values."""
+    current = state.serving.current
+    yield from map(str, current.problems)
+    if current.undeclared:
+        names = ", ".join(current.undeclared)
+        yield (
+            f"Stored but not declared by this release: {names}. They do no harm; an older or newer "
+            "release may want them."
+        )
+    if position is not None:
+        behind = problem_of_order(position, host.position)
+        if behind is not None:
+            yield f"SQL {behind}"
+    if state.config.multiproc and host.processes and host.listener.state == "absent":
+        yield (
+            "No listener runs on this host. Requests see changes within "
+            f"{state.config.poll_seconds:g} s; run `flask waffle doctor` for the reason."
+        )
+    elif host.listener.state == "polling":
+        why = host.listener.error or "it does not use Redis"
+        every = f"every {state.config.poll_seconds:g} s"
+        yield f"The listener of this host only polls SQL, {every} ({why})."
+    elif host.fault and host.processes:
+        yield f"This host's processes cannot be vouched for: {host.fault}."
+
+
+def _problems_of_messages(ignored: int, other_lineages: tuple[str, ...]) -> Iterator[str]:
+    """Yield what else is said on our channel of Redis."""
+    if other_lineages:
+        databases = "Another database is" if len(other_lineages) == 1 else "Other databases are"
+        yield (
+            f"{databases} announced here under the same channel and namespace, and ignored. Give "
+            "each application a WAFFLE_NAMESPACE of its own, if it is another one."
+        )
+    elif ignored:
+        messages = "1 message was" if ignored == 1 else f"{ignored} messages were"
+        yield f"{messages} not signed by our key, or malformed, and ignored."

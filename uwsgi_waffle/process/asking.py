@@ -1,0 +1,136 @@
+"""Asking SQL on behalf of requests, none of which waits longer than it must for the answer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from uwsgi_waffle.errors import StoreUnavailable
+from uwsgi_waffle.host.records import HostSnapshot
+from uwsgi_waffle.host.turns import asking
+from uwsgi_waffle.listen.placement import is_about_to_fork
+from uwsgi_waffle.listen.reconcile import Reconciler
+from uwsgi_waffle.server import concurrency
+from uwsgi_waffle.values.snapshot import Record
+
+__all__ = ["Asker"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a request waits for SQL.
+PATIENCE_SECONDS = 0.5
+#: Seconds without an answer after which that is logged.
+SILENCE_SECONDS = 2.0
+#: Seconds after which no answer is expected any more, such as on a connection that a firewall cut.
+ABANDON_SECONDS = 15.0
+
+
+class Asker:
+    """Asks SQL in a thread, as a database may not answer for as long as it likes.
+
+    A request waits for half a second. A later answer is not lost: it still moves the host snapshot,
+    and the next request sees it.
+    """
+
+    def __init__(self, host: HostSnapshot, reconciler: Reconciler, poll_seconds: float) -> None:
+        self._host = host
+        self._reconciler = reconciler
+        self._poll_seconds = poll_seconds
+        self._question: _Question | None = None
+
+    def after_fork(self) -> None:
+        """Forget a question of the parent, which gets the answer."""
+        self._question = None
+
+    def poll_if_due(self) -> None:
+        """Move the host snapshot to SQL, if that is due and no other process does it."""
+        if not self._may_ask(0):
+            return  # and leave the turn to a process that may
+        with asking(self._host, self._poll_seconds) as mine:
+            if mine:
+                self._ask(lambda: self._reconciler.poll(is_only_reader=True))
+
+    def reconcile(self) -> Record | None:
+        """Move the host snapshot to SQL, and return what SQL holds; ``None`` without an answer."""
+        found: list[Record | None] = []
+        self._ask(lambda: found.append(self._reconciler.reconcile()))
+        return found[0] if found else None
+
+    def _ask(self, question: Callable[[], object]) -> None:
+        """Ask SQL, and return with the answer, or when the request has waited long enough.
+
+        While an earlier question is open, nothing is asked.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        if not self._may_ask(PATIENCE_SECONDS):
+            return
+        asked = _Question(question)
+        try:
+            if is_about_to_fork():
+                asked.ask()
+                return
+            asked.start()
+        except RuntimeError:  # no more threads can be started, or the interpreter ends
+            asked.ask()
+            return
+        self._question = asked
+        asked.wait(max(0.0, deadline - time.monotonic()))
+
+    def _may_ask(self, patience_seconds: float) -> bool:
+        """Return whether no question is open, or none that may still be answered."""
+        question = self._question
+        if question is None or question.is_answered(patience_seconds):
+            return True
+        age_seconds = question.age_seconds()
+        if age_seconds >= SILENCE_SECONDS:
+            self._reconciler.note_silence(age_seconds)
+        if age_seconds < ABANDON_SECONDS:
+            return False
+        self._reconciler.reconnect()
+        self._question = None
+        return True
+
+
+class _Question:
+    """A question to SQL, in a thread or greenlet of its own."""
+
+    def __init__(self, question: Callable[[], object]) -> None:
+        self._question = question
+        self._is_late = False
+        self._asked_at = time.monotonic()
+        self._in_greenlet = concurrency.sockets_are_cooperative()
+        self._answered = concurrency.stop_event() if self._in_greenlet else threading.Event()
+
+    def start(self) -> None:
+        """Ask beside the caller.
+
+        :raises RuntimeError: no thread can be started
+        """
+        if self._in_greenlet:
+            concurrency.spawn(self.ask)
+        else:
+            threading.Thread(target=self.ask, name="waffle-asker", daemon=True).start()
+
+    def ask(self) -> None:
+        """Ask, and log unexpected errors."""
+        try:
+            self._question()
+        except StoreUnavailable:
+            pass  # the reconciler has logged it; the next poll asks again
+        except Exception:
+            logger.exception("waffle: reading SQL failed; the last known settings are served.")
+        self._answered.set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the answer; one that comes later is late."""
+        self._is_late = not self._answered.wait(seconds)
+
+    def is_answered(self, patience_seconds: float) -> bool:
+        """Return whether there is an answer; a late one is not waited for again."""
+        return bool(self._answered.wait(0 if self._is_late else patience_seconds))
+
+    def age_seconds(self) -> float:
+        """Return how many seconds ago it was asked."""
+        return time.monotonic() - self._asked_at

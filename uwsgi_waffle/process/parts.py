@@ -1,0 +1,65 @@
+"""What an application consists of in one process, before any of it changes."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from uwsgi_waffle.bus.announcements import Bus
+from uwsgi_waffle.bus.client import RedisClient, SharedClient
+from uwsgi_waffle.bus.reports import HostReports
+from uwsgi_waffle.config import Config
+from uwsgi_waffle.host.files import default_path
+from uwsgi_waffle.host.records import HostSnapshot
+from uwsgi_waffle.listen.reconcile import Reconciler
+from uwsgi_waffle.sql.history import History
+from uwsgi_waffle.sql.store import Store
+from uwsgi_waffle.values.cipher import Cipher
+from uwsgi_waffle.values.confs import model_from_confs
+from uwsgi_waffle.values.settings import Declaration, WaffleSettings
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+__all__ = ["Parts"]
+
+
+class Parts:
+    """The parts of one application in this process.
+
+    :ivar config: the frozen configuration
+    :ivar declaration: which settings there are
+    :ivar cipher: seals and opens secrets
+    :ivar store: SQL
+    :ivar history: what was changed, when and by whom
+    :ivar host: the snapshot that the processes of this host share
+    :ivar host_name: the name of this host
+    :ivar redis: the Redis client
+    :ivar bus: announcements to other hosts
+    :ivar reports: what hosts report to each other
+    :ivar reconciler: moves the host snapshot to SQL
+    """
+
+    def __init__(
+        self,
+        app: Flask,
+        config: Config,
+        model: type[WaffleSettings] | None,
+        redis: RedisClient | None,
+    ) -> None:
+        """Check the declaration and the addresses, and map the host snapshot; connect to nothing.
+
+        :raises ConfigError: a key or a declaration cannot work
+        """
+        self.app = app
+        self.config = config
+        self.declaration = Declaration(model or model_from_confs(config.confs or {}))
+        self.cipher = Cipher(config.encryption_keys)
+        self.store = Store(config)
+        self.host_name = socket.gethostname()
+        self.history = History(self.store, self.declaration, self.cipher)
+        self.host = HostSnapshot(config.snapshot_path or default_path(config), config.namespace)
+        self.redis = SharedClient(config, redis)
+        self.bus = Bus(config, self.redis, lambda: self.host.keys)
+        self.reports = HostReports(config, self.redis, lambda: self.host.keys)
+        self.reconciler = Reconciler(self.store, self.host, config.poll_seconds)

@@ -1,0 +1,199 @@
+"""What this process serves, and how it follows the host snapshot.
+
+The path of a change ends here: request start, signal or listener → :meth:`Serving.catch_up` →
+decode, validate, swap one reference, run the callbacks.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from uwsgi_waffle.host.layout import SEQUENCE_WORD
+from uwsgi_waffle.host.processes import RefusedValue
+from uwsgi_waffle.server import forks
+from uwsgi_waffle.values.snapshot import Record, Snapshot, build
+
+from .asking import Asker
+from .callbacks import ChangeQueue
+from .parts import Parts
+
+__all__ = ["Serving"]
+
+logger = logging.getLogger(__name__)
+
+#: In seconds of the monotonic clock; not 0, which says that a process is not adopted yet.
+LONG_AGO = 1e-9
+
+
+class Serving:
+    """The snapshot that one process serves of one application.
+
+    :ivar current: the snapshot; swapped as one reference, and within a lineage never backwards
+    :ivar check_at: when :meth:`freshen` is due whatever the host does, in seconds of the monotonic
+        clock; 0 in a process that is not adopted yet, such as one just forked
+    :ivar seen_sequence: that of the host snapshot, as far as it is served
+    :ivar runs_callbacks: whether ``on_change`` runs in this process
+    """
+
+    def __init__(
+        self, parts: Parts, asker: Asker, queue: ChangeQueue, adopt: Callable[[], None]
+    ) -> None:
+        """Serve what the host snapshot holds, else the defaults.
+
+        :param adopt: sets up this process where that has not been done yet
+        """
+        self._app = parts.app
+        self._config = parts.config
+        self._declaration = parts.declaration
+        self._cipher = parts.cipher
+        self._host = parts.host
+        self._asker = asker
+        self._queue = queue
+        self._adopt = adopt
+        self._lock = threading.Lock()
+        self.check_at = forks.make_own_number()
+        self.runs_callbacks = True
+        found = parts.host.read()
+        self.seen_sequence, record = (-1, Record()) if found is None else found
+        self.current = build(parts.declaration, parts.cipher, record)
+        parts.app.config.update(self.current.values)
+        for problem in self.current.problems:
+            logger.warning("waffle: %s", problem)
+
+    def after_fork(self) -> None:
+        """Replace a lock that another thread may have held at the fork."""
+        self._lock = threading.Lock()
+
+    def fresh(self) -> Snapshot:
+        """Return what this process serves, after checking whether the host snapshot has moved.
+
+        It costs a few loads and two compares where nothing has changed. Each request begins with
+        the same, inlined in :class:`Pins`.
+        """
+        # The words come second: the memory that a parent mapped may be that of a file since cut
+        # short, and a child just forked, whose `check_at` is 0, maps it anew first.
+        if (
+            time.monotonic() > self.check_at[0]
+            or self._host.words[SEQUENCE_WORD] != self.seen_sequence
+        ):
+            self.freshen()
+        return self.current
+
+    def freshen(self) -> None:
+        """Do what one of the compares in :meth:`fresh` has found due."""
+        if not self.check_at[0]:
+            self._adopt()
+            if not self.check_at[0]:
+                return  # another thread adopts this process; only `current` is safe until then
+        if time.monotonic() > self.check_at[0]:
+            self._check_listener()
+        if self._host.sequence != self.seen_sequence:
+            self.catch_up()
+
+    def expect_check(self) -> None:
+        """Have the next request check the listener of this host."""
+        self.check_at[0] = LONG_AGO
+
+    def _check_listener(self) -> None:
+        """Ask SQL where no listener of this host has turned for three polls."""
+        self._host.verify()
+        age = self._host.heartbeat_age_seconds()
+        if age is not None and age < self._config.stale_seconds:
+            self._check_in(self._config.stale_seconds - age)
+            return
+        self._check_in(self._config.poll_seconds)
+        self._asker.poll_if_due()
+
+    def _check_in(self, seconds: float) -> None:
+        self.check_at[0] = max(LONG_AGO, time.monotonic() + seconds)
+
+    def wake(self) -> None:
+        """Follow the host snapshot because of a signal; also in a process not adopted yet."""
+        if not self.check_at[0]:
+            self._adopt()
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Serve what the host snapshot holds, and run the callbacks of what changed by it."""
+        while True:
+            found = self._host.read() or self._read_sql()
+            if found is None:
+                return
+            sequence, record = found
+            self._follow(record)
+            self.seen_sequence = sequence
+            # Another process may have moved the host snapshot while this one decoded.
+            if self._host.sequence == sequence:
+                return
+
+    def _read_sql(self) -> tuple[int, Record] | None:
+        """Return what SQL holds, where the host snapshot is empty or damaged."""
+        sequence = self._host.sequence
+        record = self._asker.reconcile()
+        if record is None:
+            self.seen_sequence = sequence  # the next poll asks again
+            return None
+        return self._host.read() or (sequence, record)
+
+    def _follow(self, record: Record) -> None:
+        """Serve a record that this host has moved to, and run the callbacks.
+
+        That is also the empty one of a database which was emptied, where the host accepted it.
+        """
+        served = self.current.position
+        if record.position.supersedes(served) or (not record.position.exists and served.exists):
+            self.swap(build(self._declaration, self._cipher, record, self.current))
+        self._queue.drain()
+
+    def serve(self, snapshot: Snapshot, sequence: int | None) -> None:
+        """Serve a snapshot that this process has just committed, and run the callbacks.
+
+        :param sequence: its number in the host snapshot, ``None`` where it is not the latest there
+        """
+        if snapshot.position.supersedes(self.current.position) and self.swap(snapshot):
+            if sequence is not None:
+                self.seen_sequence = sequence
+            self._queue.drain()
+        if sequence is None:
+            self.catch_up()
+
+    def apply(self, record: Record) -> None:
+        """Serve a record that was read from SQL, if it supersedes what is served."""
+        if record.position.supersedes(self.current.position):
+            self.swap(build(self._declaration, self._cipher, record, self.current))
+        self._queue.drain()
+
+    def swap(self, snapshot: Snapshot) -> bool:
+        """Serve *snapshot* unless a later one is served, and return whether it is served now."""
+        with self._lock:
+            old = self.current
+            if snapshot.position == old.position or snapshot.position.is_behind(old.position):
+                return False
+            self.current = snapshot
+            self._swapped(old, snapshot)
+        self.record()
+        return True
+
+    def record(self) -> None:
+        """Record in the host's list what this process serves, and what of it it refuses."""
+        current = self.current
+        refused = tuple(RefusedValue(p.name or "", p.serving, p.reason) for p in current.problems)
+        self._host.slots.record(current.position, refused)
+
+    def _swapped(self, old: Snapshot, new: Snapshot) -> None:
+        """Follow a swap, in order of revisions: runs under the lock."""
+        self._app.config.update(new.values)
+        changes = {
+            name: (old.values[name], value)
+            for name, value in new.values.items()
+            if old.values[name] != value
+        }
+        # The application's callbacks must not delay a process that only listens.
+        if changes and self.runs_callbacks:
+            self._queue.put(changes, new.revision)
+        for problem in new.problems:
+            if problem not in old.problems:
+                logger.warning("waffle: %s", problem)

@@ -1,0 +1,265 @@
+"""One application's settings in one process: the parts, and the life of the process around them."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from uwsgi_waffle.bus.client import RedisClient
+from uwsgi_waffle.config import Config
+from uwsgi_waffle.errors import StoreUnavailable
+from uwsgi_waffle.host.election import Election
+from uwsgi_waffle.listen import placement
+from uwsgi_waffle.listen.loop import ListenerLoop, retire_host
+from uwsgi_waffle.server import _uwsgi, concurrency, forks, hooks
+from uwsgi_waffle.server._uwsgi import Role
+from uwsgi_waffle.values.settings import WaffleSettings
+
+from .asking import Asker
+from .callbacks import Callbacks, ChangeQueue
+from .parts import Parts
+from .pins import Pins
+from .serving import Serving
+from .writes import Writer
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+__all__ = ["State", "living_states"]
+
+logger = logging.getLogger(__name__)
+
+_states: weakref.WeakSet[State] = weakref.WeakSet()
+
+
+def living_states() -> list[State]:
+    """Return the states of this process, for the mule that listens for all of them."""
+    return list(_states)
+
+
+class State(Parts):
+    """``app.extensions["waffleconf"]``: the settings of one application in this process.
+
+    :ivar serving: what this process serves
+    :ivar pins: which snapshot a piece of code sees
+    :ivar writer: how settings are changed
+    :ivar place: how this process is woken for changes, once that is decided
+    :ivar environment: the thread or greenlet that listens in this process, if one does
+    """
+
+    def __init__(
+        self,
+        app: Flask,
+        config: Config,
+        model: type[WaffleSettings] | None,
+        callbacks: Callbacks,
+        redis: RedisClient | None,
+    ) -> None:
+        """Load the settings, or what replaces them; start nothing that a fork would break."""
+        super().__init__(app, config, model, redis)
+        self.declaration.check_known(callbacks.names)
+        self.loop = ListenerLoop(
+            config, self.bus, self.reports, self.host, self.reconciler, self.declaration.digest
+        )
+        self.place: placement.Place | None = None
+        self.environment: concurrency.Environment | None = None
+        self._asker = Asker(self.host, self.reconciler, config.poll_seconds)
+        self._queue = ChangeQueue(app, callbacks)
+        self._pid = os.getpid()
+        self._claims: dict[int, object] = {}
+        self._was_uwsgi_process = False
+        _make_instance_folder(app, config)
+        self._read_at_start()
+        self.serving = Serving(self, self._asker, self._queue, _weak(self.adopt_process))
+        self._log_start()
+        self.pins = Pins(app, self.declaration, self.host, self.serving)
+        self.writer = Writer(self, self.serving)
+        _states.add(self)
+        self._watch_process()
+
+    # -- start --------------------------------------------------------------------------------
+
+    def _read_at_start(self) -> None:
+        """Move the host snapshot to SQL, unless a listener of this host keeps it there."""
+        age = self.host.heartbeat_age_seconds()
+        if age is None or age > self.config.stale_seconds or self.host.read() is None:
+            has_seen_settings = self.host.position.exists
+            with suppress(StoreUnavailable):  # the reconciler has logged it
+                record = self.reconciler.reconcile(at_start=True)
+                # Not where a database was emptied: whoever empties it may be restoring it.
+                is_due = record is not None and not record.keys
+                if is_due and self.config.auto_create and not has_seen_settings:
+                    self.reconciler.create_namespace()
+                    self.reconciler.reconcile(at_start=True)
+        # This may be a master about to fork; a process that needs SQL again makes a connection.
+        self.store.database.close()
+
+    def _log_start(self) -> None:
+        if self.reconciler.error is not None:
+            served = self.serving.current
+            source = (
+                f"revision {served.revision}" if served.position.exists else "the declared defaults"
+            )
+            logger.warning("waffle: starting with %s, as SQL does not answer.", source)
+
+    def _watch_process(self) -> None:
+        """Arrange for this process, and those forked from it, to be set up when it is time."""
+        if self.config.listener == "gevent" and not concurrency.sockets_are_cooperative():
+            concurrency.patch_all()
+        forks.watch(self)
+        hooks.on_wake(_weak(self.serving.wake))
+        server = _uwsgi.server
+        if server is not None and server.role() is Role.WORKER:
+            self.adopt_process()  # lazy-apps: the fork has happened
+        # Elsewhere a fork may follow, and would lose a thread started now: a request starts it.
+
+    def after_fork(self, *, by_uwsgi: bool) -> None:
+        """Set up a process that was just forked, as far as that is safe before a request.
+
+        :param by_uwsgi: uWSGI's post-fork hook calls, so all that uWSGI says of the child is right
+        """
+        self._leave_parent()
+        # A child that the application forks in a uWSGI process is set up when it first reads a
+        # setting: it may run another program, or never read one.
+        elsewhere = _uwsgi.server is None and placement.can_start_before_first_request()
+        if elsewhere or by_uwsgi:
+            self.adopt_process()
+
+    def adopt_process(self, *, is_listener: bool = False) -> None:
+        """List this process and start its listener; the first call in a process does it.
+
+        :param is_listener: the process exists to listen, and runs the listener itself
+        """
+        mine = object()
+        if self._claims.setdefault(os.getpid(), mine) is not mine:
+            return
+        self._leave_parent()
+        self.serving.expect_check()
+        self.host.verify()
+        atexit.register(_weak(self.retire))
+        self.serving.runs_callbacks = not is_listener
+        if is_listener:
+            self._register(follows=True, alone_as="listener")
+            self.serving.catch_up()
+            return
+        server = _uwsgi.server
+        is_child = self._was_uwsgi_process  # forked by the application, not by uWSGI
+        self._was_uwsgi_process = server is not None and server.role() in placement.UWSGI_PROCESSES
+        self.place = placement.Place.NOWHERE if is_child else placement.decide(self.config)
+        self._register(follows=placement.follows(self.place), is_child=is_child)
+        self.environment = placement.start(
+            self.config, self.place, self.loop.run, self.serving.catch_up, self._election()
+        )
+        # A respawned worker has inherited what the master served first.
+        if self.host.sequence != self.serving.seen_sequence:
+            self.serving.catch_up()
+
+    def retire(self, wait_seconds: float = 0.0) -> None:
+        """Unlist this process, and with the last process its host.
+
+        :param wait_seconds: how long to wait for processes that end at the same time
+        """
+        retire_host(self.host, self.reports, wait_seconds)
+
+    def _leave_parent(self) -> None:
+        """Drop what must not cross a fork; nothing of it is closed, as it is the parent's.
+
+        Not in the process that made it: the first request there, too, finds it not adopted, and
+        may come from a callback while the queue is being drained.
+        """
+        if self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
+        self.store.database.after_fork()
+        self.redis.after_fork()
+        self.serving.after_fork()
+        self._queue.after_fork()
+        self._asker.after_fork()
+        self.environment = None
+
+    def _register(
+        self, *, follows: bool, alone_as: str = "process", is_child: bool = False
+    ) -> None:
+        """List this process among those of the host.
+
+        :param alone_as: its role outside uWSGI
+        :param is_child: it was forked by a uWSGI process, whose role and number it has inherited
+        """
+        server = _uwsgi.server
+        if server is None or is_child:
+            self.host.register(alone_as, follows=follows)
+        else:
+            role = server.role()
+            self.host.register(
+                role.value if role in placement.UWSGI_PROCESSES else "process",
+                server.worker_id() or server.mule_id(),
+                server.master_pid(),
+                follows=follows,
+            )
+        self.serving.record()
+
+    def _election(self) -> Election | None:
+        server = _uwsgi.server
+        return None if server is None else Election(self.host.path, server.master_pid())
+
+    # -- as asked by the extension ------------------------------------------------------------
+
+    def refresh(self) -> bool:
+        """Read SQL now, and return whether that brought newer settings.
+
+        :raises StoreUnavailable: the database did not answer
+        """
+        before = self.serving.current
+        record = self.reconciler.reconcile()
+        if record is not None:
+            self.serving.apply(record)
+        self.serving.catch_up()
+        return self.serving.current is not before
+
+    # -- as asked by code for Flask-WaffleConf ------------------------------------------------
+
+    def parse_conf(self, keys: Sequence[str] = ()) -> dict[str, Any]:
+        """Return settings by name, all of them where no *keys* are given.
+
+        :raises UnknownSetting: a key is not declared
+        """
+        self.declaration.check_known(keys)
+        values = self.serving.fresh().values
+        return {name: values[name] for name in (keys or self.declaration.names)}
+
+    def update_db(self, values: Mapping[str, Any]) -> None:
+        """Store values, announce them and serve them; raises as ``WaffleConf.update`` does."""
+        self.writer.update(values)
+
+    def update_conf(self) -> None:
+        """Compare with SQL, and serve newer settings.
+
+        :raises StoreUnavailable: the database did not answer
+        """
+        self.refresh()
+
+
+def _make_instance_folder(app: Flask, config: Config) -> None:
+    """Make the folder of a database that lives in the instance folder."""
+    path = Path(app.instance_path)
+    if config.database_uri.startswith("sqlite") and f"{path}{os.sep}" in config.database_uri:
+        with suppress(OSError):  # opening the database says what is wrong
+            path.mkdir(parents=True, exist_ok=True)
+
+
+def _weak(method: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that calls a bound method for as long as its object lives."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = reference()
+        if alive is not None:
+            alive()
+
+    return call

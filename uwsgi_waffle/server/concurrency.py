@@ -1,0 +1,190 @@
+"""Threads and greenlets: where a loop runs beside the requests, and the one door to gevent.
+
+gevent is optional, and whoever runs the server decides on it. It is asked about at the moment of
+use, never at import: uWSGI's ``gevent-monkey-patch`` patches only when the worker's loop starts,
+long after the application was loaded.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from uwsgi_waffle.errors import ConfigError
+
+from . import _uwsgi
+
+__all__ = [
+    "Backoff",
+    "Environment",
+    "GreenletEnvironment",
+    "StopEvent",
+    "ThreadEnvironment",
+    "choose_environment",
+    "is_gevent_loaded",
+    "patch_all",
+    "reinit_after_fork",
+    "sockets_are_cooperative",
+    "spawn",
+    "stop_event",
+]
+
+
+class StopEvent(Protocol):
+    """What a loop asks of ``threading.Event`` and its like."""
+
+    def is_set(self) -> bool:
+        """Return whether the loop is to end."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the loop is to end, at most *timeout* seconds; return whether it is."""
+
+
+class Backoff:
+    """How long to wait before the next try: doubling, capped, and never the same on two hosts."""
+
+    def __init__(self, first_seconds: float, cap_seconds: float) -> None:
+        self._first_seconds = first_seconds
+        self._cap_seconds = cap_seconds
+        self._next_seconds = first_seconds
+
+    def reset(self) -> None:
+        """Start from the beginning after a success."""
+        self._next_seconds = self._first_seconds
+
+    def next_seconds(self) -> float:
+        """Return the seconds to wait now, and double the next ones."""
+        seconds = self._next_seconds
+        self._next_seconds = min(2 * seconds, self._cap_seconds)
+        return seconds * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing
+
+
+class Environment(Protocol):
+    """Starts a loop beside the requests of a process."""
+
+    def start(self, loop: Callable[[StopEvent], None]) -> None:
+        """Start *loop*, which ends when its event is set."""
+
+    def is_alive(self) -> bool:
+        """Return whether the loop still runs."""
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Ask the loop to end, and wait for it at most *timeout_seconds*."""
+
+
+class ThreadEnvironment:
+    """A daemon thread: one that is not would hold up every reload of uWSGI until it kills."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, loop: Callable[[StopEvent], None]) -> None:
+        """Start *loop* in a thread."""
+        self._thread = threading.Thread(
+            target=loop, args=(self._stop,), name="waffle-listener", daemon=True
+        )
+        self._thread.start()
+
+    def is_alive(self) -> bool:
+        """Return whether the thread still runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Ask the thread to end, and wait for it at most *timeout_seconds*."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout_seconds)
+
+
+class GreenletEnvironment:
+    """A greenlet, where gevent has made the sockets cooperative or is about to."""
+
+    def __init__(self) -> None:
+        self._stop = stop_event()
+        self._greenlet: Any = None
+
+    def start(self, loop: Callable[[StopEvent], None]) -> None:
+        """Start *loop* in a greenlet."""
+        self._greenlet = spawn(lambda: loop(self._stop))
+
+    def is_alive(self) -> bool:
+        """Return whether the greenlet still runs, or has yet to."""
+        return self._greenlet is not None and not self._greenlet.ready()
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Ask the greenlet to end, and wait for it at most *timeout_seconds*."""
+        self._stop.set()
+        if self._greenlet is not None:
+            self._greenlet.join(timeout_seconds)
+
+
+def choose_environment() -> Environment:
+    """Return what fits this process: a greenlet with blocking sockets would freeze it whole."""
+    return GreenletEnvironment() if sockets_are_cooperative() else ThreadEnvironment()
+
+
+def is_gevent_loaded() -> bool:
+    """Return whether anybody in this process has imported gevent."""
+    return "gevent" in sys.modules
+
+
+def sockets_are_patched() -> bool:
+    """Return whether the standard sockets are gevent's by now."""
+    if not is_gevent_loaded():
+        return False
+    from gevent import monkey
+
+    return bool(monkey.is_module_patched("socket"))
+
+
+def sockets_are_cooperative() -> bool:
+    """Return whether a greenlet started now will find cooperative sockets once it runs."""
+    if sockets_are_patched():
+        return True
+    server = _uwsgi.server
+    return server is not None and server.runs_gevent and server.enabled("gevent-monkey-patch")
+
+
+def patch_all() -> None:
+    """Import gevent and patch the standard library, for an application that asks by name.
+
+    :raises ConfigError: gevent is not installed
+    """
+    try:
+        from gevent import monkey
+    except ImportError as error:
+        message = (
+            "WAFFLE_LISTENER = 'gevent', but gevent is not installed. "
+            "Run `pip install uwsgi-waffle[gevent]`, or set WAFFLE_LISTENER to 'auto'."
+        )
+        raise ConfigError(message, key="WAFFLE_LISTENER", value="gevent") from error
+    monkey.patch_all()
+
+
+def reinit_after_fork() -> None:
+    """Give a process forked from a master that used gevent a hub of its own.
+
+    Without it a mule hangs in its first blocking call.
+    """
+    if is_gevent_loaded():
+        import gevent
+
+        gevent.reinit()
+
+
+def spawn(target: Callable[[], None]) -> Any:
+    """Start *target* in a greenlet and return it."""
+    import gevent
+
+    return gevent.spawn(target)
+
+
+def stop_event() -> Any:
+    """Return an event whose ``wait`` lets other greenlets run."""
+    from gevent.event import Event
+
+    return Event()

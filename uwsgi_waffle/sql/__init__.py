@@ -1,0 +1,1 @@
+"""The database, where the truth lives. Rule: the only place that imports sqlalchemy."""

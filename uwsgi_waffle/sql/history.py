@@ -1,0 +1,192 @@
+"""Who changed what, when and why, with values as the declaration types them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import sqlalchemy as sa
+
+from uwsgi_waffle.values.cipher import Cipher, Undecipherable
+from uwsgi_waffle.values.settings import MASK, Declaration
+
+from .schema import CHANGE, NAMESPACE
+from .store import Store
+
+__all__ = ["Change", "History"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One setting changed by one revision.
+
+    :ivar old: the value before; typed where today's declaration accepts it, else as plain JSON
+    :ivar new: the value after, likewise
+    :ivar is_default: the setting went back to its default, which was *new* then
+    :ivar actor: who, where that was given
+    :ivar comment: why, where that was given
+    :ivar source: through which interface: ``python``, ``cli``, ``api`` or ``page``
+    :ivar at: when, in UTC
+    """
+
+    revision: int
+    name: str
+    old: Any
+    new: Any
+    actor: str | None
+    comment: str | None
+    at: datetime
+    source: str
+    is_default: bool
+
+
+class History:
+    """The history of one namespace."""
+
+    def __init__(self, store: Store, declaration: Declaration, cipher: Cipher) -> None:
+        self._store = store
+        self._declaration = declaration
+        self._cipher = cipher
+        self._mine = CHANGE.c.namespace == store.namespace
+
+    def changes(
+        self, name: str | None = None, limit: int | None = 50, *, reveal: bool = False
+    ) -> list[Change]:
+        """Return changes, newest first; secrets are masked unless *reveal*.
+
+        :param name: a declared setting, or one that was declared earlier
+        :param limit: how many at most, ``None`` for all
+        :raises ValueError: the limit is negative, which databases understand in different ways
+        :raises StoreUnavailable: the database did not answer
+        """
+        if limit is not None and limit < 0:
+            message = f"limit = {limit}: give how many changes at most, or None for all."
+            raise ValueError(message)
+        statement = self._select()
+        if name is not None:
+            statement = statement.where(CHANGE.c.name == name)
+        newest_first = statement.order_by(CHANGE.c.revision.desc(), CHANGE.c.name).limit(limit)
+        return self._read(newest_first, reveal=reveal)
+
+    def latest(self) -> dict[str, Change]:
+        """Return the last change of each setting that was ever changed; secrets are masked.
+
+        :raises StoreUnavailable: the database did not answer
+        """
+        last = (
+            sa.select(CHANGE.c.name, sa.func.max(CHANGE.c.revision).label("revision"))
+            .where(self._mine)
+            .group_by(CHANGE.c.name)
+            .subquery()
+        )
+        same = sa.and_(CHANGE.c.name == last.c.name, CHANGE.c.revision == last.c.revision)
+        return {change.name: change for change in self._read(self._select().join(last, same))}
+
+    def timeline(
+        self, limit: int, *, names: Collection[str] | None = None, before: int | None = None
+    ) -> list[Change]:
+        """Return the changes of the latest revisions, each whole, newest first; secrets are masked.
+
+        :param limit: how many revisions at most
+        :param names: only changes of these settings, and revisions that have some; ``None`` for all
+        :param before: only revisions older than this one
+        :raises StoreUnavailable: the database did not answer
+        """
+        wanted = [self._mine]
+        if names is not None:
+            wanted.append(CHANGE.c.name.in_(list(names)))
+        revisions = sa.select(CHANGE.c.revision).distinct().where(*wanted)
+        if before is not None:
+            revisions = revisions.where(CHANGE.c.revision < before)
+        # A join, as MySQL takes no LIMIT within IN.
+        newest = revisions.order_by(CHANGE.c.revision.desc()).limit(limit).subquery()
+        statement = self._select().join(newest, CHANGE.c.revision == newest.c.revision)
+        statement = statement.where(*wanted).order_by(CHANGE.c.revision.desc(), CHANGE.c.name)
+        return self._read(statement)
+
+    def rows_at(self, revision: int) -> dict[str, str | None] | None:
+        """Return what each setting that was ever changed held at a revision.
+
+        :return: name -> stored text, ``None`` for the default; or ``None`` where that revision was
+            not reached yet, or its history was pruned
+        :raises StoreUnavailable: the database did not answer
+        """
+        bounds = sa.select(NAMESPACE.c.revision, NAMESPACE.c.pruned).where(self._store.is_mine)
+        ever = sa.select(CHANGE.c.name).distinct().where(self._mine)
+
+        def read(connection: sa.Connection) -> dict[str, str | None] | None:
+            limits = connection.execute(bounds).first()
+            newest, pruned = (limits.revision, limits.pruned) if limits is not None else (0, 0)
+            if not pruned <= revision <= newest:
+                return None
+            rows: dict[str, str | None] = dict.fromkeys(connection.execute(ever).scalars())
+            for row in connection.execute(self._last_changes(revision)):
+                rows[row.name] = None if row.is_default else row.new
+            return rows
+
+        nothing: dict[str, str | None] | None = {} if revision == 0 else None
+        return self._store.database.read(read, without_tables=nothing)
+
+    def stamps_from(self, revision: int) -> dict[int, str]:
+        """Return revision -> stamp of each revision from that one on which changed a setting.
+
+        :raises StoreUnavailable: the database did not answer
+        """
+        statement = (
+            sa.select(CHANGE.c.revision, CHANGE.c.stamp)
+            .distinct()
+            .where(self._mine, CHANGE.c.revision >= revision)
+        )
+
+        def read(connection: sa.Connection) -> dict[int, str]:
+            return {row.revision: row.stamp for row in connection.execute(statement)}
+
+        return self._store.database.read(read, without_tables={})
+
+    def _select(self) -> sa.Select[Any]:
+        columns = [CHANGE.c[name] for name in Change.__dataclass_fields__]
+        return sa.select(*columns).where(self._mine)
+
+    def _read(self, statement: sa.Select[Any], *, reveal: bool = False) -> list[Change]:
+        def read(connection: sa.Connection) -> list[Change]:
+            found = connection.execute(statement).mappings()
+            return [self._change(row, reveal=reveal) for row in found]
+
+        return self._store.database.read(read, without_tables=[])
+
+    def _last_changes(self, revision: int) -> sa.Select[tuple[str, str, bool]]:
+        """Return the statement for the last change of each setting up to a revision."""
+        change = CHANGE.alias()
+        last = (
+            sa.select(CHANGE.c.name, sa.func.max(CHANGE.c.revision).label("revision"))
+            .where(self._mine, CHANGE.c.revision <= revision)
+            .group_by(CHANGE.c.name)
+            .subquery()
+        )
+        same = sa.and_(change.c.name == last.c.name, change.c.revision == last.c.revision)
+        return (
+            sa.select(change.c.name, change.c.new, change.c.is_default)
+            .join_from(change, last, same)
+            .where(change.c.namespace == self._store.namespace)
+        )
+
+    def _change(self, row: Mapping[Any, Any], *, reveal: bool) -> Change:
+        typed = {
+            "old": self._value(row["name"], row["old"], reveal=reveal),
+            "new": self._value(row["name"], row["new"], reveal=reveal),
+            "at": row["at"].replace(tzinfo=timezone.utc),
+        }
+        return Change(**{**row, **typed})
+
+    def _value(self, name: str, text: str, *, reveal: bool) -> Any:
+        """Return a stored text as a value."""
+        is_secret = name in self._declaration.secrets or self._cipher.is_sealed(text)
+        if is_secret and not reveal:
+            return MASK
+        try:
+            plain = self._cipher.open(text)
+        except Undecipherable:
+            return MASK
+        return self._declaration.value_from_json(name, plain)

@@ -1,0 +1,90 @@
+"""The three tables, for SQLite, PostgreSQL, MariaDB and MySQL.
+
+Migrations may own them (``WAFFLE_AUTO_CREATE = False``): :data:`metadata` is what alembic compares
+against.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Index,
+    MetaData,
+    String,
+    Table,
+    Text,
+    false,
+)
+from sqlalchemy.dialects import mysql
+
+__all__ = ["CHANGE", "NAMESPACE", "SETTING", "metadata"]
+
+metadata = MetaData()
+
+#: MySQL's own TEXT ends at 64 KiB, and its DATETIME at whole seconds.
+_JSON = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+_INSTANT = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+#: Names compare byte by byte everywhere, as they do in Python.
+_MYSQL: dict[str, Any] = {
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+    "mysql_engine": "InnoDB",
+    "mariadb_charset": "utf8mb4",
+    "mariadb_collate": "utf8mb4_bin",
+    "mariadb_engine": "InnoDB",
+}
+_NAMESPACE_NAME = String(100)
+_SETTING_NAME = String(150)
+
+_HEX_64_BITS = String(16)
+
+#: One row for each application. Its lock orders the writers; its revision orders everything else.
+NAMESPACE = Table(
+    "waffle_namespace",
+    metadata,
+    Column("name", _NAMESPACE_NAME, primary_key=True),
+    Column("lineage", _HEX_64_BITS, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    # Random, made by the commit that made the revision.
+    Column("stamp", _HEX_64_BITS, nullable=False, server_default=""),
+    # What signs the messages between hosts: the present key, then the one before it, in hex.
+    Column("keys", String(200), nullable=False, server_default=""),
+    # History up to this revision has been pruned, so it cannot be rolled back to.
+    Column("pruned", BigInteger, nullable=False, server_default="0"),
+    **_MYSQL,
+)
+
+#: One row for each setting that differs from its default.
+SETTING = Table(
+    "waffle_setting",
+    metadata,
+    Column("namespace", _NAMESPACE_NAME, primary_key=True),
+    Column("name", _SETTING_NAME, primary_key=True),
+    Column("value", _JSON, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    **_MYSQL,
+)
+
+#: One row for each setting that a revision changed; ``is_default`` where it went back to default.
+CHANGE = Table(
+    "waffle_change",
+    metadata,
+    Column("namespace", _NAMESPACE_NAME, primary_key=True),
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", _SETTING_NAME, primary_key=True),
+    Column("old", _JSON, nullable=False),
+    Column("new", _JSON, nullable=False),
+    Column("is_default", Boolean, nullable=False, server_default=false()),
+    Column("actor", String(200), nullable=True),
+    Column("comment", Text, nullable=True),
+    Column("source", String(20), nullable=False),
+    Column("stamp", _HEX_64_BITS, nullable=False, server_default=""),
+    Column("at", _INSTANT, nullable=False),
+    Index("waffle_change_by_name", "namespace", "name", "revision"),
+    **_MYSQL,
+)

@@ -1,0 +1,298 @@
+"""SQL, where the truth lives.
+
+A writer first updates the namespace row. Its lock gives the revision, serialises writers and makes
+what the writer then reads the present state, so validating the whole inside the transaction is
+sound. A reader takes position and rows in one statement, so it sees one state whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from uwsgi_waffle.config import Config
+from uwsgi_waffle.errors import RevisionConflict, StoreUnavailable
+from uwsgi_waffle.values.position import NOWHERE, Position, new_stamp
+from uwsgi_waffle.values.snapshot import Record
+
+from .database import Database, lost_a_race
+from .schema import CHANGE, NAMESPACE, SETTING
+
+__all__ = ["RowChange", "Signature", "Store", "new_key"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowChange:
+    """What a writer wants done to one setting; texts as they are stored.
+
+    :ivar is_default: the setting goes back to its default, so its row is deleted
+    """
+
+    old: str = field(repr=False)  # secrets among them
+    new: str = field(repr=False)
+    is_default: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Who changes something, why, and through which interface, for the history."""
+
+    actor: str | None = None
+    comment: str | None = None
+    source: str = "python"
+
+
+#: Given the present record, returns what to do to it.
+Edit = Callable[[Record], Mapping[str, RowChange]]
+
+_POSITION = (NAMESPACE.c.lineage, NAMESPACE.c.revision, NAMESPACE.c.stamp)
+
+
+class Store:
+    """The settings of one namespace."""
+
+    def __init__(self, config: Config) -> None:
+        """Check the URL and its driver; do not connect.
+
+        :raises ConfigError: the URL is malformed, or its driver is not installed
+        """
+        self.namespace = config.namespace
+        self.database = Database(config.database_uri, auto_create=config.auto_create)
+
+    def read(self) -> Record:
+        """Return the present state, whole; that of nowhere before the namespace exists.
+
+        :raises StoreUnavailable: the database did not answer
+        """
+        return self.database.read(self._read, without_tables=Record())
+
+    def peek(self) -> Position:
+        """Return the present position only; nowhere before the namespace exists.
+
+        :raises StoreUnavailable: the database did not answer
+        """
+        statement = sa.select(*_POSITION).where(self.is_mine)
+
+        def read(connection: sa.Connection) -> Position:
+            found = connection.execute(statement).first()
+            return NOWHERE if found is None else _position(found)
+
+        return self.database.read(read, without_tables=NOWHERE)
+
+    def create_namespace(self) -> None:
+        """Make the namespace with its lineage and key, or what of it is missing.
+
+        :raises StoreUnavailable: the database did not answer, or does not allow it
+        """
+
+        def transaction(connection: sa.Connection) -> None:
+            found = connection.execute(sa.select(NAMESPACE.c["keys"]).where(self.is_mine)).first()
+            if found is None:
+                self._insert_namespace(connection)
+            elif not found[0]:  # made by release 0.1.0, which signed nothing
+                without = sa.and_(self.is_mine, NAMESPACE.c["keys"] == "")
+                added = {"keys": new_key(), "stamp": new_stamp()}
+                connection.execute(sa.update(NAMESPACE).where(without).values(added))
+            self.database.commit(connection)
+
+        self.database.write(transaction)
+
+    def write(
+        self,
+        edit: Edit,
+        signature: Signature,
+        *,
+        expected_revision: int | None = None,
+        beyond: Position = NOWHERE,
+    ) -> Record:
+        """Change settings in one transaction, and return the record after it.
+
+        :param edit: called with the present record under the lock; an empty answer writes nothing;
+            an exception that it raises ends the transaction; the transaction may be run again
+        :param expected_revision: refuse unless this is the present revision
+        :param beyond: a position that hosts have seen; a database restored from a backup skips
+            past its revision, so that no two states of it share one
+        :raises RevisionConflict: the expectation does not hold
+        :raises StoreUnavailable: nothing was written, or the message says that this is not known
+        """
+        at = datetime.now(timezone.utc).replace(tzinfo=None)
+
+        def transaction(connection: sa.Connection) -> Record:
+            record = self._lock(connection)
+            if expected_revision is not None and expected_revision != record.revision:
+                raise RevisionConflict(expected=expected_revision, actual=record.revision)
+            changes = edit(record)
+            if not changes:
+                return record
+            after = _changed(record, changes, record.position.next(_floor(record, beyond)))
+            self._apply(connection, after.position, changes, signature, at)
+            self._commit(connection, after.position)
+            return after
+
+        return self.database.write(transaction)
+
+    def amend(
+        self, amend: Callable[[sa.Connection, Record], bool], *, beyond: Position = NOWHERE
+    ) -> Record:
+        """Change how things are stored, not what they are, and return the record after it.
+
+        That makes a revision of its own, without a line of history, as hosts move to a later
+        revision only.
+
+        :param amend: called with the present record under the lock; an answer of false writes
+            nothing; an exception that it raises ends the transaction
+        :param beyond: as in :meth:`write`
+        :raises StoreUnavailable: the database did not answer
+        """
+
+        def transaction(connection: sa.Connection) -> Record:
+            record = self._lock(connection)
+            if not amend(connection, record):
+                return record
+            self._move(connection, record.position.next(_floor(record, beyond)))
+            after = self._read(connection)
+            self.database.commit(connection)
+            return after
+
+        return self.database.write(transaction)
+
+    @property
+    def is_mine(self) -> sa.ColumnElement[bool]:
+        """The condition for this namespace's row of the namespaces."""
+        mine: sa.ColumnElement[bool] = NAMESPACE.c.name == self.namespace
+        return mine
+
+    def _read(self, connection: sa.Connection) -> Record:
+        """Return position, keys and rows, from one statement."""
+        statement = (
+            sa.select(*_POSITION, NAMESPACE.c["keys"], SETTING.c.name, SETTING.c.value)
+            .select_from(NAMESPACE.outerjoin(SETTING, SETTING.c.namespace == NAMESPACE.c.name))
+            .where(self.is_mine)
+        )
+        found = connection.execute(statement).all()
+        if not found:
+            return Record()
+        rows = {row.name: row.value for row in found if row.name is not None}
+        keys = tuple(found[0]._mapping["keys"].split())  # noqa: SLF001  # `keys` is a method of Row
+        return Record(_position(found[0]), rows, keys)
+
+    def _lock(self, connection: sa.Connection) -> Record:
+        """Take the namespace row's lock, making the row if need be, and return what it guards."""
+        touch = sa.update(NAMESPACE).where(self.is_mine)
+        if connection.execute(touch.values(pruned=NAMESPACE.c.pruned + 0)).rowcount == 0:
+            self._insert_namespace(connection)
+        return self._read(connection)
+
+    def _insert_namespace(self, connection: sa.Connection) -> None:
+        row = {"name": self.namespace, "lineage": secrets.token_hex(8), "revision": 0}
+        connection.execute(sa.insert(NAMESPACE), {**row, "keys": new_key()})
+
+    def _apply(
+        self,
+        connection: sa.Connection,
+        position: Position,
+        changes: Mapping[str, RowChange],
+        signature: Signature,
+        at: datetime,
+    ) -> None:
+        """Write the rows, the history and the position."""
+        mine = {"namespace": self.namespace, "revision": position.revision}
+        names = SETTING.c.name.in_(list(changes))
+        connection.execute(sa.delete(SETTING).where(SETTING.c.namespace == self.namespace, names))
+        rows = [
+            {**mine, "name": name, "value": change.new}
+            for name, change in changes.items()
+            if not change.is_default
+        ]
+        if rows:
+            connection.execute(sa.insert(SETTING), rows)
+        log = {
+            **mine,
+            "actor": signature.actor,
+            "comment": signature.comment,
+            "source": signature.source,
+            "stamp": position.stamp,
+            "at": at,
+        }
+        lines = [
+            {**log, "name": name, "old": c.old, "new": c.new, "is_default": c.is_default}
+            for name, c in changes.items()
+        ]
+        connection.execute(sa.insert(CHANGE), lines)
+        self._move(connection, position)
+
+    def _move(self, connection: sa.Connection, position: Position) -> None:
+        """Write the position."""
+        moved = {"revision": position.revision, "stamp": position.stamp}
+        connection.execute(sa.update(NAMESPACE).where(self.is_mine).values(moved))
+
+    def _commit(self, connection: sa.Connection, position: Position) -> None:
+        """Commit; where the connection breaks meanwhile, find out whether it was committed.
+
+        :raises StoreUnavailable: it is not known whether the change was made
+        """
+        try:
+            self.database.commit(connection)
+        except exc.SQLAlchemyError as error:
+            if lost_a_race(error):
+                raise
+            if not self._was_committed(position):
+                raise self.database.unavailable(error) from error
+
+    def _was_committed(self, position: Position) -> bool:
+        """Return whether the history holds this very commit.
+
+        :raises StoreUnavailable: it is not known
+        """
+        statement = sa.select(CHANGE.c.stamp).where(
+            CHANGE.c.namespace == self.namespace, CHANGE.c.revision == position.revision
+        )
+
+        def read(connection: sa.Connection) -> bool:
+            return position.stamp in connection.execute(statement).scalars().all()
+
+        try:
+            return self.database.read(read, without_tables=False)
+        except StoreUnavailable as error:
+            message = (
+                f"The connection to {error.url} broke while revision {position.revision} was being "
+                "committed, and the database does not answer now, so whether it was committed is "
+                "not known. Look at the history before trying again."
+            )
+            raise StoreUnavailable(message, url=error.url) from error
+
+
+def new_key() -> str:
+    """Return a new key for the messages between hosts: 256 random bits in hexadecimal."""
+    return secrets.token_hex(32)
+
+
+def _floor(record: Record, beyond: Position) -> int:
+    """Return the revision that the next one must exceed."""
+    return beyond.revision if beyond.lineage == record.position.lineage else 0
+
+
+def _changed(record: Record, changes: Mapping[str, RowChange], position: Position) -> Record:
+    """Return the record after the changes."""
+    rows = {name: text for name, text in record.rows.items() if name not in changes}
+    rows.update({name: c.new for name, c in changes.items() if not c.is_default})
+    return Record(position, rows, record.keys)
+
+
+def _position(row: Any) -> Position:
+    """Return the position in a row; a lineage as 16 hexadecimal digits, whatever text is stored."""
+    return Position(_hex(row.lineage), max(row.revision, 0), _hex(row.stamp) if row.stamp else "")
+
+
+def _hex(stored: str) -> str:
+    if re.fullmatch("[0-9a-f]{16}", stored) and int(stored, 16):
+        return stored
+    return hashlib.sha256(stored.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""What settings are. Rule: pure; nothing here does I/O, starts a thread or knows a process."""

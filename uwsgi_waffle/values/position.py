@@ -1,0 +1,72 @@
+"""Where a database, a host or a process is: lineage, revision and stamp, and the order of those.
+
+A revision number alone names no state: after a failover, or where a backup was restored, two
+states can have the same number. Each commit therefore makes a random stamp.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+__all__ = ["NOWHERE", "Position", "new_stamp"]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """One state of the settings, which no other state shares.
+
+    :ivar lineage: 16 hexadecimal digits made with the namespace; ``""`` where there is none
+    :ivar revision: counts the commits of a lineage; 0 before the first
+    :ivar stamp: 16 hexadecimal digits made by the commit; ``""`` before the first
+    """
+
+    lineage: str = ""
+    revision: int = 0
+    stamp: str = ""
+
+    @property
+    def exists(self) -> bool:
+        """Whether this is a position in a database at all."""
+        return bool(self.lineage)
+
+    def includes(self, other: Position) -> bool:
+        """Return whether this state holds every change of *other*, as far as positions tell."""
+        if not other.exists:
+            return True
+        if self.lineage != other.lineage:
+            return False
+        return self.revision > other.revision or self == other
+
+    def supersedes(self, other: Position) -> bool:
+        """Return whether what is at *other* should move here, given that SQL is here.
+
+        Within a lineage revisions order; the same revision with another stamp is another state,
+        and SQL decides. Another lineage is another database, so it wins. No lineage is a database
+        that was emptied, which does not say what it should hold.
+        """
+        if self.lineage == other.lineage:
+            return self.revision > other.revision or (
+                self.revision == other.revision and self.stamp != other.stamp
+            )
+        return self.exists
+
+    def is_behind(self, other: Position) -> bool:
+        """Return whether *other* is a later revision of the same lineage."""
+        return self.lineage == other.lineage and self.revision < other.revision
+
+    def next(self, floor: int = 0) -> Position:
+        """Return the position of the commit that follows this one.
+
+        :param floor: a revision that it must exceed, as some host has seen it already
+        """
+        return Position(self.lineage, max(self.revision, floor) + 1, new_stamp())
+
+
+#: The position of a database without the namespace, and of a host that has seen none.
+NOWHERE = Position()
+
+
+def new_stamp() -> str:
+    """Return the stamp of a new commit: 64 random bits as 16 hexadecimal digits, not all 0."""
+    return f"{secrets.randbits(64) or 1:016x}"

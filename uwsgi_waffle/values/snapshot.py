@@ -1,0 +1,167 @@
+"""Immutable snapshots: one state of the settings, decoded, validated and never a mix of two.
+
+A :class:`Record` is what SQL and the host snapshot hold (JSON texts); a :class:`Snapshot` is what a
+process serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from .cipher import Cipher, Undecipherable
+from .position import NOWHERE, Position
+from .settings import Declaration, WaffleSettings
+
+__all__ = ["Problem", "Record", "Snapshot", "build", "snapshot_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One state of the settings as it is stored.
+
+    :ivar position: which one; nowhere before the namespace exists
+    :ivar rows: setting name -> stored text, for those that differ from their default
+    :ivar keys: what signs the messages between hosts; the first signs, all are accepted
+    """
+
+    position: Position = NOWHERE
+    rows: Mapping[str, str] = field(default_factory=dict, repr=False)  # secrets among them
+    keys: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def revision(self) -> int:
+        """The revision of :attr:`position`."""
+        return self.position.revision
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A stored value that this process cannot use.
+
+    :ivar name: the setting, ``None`` where the settings as a whole were refused
+    :ivar reason: why, without the value of a secret
+    :ivar serving: what is served in its place: ``"last good value"`` or ``"default"``
+    """
+
+    name: str | None
+    reason: str
+    serving: str
+
+    def __str__(self) -> str:
+        subject = f"The stored value of {self.name}" if self.name else "The stored settings"
+        return f"{subject} cannot be used ({self.reason}); serving the {self.serving}."
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One state of the settings as a process serves it.
+
+    :ivar position: which one
+    :ivar settings: the typed values
+    :ivar values: the same as a mapping, for ``app.config``
+    :ivar undeclared: names stored but not declared by this release of the application
+    """
+
+    position: Position
+    settings: WaffleSettings
+    values: Mapping[str, object] = field(repr=False)  # secrets among them
+    problems: tuple[Problem, ...] = ()
+    undeclared: tuple[str, ...] = ()
+
+    @property
+    def revision(self) -> int:
+        """The revision of :attr:`position`."""
+        return self.position.revision
+
+
+def build(
+    declaration: Declaration, cipher: Cipher, record: Record, last_good: Snapshot | None = None
+) -> Snapshot:
+    """Decode and validate a record; never fails, as a bad value must not stop a process.
+
+    A value that cannot be used gives way to the last good one, or to the default at first start,
+    and is named in ``problems``.
+    """
+    rows = record.rows
+    texts: dict[str, str] = {}
+    problems: dict[str | None, str] = {}
+    for name in declaration.names:
+        if name in rows:
+            try:
+                texts[name] = _plain_json(cipher.open(rows[name]))
+            except (Undecipherable, ValueError, RecursionError) as error:
+                problems[name] = _reason(declaration, name, error)
+    settings = _decode(declaration, texts, problems, last_good)
+    substitute = "last good value" if last_good is not None else "default"
+    return snapshot_of(
+        record,
+        settings,
+        declaration,
+        tuple(Problem(name, reason, substitute) for name, reason in problems.items()),
+    )
+
+
+def snapshot_of(
+    record: Record,
+    settings: WaffleSettings,
+    declaration: Declaration,
+    problems: tuple[Problem, ...] = (),
+) -> Snapshot:
+    """Return the snapshot of a record whose *settings* are decoded already."""
+    return Snapshot(
+        position=record.position,
+        settings=settings,
+        values=MappingProxyType(dict(settings)),
+        problems=problems,
+        undeclared=tuple(sorted(record.rows.keys() - set(declaration.names))),
+    )
+
+
+def _decode(
+    declaration: Declaration,
+    texts: dict[str, str],
+    problems: dict[str | None, str],
+    last_good: Snapshot | None,
+) -> WaffleSettings:
+    """Return the settings that the texts make, leaving out the invalid ones one after another."""
+    fallback = last_good.settings if last_good is not None else declaration.defaults
+    while True:
+        kept = {name: getattr(fallback, name) for name in problems if name is not None}
+        try:
+            settings = declaration.from_json(texts)
+            # Only now may typed values join: from_json reads JSON.
+            return declaration.validate(settings, kept) if kept else settings
+        except ValidationError as error:
+            bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]} & texts.keys()
+            for finding in declaration.describe(error):
+                if finding["loc"]:
+                    problems.setdefault(str(finding["loc"][0]), finding["msg"])
+            if not bad:
+                problems[None] = str(declaration.describe(error)[0]["msg"])
+                return fallback
+            for name in bad:
+                del texts[name]
+        except Exception as error:  # noqa: BLE001  # an application's validator may raise anything
+            problems[None] = declaration.raised(error)
+            return fallback
+
+
+def _plain_json(text: str) -> str:
+    """Return a text that is JSON by itself, and so cannot change the meaning of its neighbours.
+
+    :raises ValueError: it is not
+    """
+    from_json(text, allow_inf_nan=False)
+    return text
+
+
+def _reason(declaration: Declaration, name: str, error: Exception) -> str:
+    """Return why a stored text is unusable; of a secret, only what cannot repeat it."""
+    if isinstance(error, Undecipherable):
+        return str(error)
+    return "it is not JSON" if name in declaration.secrets else f"it is not JSON: {error}"
