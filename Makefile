@@ -1,43 +1,75 @@
 # `make run` shows the demo, `make test` checks everything. Either one is the only command needed.
 #
-#   PYTHON=python3.12 make test       with another interpreter (3.10 to 3.13)
+#   PYTHON=python3.12 make test       with another interpreter (3.10 or later)
 #   UWSGI=/usr/bin/uwsgi make run     with another uWSGI than the pyuwsgi that gets installed
 #   CONFIG=gevent make run            with another file of uwsgi_configs/
 #   ADDRESS=127.0.0.1:9000 make run   at another address
-#   TESTS=tests/test_x.py make test   a part of the tests
+#   TESTS=tests/bus make test         a part of the tests
+#   JOBS=1 make test                  one test at a time
 
 PYTHON  ?= python3
 VENV    ?= .venv
 CONFIG  ?= waffle
 ADDRESS ?= 127.0.0.1:8080
 TESTS   ?=
+# Tests wait more than they compute, so there may be more of them at once than cores.
+JOBS    ?= 4
 
 BIN := $(abspath $(VENV))/bin
 export UWSGI ?= $(BIN)/uwsgi
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
+PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+# What the tests need of the package's extras.
+EXTRAS = admin,encryption,gevent,mysql,postgresql
+FLASK_WAFFLE = $(BIN)/flask --app $(abspath uwsgi_configs/demo.py) waffle
+
 .DEFAULT_GOAL := help
-.PHONY: help run test lint check clean
+.PHONY: help run test soak lint verifytypes coverage lowest wheel-test clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
 
 run: $(VENV)/.demo ## Start the demo at http://127.0.0.1:8080 (Ctrl-C ends it)
 	@echo "Starting http://$(ADDRESS)/ with uwsgi_configs/$(CONFIG).ini"
+	@echo "To change a setting from another shell:"
+	@echo "    $(FLASK_WAFFLE) set SITENAME=Hello"
 	@WAFFLE_DEMO_ADDRESS=$(ADDRESS) exec $(UWSGI) $(BINARY_PATH) --virtualenv $(abspath $(VENV)) \
 		--ini uwsgi_configs/$(CONFIG).ini
 
 test: lint ## Check style and types, start throw-away servers, run all tests
 	@tests/provision.sh
-	$(BIN)/python -m pytest $(TESTS)
+	$(PYTEST) $(TESTS)
 
-lint: $(VENV)/.test ## Check style and types only
+soak: $(VENV)/.dev ## Run the tests at full counts, with full waits, on all databases
+	@tests/provision.sh
+	TEST_SOAK=1 $(PYTEST) --timeout 3600 $(TESTS)
+
+lint: $(VENV)/.dev ## Check style, types and the direction of imports only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
 
+verifytypes: $(VENV)/.dev ## Check that every public name is typed in full
+	$(BIN)/pyright --verifytypes uwsgi_waffle --ignoreexternal
+
+coverage: export COVERAGE_FILE = $(abspath .coverage)
+coverage: $(VENV)/.dev ## Run the tests and show what they do not reach, in any process
+	@tests/provision.sh
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist worksteal --timeout 300 $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+lowest: ## Run the tests of the core on the oldest versions that pyproject.toml allows
+	tests/lowest.sh $(PYTHON)
+
+wheel-test: $(VENV)/.dev ## Build the package, install it elsewhere, and test it there
+	tests/wheel.sh $(BIN)/python
+
 clean: ## Remove the virtual environment and the caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # pyuwsgi's `uwsgi` is a Python script. At a reload (SIGHUP) uWSGI starts itself anew under the path
 # it takes for its own, which then is that of the interpreter *behind* the virtual environment: the
@@ -46,8 +78,14 @@ clean: ## Remove the virtual environment and the caches
 BINARY_PATH = $$(test "$$(head -c 2 $(UWSGI))" != '\#!' || echo --binary-path $(BIN)/python)
 
 # A stamp for each set of packages; a changed pyproject.toml installs it again.
-$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[admin,gevent]' --group demo
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' --group dev
 	@touch $@
 
 # Debian keeps what venv needs in a package of its own.

@@ -1,4 +1,4 @@
-"""What the tests of the core share: a database of each kind, and applications on hosts of ours."""
+"""What the tests share: servers, databases of each kind, and applications in this process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from tests.support import DATABASE_KINDS, fresh_database
+from tests.support import DATABASE_KINDS, RedisServer, fresh_database
+from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle import WaffleConf, WaffleSettings
+from uwsgi_waffle.listen import loop
 from uwsgi_waffle.process.state import State
+
+#: Of :func:`own_redis`; no message may show it.
+REDIS_PASSWORD = "Geheim-7"  # noqa: S105  # of a server that the test starts
 
 
 def pytest_configure() -> None:
@@ -33,9 +38,9 @@ def state_of(app: Flask) -> State:
 
 
 class Apps:
-    """Makes applications, and lets go of what they hold at the end of the test.
+    """Makes applications, and closes what they hold at the end of the test.
 
-    Those of one *host* share a snapshot file. Nothing listens unless a test asks for it.
+    Those of one *host* share a host snapshot. Nothing listens unless a test starts it.
     """
 
     def __init__(self, directory: Path, database_uri: str) -> None:
@@ -44,7 +49,7 @@ class Apps:
         self._states: list[State] = []
 
     def flask(self, *, host: str = "here", **config: Any) -> Flask:
-        """Return an application that is configured, and not yet set up."""
+        """Return an application that is configured, but not set up."""
         app = Flask("tests", instance_path=str(self.directory / "instance"))
         app.config["WAFFLE_DATABASE_URI"] = self.database_uri
         app.config["WAFFLE_SNAPSHOT_PATH"] = str(self.directory / host / "snapshot")
@@ -71,17 +76,47 @@ class Apps:
         """End the listeners, and close the connections."""
         for state in self._states:
             if state.environment is not None:
-                state.environment.stop(5.0)
+                state.environment.stop(SOON_SECONDS)
+                assert not state.environment.is_alive(), "a listener ends when it is stopped"
             state.store.database.close()
 
 
 @pytest.fixture(autouse=True)
 def _no_waffle_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget what a developer has exported for the demo."""
+    """Ignore what a developer has exported for the demo."""
     import os
 
     for name in [name for name in os.environ if name.startswith("WAFFLE_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    """Give the Redis that the tests of this process share; no test breaks it."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(shared_redis: RedisServer) -> RedisServer:
+    """Give an empty Redis, which the test does not break."""
+    with shared_redis.client() as client:
+        client.flushall()
+        client.config_resetstat()
+    return shared_redis
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """Give a running Redis with a password, for a test that breaks it."""
+    with RedisServer(password=REDIS_PASSWORD) as server:
+        yield server
+
+
+@pytest.fixture
+def quick_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have idle listeners turn often, for a test that waits for several turns."""
+    monkeypatch.setattr(loop, "TURN_SECONDS", 0.05)
 
 
 @pytest.fixture(params=DATABASE_KINDS)
@@ -106,7 +141,7 @@ def database_apps(tmp_path: Path, database_url: str) -> Iterator[Apps]:
 
 
 def execute(url: str, *statements: str) -> list[Any]:
-    """Run statements behind everybody's back, and return the rows of the last, if it has any."""
+    """Run statements without an application, and return the rows of the last, if it has any."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.begin() as connection:
         for statement in statements:

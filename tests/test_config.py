@@ -35,7 +35,7 @@ DEFAULTS: dict[str, object] = {
     "WAFFLE_AUTO_CREATE": True,
 }
 
-#: Key, a value that cannot work, and a part of what has to be said about it.
+#: Key, a value that cannot work, and a part of the error.
 WRONG: list[tuple[str, Any, str]] = [
     ("WAFFLE_CONFS", ["SITENAME"], "must be a dict with text keys, not list"),
     ("WAFFLE_CONFS", {"SITENAME": 5}, "SITENAME must be a dict with text keys, not int"),
@@ -152,7 +152,7 @@ def test_a_wrong_value_is_an_error_that_names_key_value_and_fix(
     assert key in message
     assert key in SHOWN_BY_TYPE or repr(value) in message
     assert reason in message
-    assert any(fix in message for fix in ("Correct it", "Give an", "Leave out", "Such as"))
+    assert any(fix in message for fix in ("Correct it", "Give an", "Remove or correct", "Such as"))
     assert "Undefined" not in message
     assert "\n" not in message
 
@@ -180,7 +180,7 @@ def test_a_second_extension_on_one_app_is_an_error(apps: Apps) -> None:
 
 # -- passwords ------------------------------------------------------------------------------------
 
-#: A text that stands in nothing else, so that where it shows up it was shown.
+#: A text that occurs nowhere else, so that where it occurs it was shown.
 MARK = "Geheim7"
 passwords = st.builds("{}{}{}".format, st.text(max_size=8), st.just(MARK), st.text(max_size=8))
 encoded_passwords = passwords.map(lambda text: quote(text.encode("utf-8", "ignore"), safe=""))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from flask import Flask, Response, abort, jsonify, redirect, render_template, request
@@ -26,7 +27,7 @@ from uwsgi_waffle import (
 
 try:
     import uwsgi
-except ImportError:  # under `flask run`, say
+except ImportError:  # under `flask run`, for example
     uwsgi = None
 
 
@@ -47,7 +48,9 @@ class Settings(WaffleSettings):
         return self
 
 
-app = Flask(__name__)
+# The folder is beside this file: the server and `flask waffle` share a database, whatever name
+# each of them imports this by.
+app = Flask(__name__, instance_path=str(Path(__file__).resolve().parent / "instance"))
 app.config["WAFFLE_MULTIPROC"] = True
 # Without any of these: SQLite in the instance folder, and Redis at localhost if there is one.
 for key in (
@@ -108,7 +111,7 @@ def change() -> tuple[str, int] | BaseResponse:
 
 @app.get("/settings.json")
 def show_json() -> Response:
-    """Tell the settings, and who answered."""
+    """Answer with the settings, and who answered."""
     return jsonify(settings=waffle.settings.model_dump(mode="json"), **who_answered())
 
 

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from .bus.fleet import Fleet as Fleet
     from .bus.fleet import HostStatus as HostStatus
     from .bus.fleet import Laggard as Laggard
+    from .bus.fleet import NotConverged as NotConverged
     from .bus.fleet import Refusal as Refusal
     from .errors import ConfigError as ConfigError
     from .errors import InvalidSetting as InvalidSetting
-    from .errors import NotConverged as NotConverged
     from .errors import RevisionConflict as RevisionConflict
     from .errors import StoreUnavailable as StoreUnavailable
     from .errors import UnknownRevision as UnknownRevision
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from .sql.history import Change as Change
     from .values.settings import WaffleSettings as WaffleSettings
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     # The extension and the base class of declarations
     "WaffleConf",
     "WaffleSettings",
-    # What an application tells it
+    # What `authorize` may return
     "Permission",
-    # What it answers
+    # What it returns
     "Change",
     "Fleet",
     "HostStatus",
@@ -67,6 +67,7 @@ _HOMES = {
     "Fleet": "bus.fleet",
     "HostStatus": "bus.fleet",
     "Laggard": "bus.fleet",
+    "NotConverged": "bus.fleet",
     "Refusal": "bus.fleet",
     "Status": "ops.status",
     "Update": "process.writes",

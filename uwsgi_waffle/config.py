@@ -1,7 +1,7 @@
 """The ``WAFFLE_*`` keys of ``app.config``, read once into one frozen object.
 
-Every key is a field of :class:`Config`: its type, default, bounds and meaning stand in one place,
-and error messages, documentation and tests are made from there.
+Every key is a field of :class:`Config`, with its type, default, bounds and meaning; error messages
+and tests are made from there.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ ListenerChoice = Literal["auto", "mule", "worker", "thread", "gevent", "none"]
 _PREFIX = "WAFFLE_"
 _HIDDEN = frozenset({"WAFFLE_ENCRYPTION_KEYS"})
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
+#: Keys of Flask-WaffleConf that have no counterpart: there is no watcher to choose.
+_OBSOLETE = frozenset({"WAFFLE_WATCHTYPE", "WAFFLE_WATCHER_FILE"})
 
 
 class Config(BaseModel):
@@ -43,7 +45,7 @@ class Config(BaseModel):
     namespace: str = Field(
         "default",
         pattern=r"^[A-Za-z0-9_.-]{1,100}$",
-        description="Tells several applications apart in one database and one Redis.",
+        description="Separates several applications in one database and one Redis.",
     )
     multiproc: bool = Field(
         default=False, description="True: listen for changes made elsewhere, and announce ours."
@@ -97,9 +99,9 @@ class Config(BaseModel):
     @field_validator("snapshot_path")
     @classmethod
     def _check_snapshot_path(cls, path: Path | None) -> Path | None:
-        """Refuse a relative path, which means another file in another working directory."""
+        """Refuse a relative path, which is another file in another working directory."""
         if path is not None and not path.is_absolute():
-            message = "the path must be absolute, as every process must mean the same file"
+            message = "the path must be absolute, so that every process opens the same file"
             raise ValueError(message)
         return path
 
@@ -111,9 +113,10 @@ class Config(BaseModel):
         """
         given = {key: value for key, value in app.config.items() if key.startswith(_PREFIX)}
         for key in sorted(given.keys() - KEYS.keys()):
-            message = (
-                f"{key} is not a configuration key.{suggest(key, KEYS)} Known: {', '.join(KEYS)}."
-            )
+            fix = f"{suggest(key, KEYS)} Known: {', '.join(KEYS)}."
+            if key in _OBSOLETE:
+                fix = " Flask-WaffleConf had it; remove it. WAFFLE_LISTENER is 'auto' by default."
+            message = f"{key} is not a configuration key.{fix}"
             raise ConfigError(message, key=key, value=_shown(key, given[key]))
         # None means "not set": that is how these keys stand in the defaults written back.
         fields = {KEYS[key]: value for key, value in given.items() if value is not None}
@@ -134,12 +137,12 @@ class Config(BaseModel):
 
     @property
     def may_use_mule(self) -> bool:
-        """Whether a mule, where there is one, is to listen."""
+        """Whether a mule is to listen, if there is one."""
         return self.multiproc and self.listener in ("auto", "mule")
 
     @property
     def stale_seconds(self) -> float:
-        """Age of a listener's heartbeat, in seconds, past which nobody relies on the listener."""
+        """Age of a heartbeat, in seconds, past which its listener counts as dead."""
         return 3 * self.poll_seconds
 
     def __repr_args__(self) -> Any:
@@ -160,8 +163,8 @@ KEYS: dict[str, str] = {_PREFIX + name.upper(): name for name in Config.model_fi
 def database_uri(app: Flask, uri: object) -> object:
     """Return the database to use: the one given, Flask-SQLAlchemy's, or a file of the instance.
 
-    A relative SQLite path is taken from the instance folder, as Flask-SQLAlchemy does, so that it
-    means one file whatever the working directory.
+    A relative SQLite path is relative to the instance folder, as in Flask-SQLAlchemy, so that it is
+    one file whatever the working directory.
     """
     instance = Path(app.instance_path)
     if uri is None:
@@ -179,18 +182,17 @@ def database_uri(app: Flask, uri: object) -> object:
 def redact_url(url: str) -> str:
     """Return a URL without its password, for logs, errors and pages.
 
-    A password that was not encoded as it must be may hold anything, so all up to the last ``@``
-    counts as one: better too little of a broken URL than a piece of its password.
+    Everything up to the last ``@`` is masked, in case the password was not percent-encoded.
     """
     without = re.sub(r"(?s)(?<=://)([^:@/?#]*):.*@", r"\1:***@", url)
     return re.sub(r"(?i)([?&][^=&#]*pass[^=&#]*=)[^&#]*", r"\1***", without)
 
 
 def _has_usable_port(parts: SplitResult) -> bool:
-    """Return whether a URL has a port that can be one, or none."""
+    """Return whether the port of a URL is valid, or left out."""
     try:
         return parts.port != 0
-    except ValueError:  # its text would show a piece of a password that was not encoded
+    except ValueError:  # its text may show a piece of a password that was not percent-encoded
         return False
 
 
@@ -200,7 +202,7 @@ def _shown(key: str, value: object) -> object:
         return "***"
     if value is None or isinstance(value, bool | int | float):
         return value
-    # What is no text where a URL belongs may hold one.
+    # An object in the place of a URL may have one in its repr.
     return redact_url(value if isinstance(value, str) else repr(value))
 
 

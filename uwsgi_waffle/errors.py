@@ -4,27 +4,23 @@
 
     WaffleError
     ├── ConfigError        a WAFFLE_* key, or a declaration, that cannot work
-    ├── UnknownSetting     a name nobody declared
+    ├── UnknownSetting     a name that is not declared
     ├── InvalidSetting     a value that the declaration refuses
-    ├── RevisionConflict   somebody else wrote first
+    ├── RevisionConflict   another writer came first
     ├── UnknownRevision    a revision that the history does not reach
     ├── StoreUnavailable   the database did not answer
-    └── NotConverged       some process has not taken a revision yet
+    └── NotConverged       some process is not known to serve a revision whole
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .bus.fleet import Fleet, Laggard, Refusal
+from typing import Any
 
 __all__ = [
     "ConfigError",
     "InvalidSetting",
-    "NotConverged",
     "RevisionConflict",
     "StoreUnavailable",
     "UnknownRevision",
@@ -80,13 +76,13 @@ class RevisionConflict(WaffleError):
         #: The present revision.
         self.actual = actual
         super().__init__(
-            f"The settings are at revision {actual}, not {expected}: somebody else changed them. "
+            f"The settings are at revision {actual}, not {expected}: they were changed meanwhile. "
             "Look at the history, then try again with the present revision."
         )
 
 
 class UnknownRevision(WaffleError):
-    """A revision that the history does not reach: not made yet, or pruned."""
+    """A revision that the history does not hold: not made yet, or pruned."""
 
     def __init__(self, revision: int, newest: int) -> None:
         #: The revision that was asked for.
@@ -94,33 +90,18 @@ class UnknownRevision(WaffleError):
         #: The present revision.
         self.newest = newest
         super().__init__(
-            f"There is no revision {revision} to go back to: the present one is {newest}, and the "
-            "history may have been pruned. Look at the history for those there are."
+            f"There is no revision {revision} to roll back to: the present one is {newest}, and "
+            "older ones may have been pruned. Look at the history for those that are left."
         )
 
 
 class StoreUnavailable(WaffleError):
-    """The database did not answer, or lacks what it needs; nothing was stored unless it says so."""
+    """The database did not answer, or lacks its tables; nothing was stored, or it is not known."""
 
     def __init__(self, message: str, *, url: str) -> None:
         super().__init__(message)
         #: The database, without its password.
         self.url = url
-
-
-class NotConverged(WaffleError):
-    """Some process does not serve a revision whole, and the time was up."""
-
-    def __init__(self, message: str, *, revision: int, fleet: Fleet) -> None:
-        super().__init__(message)
-        #: How far it had come.
-        self.fleet = fleet
-        #: The revision that was waited for.
-        self.revision = revision
-        #: Processes and hosts that are behind, silent or ahead of SQL.
-        self.missing: tuple[Laggard, ...] = fleet.missing
-        #: Processes whose release refuses a value of the revision.
-        self.refused: tuple[Refusal, ...] = fleet.refused
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The extension: what an application says and asks."""
+"""The extension: what an application declares, changes and asks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .process.state import State
 from .process.writes import Update
 from .sql.history import Change
 from .sql.store import Signature
-from .values.settings import WaffleSettings
+from .values.settings import WaffleSettings, check_model
 from .values.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ class WaffleConf(Generic[S]):
     ) -> None:
         """Declare settings; with an application, set it up.
 
-        :param app: the application, or none, to call :meth:`init_app` later
-        :param settings: a subclass of :class:`WaffleSettings`; none to declare them in
+        :param app: the application; leave it out to call :meth:`init_app` later
+        :param settings: a subclass of :class:`WaffleSettings`; leave it out to declare settings in
             ``WAFFLE_CONFS``
         :param redis: a ready Redis client (of a Sentinel, a Cluster) in place of an address
         :raises ConfigError: a key or a declaration cannot work
@@ -84,7 +84,7 @@ class WaffleConf(Generic[S]):
         self._callbacks = Callbacks()
         self._only: State | None = None
         self._count = 0
-        #: Returns the pin of the request at hand; of several applications, who knows whose.
+        #: Returns the pin of the request at hand; where there are several applications, no pin.
         self._pin: Callable[[], Pin] = _no_pin
         if app is not None:
             self.init_app(app)
@@ -101,9 +101,11 @@ class WaffleConf(Generic[S]):
             message = f"The app {app.name!r} has a WaffleConf already. Import and use that one."
             raise ConfigError(message)
         config = Config.from_app(app)
-        if self._model is not None and config.confs is not None:
-            message = "Settings are declared twice: as a class and in WAFFLE_CONFS. Remove one."
-            raise ConfigError(message, key="WAFFLE_CONFS")
+        if self._model is not None:
+            check_model(self._model)
+            if config.confs is not None:
+                message = "Settings are declared twice: as a class and in WAFFLE_CONFS. Remove one."
+                raise ConfigError(message, key="WAFFLE_CONFS")
         boot.install()
         state = State(app, config, self._model, self._callbacks, self._redis)
         app.extensions[EXTENSION_NAME] = state
@@ -139,19 +141,17 @@ class WaffleConf(Generic[S]):
         actor: str | None = None,
         comment: str | None = None,
         expected_revision: int | None = None,
-        source: str = "python",
     ) -> Update:
         """Set some settings, all or none, as one revision.
 
         It returns after the commit. From then on every request that starts on this host sees the
-        change; other hosts follow when they hear of it. Values equal to the present ones make no
-        revision. After the commit nothing is raised.
+        change; other hosts follow the announcement, or poll. Values equal to the present ones make
+        no revision. After the commit nothing is raised.
 
         :param values: name -> value
         :param actor: who changes them
         :param comment: why
         :param expected_revision: refuse unless this is the present revision
-        :param source: by which way: ``python``, ``cli``, ``api`` or ``page``
         :raises UnknownSetting: a name is not declared
         :raises InvalidSetting: a value, or the whole, is refused
         :raises RevisionConflict: the settings are not at the expected revision
@@ -160,8 +160,9 @@ class WaffleConf(Generic[S]):
         if not isinstance(values, Mapping):
             message = f"The values must be a mapping of name to value, not {type(values).__name__}."
             raise TypeError(message)
-        signature = Signature(actor, comment, source)
-        return self._state().writer.update(values, signature, expected_revision=expected_revision)
+        return self._state().writer.update(
+            values, Signature(actor, comment), expected_revision=expected_revision
+        )
 
     def reset(
         self,
@@ -169,11 +170,11 @@ class WaffleConf(Generic[S]):
         actor: str | None = None,
         comment: str | None = None,
         expected_revision: int | None = None,
-        source: str = "python",
     ) -> Update:
         """Set some settings back to their defaults, as one revision; raises as :meth:`update`."""
-        signature = Signature(actor, comment, source)
-        return self._state().writer.reset(names, signature, expected_revision=expected_revision)
+        return self._state().writer.reset(
+            names, Signature(actor, comment), expected_revision=expected_revision
+        )
 
     def rollback(
         self,
@@ -182,15 +183,13 @@ class WaffleConf(Generic[S]):
         actor: str | None = None,
         comment: str | None = None,
         expected_revision: int | None = None,
-        source: str = "python",
     ) -> Update:
         """Make a new revision equal to an earlier one; raises as :meth:`update`.
 
-        :raises UnknownRevision: the history does not reach that revision
+        :raises UnknownRevision: the history does not hold that revision
         """
-        signature = Signature(actor, comment, source)
         return self._state().writer.rollback(
-            revision, signature, expected_revision=expected_revision
+            revision, Signature(actor, comment), expected_revision=expected_revision
         )
 
     def history(
@@ -209,9 +208,9 @@ class WaffleConf(Generic[S]):
     def on_change(self, *names: str) -> Callable[[Handler], Handler]:
         """Call the decorated function in every process after one of the settings has changed.
 
-        It is called with the old and the new value, with the new one, or with nothing, as it
-        takes; once for each of the *names* that changed; within an application context. What it
-        raises is logged.
+        It is called with the old and the new value, with the new one, or with nothing, by how many
+        arguments it has; once for each of the *names* that changed; within an application context.
+        What it raises is logged.
 
         :raises UnknownSetting: a name is not declared
         """
@@ -235,17 +234,20 @@ class WaffleConf(Generic[S]):
         return self._state().refresh()
 
     def wait(self, revision: int, timeout: float = 5.0) -> Fleet:
-        """Return when every living process of every host has applied a revision.
+        """Return when every living process of every host serves a revision, refusing none of it.
+
+        SQL's present state counts, or a later one, and only processes that are woken for changes
+        are waited for.
 
         :param timeout: how long to wait for them, in seconds
-        :raises NotConverged: some have not in time; names them
+        :raises NotConverged: some do not in time, refuse a value, or may exist without being known
         """
         return wait(self._state(), revision, timeout)
 
     def status(self) -> Status:
-        """Return which revision is where, and what is not as it should be.
+        """Return which process serves which revision, and what is wrong.
 
-        Asks SQL and Redis once each; where one does not answer, the status says so.
+        Asks SQL and Redis once each; where one does not answer, the status reports it.
         """
         return collect(self._state())
 
@@ -270,7 +272,7 @@ class WaffleConf(Generic[S]):
 
         :param authorize: given the request, returns the actor's name, a :class:`Permission`, or
             ``None`` for 403
-        :raises ConfigError: Flask-WTF is not installed, or *authorize* is no function
+        :raises ConfigError: Flask-WTF is not installed, or *authorize* is not a function
         """
         try:
             from .admin.blueprint import make_blueprint
@@ -284,7 +286,7 @@ class WaffleConf(Generic[S]):
     def _state(self) -> State:
         """Return the state of the one application, or of the current one where there are several.
 
-        :raises WaffleError: there is none, or no telling which
+        :raises WaffleError: there is none, or several and none is current
         """
         if self._only is not None:
             return self._only

@@ -1,8 +1,8 @@
 """The listener as the program of a uWSGI mule: ``mule = waffle``, or a file that calls ``main()``.
 
-uWSGI gives a mule neither back-off nor a time limit: one whose program ends is started again at
-once, for ever, and one that hangs stays. So this one never ends by itself, and has itself killed
-when a loop stands still.
+uWSGI gives a mule neither back-off nor a time limit: it starts a mule whose program ends again at
+once, for ever, and leaves one that hangs alone. So this program never ends by itself, and has the
+master kill it when a loop stands still.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 WATCHDOG_SECONDS = 30
 #: Seconds between two looks at the loops.
 SUPERVISE_SECONDS = 1.0
-#: Seconds to wait for workers that end with the mule, before the host counts as going on.
+#: Seconds to wait for workers that end with the mule, before the host stays listed.
 GOODBYE_SECONDS = 0.5
 #: Seconds between two tries to become the listener while another process is.
 STANDBY_SECONDS = 0.5
@@ -49,19 +49,19 @@ def main() -> NoReturn:
     """
     server = _uwsgi.server
     if server is None or server.role() is not Role.MULE:
-        message = "uwsgi_waffle.mule.main() is the program of a uWSGI mule; this process is none."
+        message = "uwsgi_waffle.mule.main() is the program of a mule; this process is not a mule."
         raise WaffleError(message)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         # uWSGI's own handler runs Python's exit from within a signal, which crashes under gevent.
-        # What is done before the end takes time and I/O, which a handler must not.
+        # Retiring takes time and I/O, which a handler must not.
         signal.signal(number, lambda *_: choose_environment().start(_end))
     concurrency.reinit_after_fork()
     states = [state for state in _states(server) if state.config.may_use_mule]
     loops = [MuleLoop(state, server.master_pid()) for state in states]
     if not loops:
         logger.warning(
-            "waffle: the mule has nothing to listen to: by WAFFLE_MULTIPROC and WAFFLE_LISTENER no "
-            "application wants it."
+            "waffle: the mule listens for no application: each has WAFFLE_MULTIPROC off, or a "
+            "WAFFLE_LISTENER that is not a mule."
         )
     while True:
         standing_still = [loop for loop in loops if not loop.is_turning()]
@@ -71,7 +71,7 @@ def main() -> NoReturn:
 
 
 def _end(_stop: StopEvent) -> None:
-    """Say goodbye, and end the mule at once: there is nothing of ours to flush."""
+    """Unlist this process, and end the mule at once: there is nothing to flush."""
     try:
         for state in living_states():
             state.retire(GOODBYE_SECONDS)
@@ -92,13 +92,13 @@ class MuleLoop:
         self._environment.start(self._run)
 
     def is_turning(self) -> bool:
-        """Return whether the loop lives and has turned a moment ago."""
+        """Return whether the loop lives and has turned lately."""
         age = time.monotonic() - self._turned
         return self._environment.is_alive() and age < 2 * SUPERVISE_SECONDS
 
     def _run(self, stop: StopEvent) -> None:
         while not self._election.win():
-            # A mule of before a reload that has yet to die, or a worker that came first.
+            # A mule from before a reload that has yet to end, or a worker that came first.
             self._note_turn()
             stop.wait(STANDBY_SECONDS)
         logger.info("waffle: the mule listens for namespace %s.", self._state.config.namespace)
@@ -120,12 +120,12 @@ def _states(server: _uwsgi.Server) -> list[State]:
         try:
             _load_app(server)
         except (Exception, SystemExit):
-            # SystemExit too: it would leave the mule without a program, until somebody notices.
+            # SystemExit too: it would leave the mule without a program, and uWSGI reports nothing.
             logger.exception("waffle: the mule could not load the application.")
         if not living_states():
             logger.error(
-                "waffle: the mule found no application with a WaffleConf; nobody listens until it "
-                "does. Set `waffle-app = module:app`, or `module:factory()`."
+                "waffle: the mule found no application with a WaffleConf, and tries again. Until "
+                "then no process listens. Set `waffle-app = module:app`, or `module:factory()`."
             )
             server.set_watchdog(WATCHDOG_SECONDS * 2)
             threading.Event().wait(backoff.next_seconds())
@@ -135,8 +135,7 @@ def _states(server: _uwsgi.Server) -> list[State]:
 def _load_app(server: _uwsgi.Server) -> None:
     """Load the application that the workers serve; under lazy-apps a mule inherits none.
 
-    An entry point that is no Flask application itself, but a wrapper around one, serves as well:
-    its import has created the state.
+    An entry point may be a wrapper around a Flask application: importing it has made the state.
     """
     targets = app_targets(server)
     if not targets:
@@ -151,7 +150,7 @@ def _load_app(server: _uwsgi.Server) -> None:
 
 
 def app_targets(server: _uwsgi.Server) -> list[str]:
-    """Return the applications, as ``module:name`` each: ours to name, else uWSGI's own option.
+    """Return the applications, as ``module:name``: those of ``waffle-app``, else uWSGI's own.
 
     Of several mounts uWSGI shows Python the last one only, so ``waffle-app`` takes several names.
     """

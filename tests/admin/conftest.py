@@ -49,13 +49,6 @@ def axe() -> Path:
     return fetch_axe()
 
 
-@pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
-    """Give a Redis that no test breaks."""
-    with RedisServer() as server:
-        yield server
-
-
 @contextmanager
 def pages_server(redis: RedisServer, axe: Path, **environment: str) -> Iterator[UwsgiServer]:
     """Run the pages under uWSGI: four workers and a mule."""
@@ -72,6 +65,7 @@ def pages_server(redis: RedisServer, axe: Path, **environment: str) -> Iterator[
         "TEST_AXE": str(axe),
         "TEST_INSTANCE": str(server.directory),
         "WAFFLE_DATABASE_URI": f"sqlite:///{server.directory}/waffle.db",
+        "WAFFLE_REDIS_CHANNEL": server.directory.name,
         "WAFFLE_REDIS_URL": redis.url,
         "WAFFLE_SNAPSHOT_PATH": str(server.directory / "snapshot"),
         **environment,
@@ -80,14 +74,14 @@ def pages_server(redis: RedisServer, axe: Path, **environment: str) -> Iterator[
         yield server
 
 
-@pytest.fixture(scope="module")
-def server(redis_server: RedisServer, axe: Path) -> Iterator[UwsgiServer]:
-    """Give a server of the usual settings, to one module."""
-    with pages_server(redis_server, axe) as running:
+@pytest.fixture(scope="package")
+def server(shared_redis: RedisServer, axe: Path) -> Iterator[UwsgiServer]:
+    """Give a server of the usual settings."""
+    with pages_server(shared_redis, axe) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def driver() -> Iterator[webdriver.Chrome]:
     """Give a running Chromium."""
     with chromium() as running:
@@ -96,7 +90,7 @@ def driver() -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture
 def browser(driver: webdriver.Chrome, server: UwsgiServer) -> Iterator[Browser]:
-    """Give a browser that nobody has used yet, at the settings."""
+    """Give a browser without cookies, at the settings."""
     driver.delete_all_cookies()
     here = Browser(driver, f"http://127.0.0.1:{server.port}")
     here.media()

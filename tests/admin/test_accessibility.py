@@ -1,4 +1,4 @@
-"""Every page for everybody: by axe, at phone width, light and dark, within its policy."""
+"""Every page is accessible: by axe, at phone width, light and dark, within its policy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGES = (
     "invalid",
     "review",
     "conflict",
-    "wave",
+    "revision",
     "history",
     "compare",
     "rollback",
@@ -25,7 +25,7 @@ PAGES = (
 
 
 def show(browser: Browser, server: UwsgiServer, page: str) -> None:
-    """Bring a page about."""
+    """Open a page."""
     if page in {"settings", "history", "status"}:
         browser.open({"settings": "/"}.get(page, f"/{page}"))
     elif page == "invalid":
@@ -38,9 +38,9 @@ def show(browser: Browser, server: UwsgiServer, page: str) -> None:
         if page == "conflict":
             change(server, "SITENAME", "Theirs again")
         browser.go()
-    elif page in {"wave", "compare", "rollback"}:
+    elif page in {"revision", "compare", "rollback"}:
         revision = change(server, "SITENAME", f"New for {page}")
-        path = {"wave": f"/revision/{revision}", "compare": f"/compare?a={revision - 1}"}
+        path = {"revision": f"/revision/{revision}", "compare": f"/compare?a={revision - 1}"}
         browser.open(path.get(page, f"/rollback/{revision - 1}"))
     else:
         browser.become({"readonly": "reader"}.get(page, "nobody"))
@@ -48,12 +48,12 @@ def show(browser: Browser, server: UwsgiServer, page: str) -> None:
 
 
 def change(server: UwsgiServer, name: str, value: object) -> int:
-    """Change a setting as somebody else, unless it is so, and return the revision."""
+    """Change a setting as another person, and return the revision."""
     answer = request(
         "PATCH",
         "/waffle/api/settings",
         port=server.port,
-        json={name: value, "comment": "as somebody else"},
+        json={name: value, "comment": "as another person"},
         headers={"If-Match": "*", "X-User": "bob"},
     )
     assert answer.status == 200, answer.text
@@ -72,8 +72,8 @@ def shown(browser: Browser, server: UwsgiServer, page: str) -> Iterator[Browser]
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_no_page_has_anything_for_axe_or_its_policy_to_refuse(shown: Browser) -> None:
-    """In the four ways it is seen; nor is any of them wider than the screen."""
+def test_neither_axe_nor_the_policy_refuses_anything_of_a_page(shown: Browser) -> None:
+    """Light and dark, wide and narrow; nor is a page wider than the screen."""
     for scheme in ("light", "dark"):
         for width in (1200, 360):
             shown.media(width=width, scheme=scheme)

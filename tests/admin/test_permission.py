@@ -1,4 +1,4 @@
-"""Who comes in, who may see and change what, and whose browser is not to be used by others."""
+"""Who may open the pages, see and change what, and that no other site can use their browser."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def test_there_are_no_pages_without_authorize(apps: Apps) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_whom_authorize_does_not_know_gets_403_and_nothing_else(
-    visitor: Visitor, path: str
-) -> None:
+def test_without_permission_there_is_403_and_nothing_else(visitor: Visitor, path: str) -> None:
     page = visitor.also("nobody").get(path)
     assert page.status == 403
     assert "SITENAME" not in page.html
@@ -61,7 +59,7 @@ def test_every_answer_carries_the_strict_content_security_policy(
             answer = visitor.client.open(HERE + path, method=method, headers={"X-User": name})
             answer.close()
             if method != "GET" and answer.status_code == 405 and path.endswith((".css", "nowhere")):
-                continue  # Werkzeug's own, with nothing of ours in it
+                continue  # Werkzeug's own, which holds nothing of the application
             policy = answer.headers["Content-Security-Policy"]
             assert "default-src 'none'" in policy
             assert "unsafe" not in policy
@@ -70,16 +68,16 @@ def test_every_answer_carries_the_strict_content_security_policy(
 
 
 @pytest.mark.parametrize("answer", [3, ["alice"], object()])
-def test_an_authorize_that_answers_nonsense_is_told_so(apps: Apps, answer: object) -> None:
+def test_an_authorize_of_a_wrong_type_is_an_error(apps: Apps, answer: object) -> None:
     app, waffle = apps(WaffleSettings, TESTING=True)
-    wrong: Any = lambda _request: answer  # noqa: E731  # no function to be typed
+    wrong: Any = lambda _request: answer  # noqa: E731  # typed as anything, on purpose
     app.register_blueprint(waffle.admin(authorize=wrong), url_prefix="/waffle")
     with pytest.raises(TypeError, match="name, a Permission or None"):
         app.test_client().get("/waffle/")
 
 
 def test_a_form_without_its_token_changes_nothing(visitor: Visitor) -> None:
-    """Nor does one with somebody else's, also where the application has turned tokens off."""
+    """Nor does one with another person's, also where the application has turned tokens off."""
     visitor.app.config["WTF_CSRF_ENABLED"] = False
     review = visitor.review(SITENAME="New")
     others = visitor.also("bob").get().form("/review")["csrf_token"]
@@ -108,7 +106,7 @@ def test_a_form_that_was_open_for_too_long_can_be_sent_again(
     assert visitor.save(expired).status == 303
 
 
-def test_pages_without_a_secret_key_say_what_to_set(make_visitor: MakeVisitor) -> None:
+def test_pages_without_a_secret_key_name_what_to_set(make_visitor: MakeVisitor) -> None:
     visitor = make_visitor(SECRET_KEY=None)
     page = visitor.get()
     assert page.status == 500
@@ -116,11 +114,11 @@ def test_pages_without_a_secret_key_say_what_to_set(make_visitor: MakeVisitor) -
     assert visitor.api("GET", "/settings").status_code == 200, "JSON needs no forms"
 
 
-def test_who_may_only_look_sees_pages_without_inputs(visitor: Visitor) -> None:
+def test_without_permission_to_change_pages_have_no_inputs(visitor: Visitor) -> None:
     visitor.change(SITENAME="New")
     reader = visitor.also("reader")
     page = reader.get()
-    assert "you may look" in page.text
+    assert "you have no permission to change settings" in page.text
     assert "New" in page.text
     assert page.types.keys() <= {"q", "csrf_token", "revision"}
     assert "Roll back to this" not in reader.get("/history").text
@@ -130,7 +128,7 @@ def test_who_may_only_look_sees_pages_without_inputs(visitor: Visitor) -> None:
     assert reader.post("/save", form, SITENAME="Mine").status == 403
     assert visitor.waffle.settings.SITENAME == "New"
     rollback = reader.get("/rollback/0")
-    assert "may not change" in rollback.text
+    assert "no permission to change" in rollback.text
     assert reader.post("/rollback/0", form).status == 403
     patch = reader.api("PATCH", "/settings", {"SITENAME": "x"}, revision=1)
     assert patch.status_code == 403
@@ -155,7 +153,7 @@ def test_who_may_see_some_settings_sees_and_changes_no_others(visitor: Visitor) 
     assert partial.change(SITENAME="Mine").status == 303
     unseen = partial.api("PATCH", "/settings", {"RATE": 1}, revision=2)
     unknown = partial.api("PATCH", "/settings", {"NONE": 1}, revision=2)
-    assert (unseen.status_code, unknown.status_code) == (422, 422), "it may as well not be there"
+    assert (unseen.status_code, unknown.status_code) == (422, 422), "hidden or missing is the same"
     assert partial.api("PATCH", "/settings", {"THEME": "syrup"}, revision=2).status_code == 403
     assert partial.api("POST", "/rollback", {"revision": 0}).status_code == 403
     page = partial.get()
@@ -170,6 +168,14 @@ def test_permission_may_edit_only_what_may_be_seen() -> None:
     assert not Permission("x", see=["B"]).may_edit("A")
     assert not Permission("x", see=["A"], edit=["B"]).may_edit("A")
     assert Permission("x", edit=["A"]).may_see("B")
+
+
+def test_a_text_in_place_of_names_is_refused() -> None:
+    """It would match each of its pieces: ``A`` in ``A_AND_B``."""
+    for key in ("see", "edit"):
+        wrong: dict[str, Any] = {key: "A_AND_B"}
+        with pytest.raises(TypeError, match=r"give a collection of names: \['A_AND_B'\]"):
+            Permission("x", **wrong)
 
 
 def test_without_flask_wtf_the_error_names_what_to_install() -> None:

@@ -1,4 +1,4 @@
-"""Somebody without JavaScript: reads pages, fills forms in and sends them as a browser does."""
+"""A person without JavaScript: reads pages, fills forms in and sends them as a browser does."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Page:
 
 
 class Visitor:
-    """Somebody with a session."""
+    """A person with a session."""
 
     def __init__(self, app: Flask, waffle: WaffleConf[Any], name: str = "alice") -> None:
         """Visit an application under a name."""

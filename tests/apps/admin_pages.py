@@ -62,7 +62,7 @@ class Settings(WaffleSettings):
     MEETING: dt.datetime = Field(
         dt.datetime(2026, 1, 1, 12, 30, tzinfo=dt.timezone.utc), description="With a zone"
     )
-    DAY_OFF: dt.date | None = Field(None, description="When nobody works")
+    DAY_OFF: dt.date | None = Field(None, description="Day without work")
     NIGHTLY: dt.time = Field(dt.time(8, 0), description="When the nightly job runs")
 
     @model_validator(mode="after")
@@ -74,7 +74,7 @@ class Settings(WaffleSettings):
 
 
 def authorize(request: Request) -> str | Permission | None:
-    """Take whoever asks at their word, as the header or the cookie has it."""
+    """Return the name that the header or the cookie holds."""
     name = request.headers.get("X-User") or request.cookies.get("who") or "alice"
     return {
         "nobody": None,
@@ -94,7 +94,7 @@ def make_app(
     return app, waffle
 
 
-#: What would run, or leave an element marked so, if it were not told as text.
+#: Texts that would run, or leave an element marked so, if pages did not escape them.
 HOSTILE = (
     "<script data-xss>window.ran=1</script>",
     "</textarea></script><img data-xss src=x onerror=window.ran=1>",
@@ -112,11 +112,19 @@ def hostile_model() -> type[WaffleSettings]:
     """Return settings whose descriptions, groups, choices and defaults are hostile."""
     fields: dict[str, Any] = {}
     for number, text in enumerate(HOSTILE):
-        told = Field(text, description=text, json_schema_extra={"group": text})
-        fields[f"TEXT_{number}"] = (str, told)
+        field = Field(text, description=text, json_schema_extra={"group": text})
+        fields[f"TEXT_{number}"] = (str, field)
         fields[f"CHOICE_{number}"] = (Literal[(text, "other")], Field("other", description=text))
         fields[f"JSON_{number}"] = (dict[str, str], Field({text: text}, description=text))
     return create_model("Hostile", __base__=WaffleSettings, **fields)
+
+
+SERVED_KEYS = (
+    "WAFFLE_DATABASE_URI",
+    "WAFFLE_REDIS_CHANNEL",
+    "WAFFLE_REDIS_URL",
+    "WAFFLE_SNAPSHOT_PATH",
+)
 
 
 def served() -> Flask:
@@ -126,9 +134,7 @@ def served() -> Flask:
         model,
         instance_path=os.environ["TEST_INSTANCE"],
         WAFFLE_MULTIPROC=True,
-        WAFFLE_DATABASE_URI=os.environ["WAFFLE_DATABASE_URI"],
-        WAFFLE_REDIS_URL=os.environ["WAFFLE_REDIS_URL"],
-        WAFFLE_SNAPSHOT_PATH=os.environ["WAFFLE_SNAPSHOT_PATH"],
+        **{key: os.environ[key] for key in SERVED_KEYS},
     )
 
     @app.get("/")

@@ -1,8 +1,8 @@
-"""An application for any server: reads, writes, and a journal of what its callbacks were told.
+"""An application for any server: reads, writes, and a journal of its callbacks.
 
-Its environment says what it is: each `WAFFLE_*` variable is the configuration key of that name,
-`TEST_SETTINGS` how many settings there are, `TEST_JOURNAL` where callbacks write to, and
-`TEST_CALLBACK_SECONDS` how long they then take.
+Its environment configures it: each `WAFFLE_*` variable is the configuration key of that name,
+`TEST_SETTINGS` how many settings there are, `TEST_MOST` the largest value that they accept,
+`TEST_JOURNAL` where callbacks write to, and `TEST_CALLBACK_SECONDS` how long they then take.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from uwsgi_waffle.values.snapshot import Record
 
 #: The settings: whole numbers, 0 by default. A test sets them all to one number, so a mix shows.
 NAMES = tuple(f"S{number:03}" for number in range(int(os.environ.get("TEST_SETTINGS", "20"))))
+MOST = int(os.environ.get("TEST_MOST", str(10**12)))
 
 app = Flask(__name__)
 # WAFFLE_DEMO_ADDRESS, which every test's uWSGI gets, is meant for the ini files of the demo.
@@ -31,7 +32,7 @@ app.config.update(
         if key.startswith("WAFFLE_") and key != "WAFFLE_DEMO_ADDRESS"
     }
 )
-app.config["WAFFLE_CONFS"] = {name: {"default": 0} for name in NAMES}
+app.config["WAFFLE_CONFS"] = {name: {"default": 0, "le": MOST} for name in NAMES}
 waffle: WaffleConf[Any] = WaffleConf(app)
 state: State = app.extensions["waffleconf"]
 
@@ -53,12 +54,12 @@ state.store.write = write_and_note  # type: ignore[method-assign]
 
 @waffle.on_change(NAMES[0])
 def keep_journal(new: int) -> None:
-    """Write down that this process has been told of a value, and when."""
+    """Write down a value that this process was called back with, and when."""
     journal = os.environ.get("TEST_JOURNAL")
     if journal is None:
         return
     entry = {"pid": os.getpid(), "value": new, "at_ns": time.monotonic_ns()}
-    # One write at the end of the file, which no other process's write falls into.
+    # One write at the end of the file: those of other processes cannot come in between.
     descriptor = os.open(Path(journal), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(descriptor, f"{json.dumps(entry)}\n".encode())
@@ -69,7 +70,7 @@ def keep_journal(new: int) -> None:
 
 @app.get("/")
 def read() -> Response:
-    """Tell what this process serves, after holding on to the request for `hold` seconds."""
+    """Return what this process serves; the request lasts `hold` seconds."""
     held = request.args.get("hold", 0.0, type=float)
     first = waffle.settings.model_dump()
     if held:
@@ -78,7 +79,7 @@ def read() -> Response:
         pid=os.getpid(),
         revision=waffle.revision,
         values=first,
-        # What a request sees must not move, while the process may have gone on.
+        # What a request sees stays the same, while the process may follow a change.
         again=waffle.settings.model_dump(),
         config={name: app.config[name] for name in NAMES},
     )
@@ -86,7 +87,7 @@ def read() -> Response:
 
 @app.post("/update")
 def update() -> Response:
-    """Change settings, and tell when that was committed and when `update` returned."""
+    """Change settings, and return when that was committed and when `update` returned."""
     done = waffle.update(request.get_json())
     return jsonify(
         pid=os.getpid(),

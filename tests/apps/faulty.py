@@ -13,7 +13,7 @@ from flask import request
 from typing_extensions import Self
 
 from tests.apps.elsewhere import app, state, waffle
-from uwsgi_waffle import store
+from uwsgi_waffle.sql import store
 
 
 @app.post("/die/<moment>")
@@ -34,7 +34,7 @@ def update_and_die(moment: str) -> str:
 
 @app.post("/clock")
 def shift_clock() -> str:
-    """Let this process's clock be so many seconds off. The monotonic clock has no other time."""
+    """Set this process's clock so many seconds off; the monotonic clock stays right."""
     seconds: float = request.get_json()
     right_time, right_time_ns = time.time, time.time_ns
 

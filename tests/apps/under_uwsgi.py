@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +30,11 @@ logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 loaded_in = os.getpid()
 
 
+if os.path.exists(os.environ.get("TEST_BROKEN", "")):  # noqa: PTH110  # a release that cannot load
+    message = "this release is broken"
+    raise RuntimeError(message)
+
+
 def create_app(namespace: str | None = None) -> Flask:
     """Return a new application, in a namespace of its own if one is given."""
     app = Flask(__name__)
@@ -47,6 +53,7 @@ def create_app(namespace: str | None = None) -> Flask:
     app.add_url_rule("/", view_func=read)
     app.add_url_rule("/update", view_func=update, methods=["POST"])
     app.add_url_rule("/state", view_func=state)
+    app.add_url_rule("/child", view_func=run_child, methods=["POST"])
     return app
 
 
@@ -96,6 +103,15 @@ def update() -> Response:
     waffle: WaffleConf[Any] = current_app.extensions["test_waffle"]
     done = waffle.update(dict.fromkeys(NAMES, request.get_json()))
     return jsonify(pid=os.getpid(), worker=uwsgi.worker_id(), revision=done.revision)
+
+
+def run_child() -> Response:
+    """Start children: one that runs another program, and one that reads no setting."""
+    subprocess.Popen(["sleep", "30"], preexec_fn=lambda: None)  # noqa: PLW1509, S607
+    if os.fork() == 0:
+        time.sleep(30)
+        os._exit(0)
+    return jsonify(pid=os.getpid())
 
 
 def state() -> Response:

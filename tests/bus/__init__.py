@@ -1,0 +1,1 @@
+"""Redis: announcements, reports, and the fleet that they describe."""

@@ -1,4 +1,4 @@
-"""What is said on Redis, and how it is reached."""
+"""What an announcement holds, which are believed, and how Redis is reached."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,151 +18,243 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.bus.conftest import (
+    KEY,
+    LINEAGE,
+    OLD_KEY,
+    OTHER_KEY,
+    OTHER_LINEAGE,
+    POSITION,
+    bus_at,
+)
+from tests.conftest import REDIS_PASSWORD
 from tests.support import RedisServer, wait_until
-from tests.support.listening_host import bus_of, config_of
-from tests.support.redis_kinds import ClusterServer, watched_redis
-from uwsgi_waffle.bus.announcements import Announcement, Backoff, Bus, BusUnavailable, Subscription
+from tests.support.waiting import SOON_SECONDS
+from uwsgi_waffle.bus import announcements
+from uwsgi_waffle.bus.announcements import (
+    MAX_MESSAGE_BYTES,
+    Announcement,
+    Bus,
+    Heard,
+    Subscription,
+)
+from uwsgi_waffle.bus.client import BusUnavailable
+from uwsgi_waffle.values.position import Position
 
-NEWS = Announcement("default", "00000000000000aa", 7)
-UNUSED_URI = "sqlite://"
-PASSWORD = "s3cret-p%40ss"  # noqa: S105  # of a server that the test starts
-SPELT_OUT = "s3cret-p@ss"
+OURS = Announcement("default", POSITION)
+NOTHING = Heard([])
 
 
-def bus_at(url: str | None, given: Any = None, **keys: Any) -> Bus:
-    """Return a bus that reaches Redis by a URL, or by a ready client."""
-    return bus_of(config_of(UNUSED_URI, url, **keys), given)
-
-
-def next_news(subscription: Subscription) -> list[Announcement]:
+def heard_by(subscription: Subscription) -> Heard:
     """Return what is heard next."""
-    return wait_until(lambda: subscription.receive(0.1), 10, "news comes")
+
+    def receive() -> Heard | None:
+        heard = subscription.receive(0.1)
+        return None if heard == NOTHING else heard
+
+    heard = wait_until(receive, SOON_SECONDS, "a message is heard")
+    assert heard is not None
+    return heard
 
 
 def check_round_trip(bus: Bus) -> None:
-    """Announce something, and hear it."""
+    """Announce a position, and hear it."""
     with bus.subscribe() as subscription:
-        assert bus.publish(NEWS)
-        assert next_news(subscription) == [NEWS]
-        assert subscription.receive(0) == []
+        assert bus.publish(POSITION)
+        assert heard_by(subscription) == Heard([OURS])
+        assert subscription.receive(0) == NOTHING
 
 
-# -- what a message says ----------------------------------------------------------------------
+# -- what a message holds -----------------------------------------------------------------------
 
 
-@given(st.text(), st.text(), st.integers())
-def test_an_announcement_comes_back_as_it_was(namespace: str, lineage: str, revision: int) -> None:
-    news = Announcement(namespace, lineage, revision)
-    assert Announcement.decode(news.encode()) == news
-    assert Announcement.decode(news.encode().encode()) == news
+@given(st.text(), st.text(), st.integers(0, 2**63 - 1), st.text())
+def test_an_announcement_comes_back_as_it_was(
+    namespace: str, lineage: str, revision: int, stamp: str
+) -> None:
+    sent = Announcement(namespace, Position(lineage, revision, stamp))
+    message = sent.encode([KEY])
+    if len(message) > MAX_MESSAGE_BYTES:
+        return
+    for received in (message, message.encode()):
+        decoded = Announcement.decode(received)
+        assert decoded is not None
+        found, signatures = decoded
+        assert found == sent
+        assert found.is_signed([KEY], signatures)
+        assert not found.is_signed([OTHER_KEY], signatures)
 
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
-nearly = st.fixed_dictionaries({"namespace": anything, "lineage": anything, "revision": anything})
+nearly = st.tuples(st.just("waffle"), *[anything] * 5)
 
 
 @given(st.binary() | st.text() | (anything | nearly).map(json.dumps) | st.none() | st.integers())
-def test_no_message_is_too_strange(message: object) -> None:
-    """It is understood in all of its parts, or in none."""
-    news = Announcement.decode(message)
-    if news.namespace is None:
-        assert news == Announcement(None)
-    else:
-        assert [type(part) for part in (news.namespace, news.lineage, news.revision)] == [
-            str,
-            str,
-            int,
-        ]
+def test_every_message_is_decoded_whole_or_not_at_all(message: object) -> None:
+    decoded = Announcement.decode(message)
+    if decoded is None:
+        return
+    found, signatures = decoded
+    texts = [found.namespace, found.position.lineage, found.position.stamp, signatures]
+    assert [type(text) for text in texts] == [str] * 4
+    assert type(found.position.revision) is int
+    assert not found.is_signed([KEY], signatures)
 
 
-def test_a_message_holds_no_value() -> None:
-    assert set(json.loads(NEWS.encode())) == {"namespace", "lineage", "revision"}
+def test_a_message_holds_a_position_and_no_value() -> None:
+    *fields, signature = json.loads(OURS.encode([KEY]))
+    assert fields == ["waffle", "default", *(LINEAGE, 7, "0123456789abcdef")]
+    assert re.fullmatch("[0-9a-f]{64}", signature)
 
 
-@given(st.floats(0.01, 1), st.floats(1, 60), st.integers(1, 100))
-def test_a_backoff_doubles_up_to_its_cap_and_is_never_the_same_on_two_hosts(
-    first: float, cap: float, tries: int
+# -- which messages are believed ----------------------------------------------------------------
+
+
+def resigned(announcement: Announcement, signed: Announcement, key: str = KEY) -> str:
+    """Return an announcement with the signature of another one."""
+    *_, signature = json.loads(signed.encode([key]))
+    *fields, _ = json.loads(announcement.encode([key]))
+    return json.dumps([*fields, signature])
+
+
+LATER = Announcement("default", Position(LINEAGE, 8, "0" * 15 + "1"))
+ELSEWHERE = Announcement("default", Position(OTHER_LINEAGE, 7, "0" * 15 + "1"))
+FIELDS = ["waffle", "default", LINEAGE, 7, "0123456789abcdef"]
+
+IGNORED: dict[str, str | bytes] = {
+    "empty": b"",
+    "not UTF-8": b"\xff\xfe\x00",
+    "oversized": b"x" * 1_000_000,
+    "oversized and signed": Announcement("default", Position("a" * 2000, 1, "")).encode([KEY]),
+    "deep": b"[" * 100_000,
+    "deep and short": b"[" * 1_900,
+    "null": b"null",
+    "no fields": b"[]",
+    "of release 0.1.0": json.dumps({"namespace": "default", "lineage": LINEAGE, "revision": 7}),
+    "revision is a text": json.dumps([*FIELDS[:3], "7", "", ""]),
+    "revision is a boolean": json.dumps([*FIELDS[:3], True, "", ""]),
+    "revision is a fraction": json.dumps([*FIELDS[:3], 7.5, "", ""]),
+    "revision is not finite": '["waffle", "default", "aa", Infinity, "", ""]',
+    "revision is negative": json.dumps([*FIELDS[:3], -1, "", ""]),
+    "revision is huge": json.dumps([*FIELDS[:3], 2**63, "", ""]),
+    "revision has 5000 digits": b'["waffle", "default", "aa", ' + b"9" * 5000 + b', "", ""]',
+    "half of a surrogate pair": '["waffle", "default", "\\ud800", 7, "", "\\ud800"]',
+    "another kind": json.dumps(["syrup", *FIELDS[1:], ""]),
+    "unsigned": json.dumps([*FIELDS, ""]),
+    "signed with another key": OURS.encode([OTHER_KEY]),
+    "signature of another position": resigned(LATER, OURS),
+    "signature cut short": OURS.encode([KEY])[:-3] + '"]',
+    "signature is not ASCII": json.dumps([*FIELDS, "ä" * 64]),
+    "many signatures": json.dumps([*FIELDS, "," * 1000]),
+    "of another database": ELSEWHERE.encode([OTHER_KEY]),
+    "our lineage, by another database": resigned(OURS, ELSEWHERE, OTHER_KEY),
+}
+
+
+@pytest.mark.parametrize("message", IGNORED.values(), ids=IGNORED)
+def test_what_is_malformed_or_not_signed_by_our_key_is_ignored_and_counted(
+    redis_server: RedisServer, message: str | bytes
 ) -> None:
-    backoff = Backoff(first, cap)
-    for attempt in range(tries):
-        whole = min(first * 2**attempt, cap)
-        assert whole / 2 <= backoff.next_seconds() <= whole
-    backoff.reset()
-    assert backoff.next_seconds() <= first
-    waits = {Backoff(first, cap).next_seconds() for _ in range(20)}
-    assert len(waits) > 1
+    bus = bus_at(redis_server.url)
+    with bus.subscribe() as subscription, redis_server.client() as client:
+        client.publish(bus.channel, message)
+        assert heard_by(subscription) == Heard([], ignored=1)
+        assert bus.publish(POSITION)
+        assert heard_by(subscription) == Heard([OURS])
 
 
-# -- how Redis is reached ---------------------------------------------------------------------
+def test_messages_of_another_namespace_are_not_counted(redis_server: RedisServer) -> None:
+    other = bus_at(redis_server.url, namespace="other", signing=[OTHER_KEY])
+    bus = bus_at(redis_server.url)
+    with bus.subscribe() as subscription:
+        assert other.publish(POSITION)
+        assert bus.publish(POSITION)
+        assert heard_by(subscription) == Heard([OURS])
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"password": SPELT_OUT}, {"unix_socket": True}, {"tls": True}],
-    ids=["plain", "password", "unix", "tls"],
-)
-def test_each_form_of_url_reaches_redis(options: dict[str, Any]) -> None:
-    with RedisServer(**options) as server:
-        url = server.url.replace(SPELT_OUT, PASSWORD)
-        check_round_trip(bus_at(url))
+def test_while_keys_are_rotated_hosts_with_either_key_hear_each_other(
+    redis_server: RedisServer,
+) -> None:
+    before = bus_at(redis_server.url, signing=[OLD_KEY])
+    during = bus_at(redis_server.url, signing=[KEY, OLD_KEY])
+    after = bus_at(redis_server.url, signing=[KEY])
+    for sender, receiver, is_heard in (
+        (before, during, True),
+        (during, before, True),
+        (during, after, True),
+        (after, during, True),
+        (before, after, False),
+        (after, before, False),
+    ):
+        with receiver.subscribe() as subscription:
+            assert sender.publish(POSITION)
+            expected = Heard([OURS]) if is_heard else Heard([], ignored=1)
+            assert heard_by(subscription) == expected
 
 
-def test_host_and_port_reach_redis() -> None:
-    with RedisServer() as server:
-        check_round_trip(bus_at(None, redis_host="127.0.0.1", redis_port=server.port))
+def test_without_a_key_nothing_is_announced_or_believed(redis_server: RedisServer) -> None:
+    keyless = bus_at(redis_server.url, signing=())
+    with keyless.subscribe() as subscription:
+        assert not keyless.publish(POSITION)
+        assert bus_at(redis_server.url).publish(POSITION)
+        assert heard_by(subscription) == Heard([], ignored=1)
+
+
+def test_an_announcement_without_a_subscriber_counts_as_not_announced(
+    redis_server: RedisServer,
+) -> None:
+    bus = bus_at(redis_server.url)
+    assert not bus.publish(POSITION)
+    with bus.subscribe():
+        assert bus.publish(POSITION)
+
+
+def test_a_flood_is_received_in_portions(redis_server: RedisServer) -> None:
+    """So it does not keep a listener from its other work; none is lost, or out of order."""
+    bus = bus_at(redis_server.url)
+    sent = [Announcement("default", Position(LINEAGE, revision)) for revision in range(1500)]
+    with bus.subscribe() as subscription, redis_server.client() as client:
+        pipeline = client.pipeline(transaction=False)
+        for announcement in sent:
+            pipeline.publish(bus.channel, announcement.encode([KEY]))
+        pipeline.execute()
+        assert subscription.receive(SOON_SECONDS) == Heard(sent[:1000])
+        assert subscription.receive(SOON_SECONDS) == Heard(sent[1000:])
+
+
+# -- how Redis is reached -----------------------------------------------------------------------
+
+
+def test_host_and_port_reach_redis(redis_server: RedisServer) -> None:
+    check_round_trip(bus_at(None, redis_host="127.0.0.1", redis_port=redis_server.port))
 
 
 @pytest.mark.parametrize("decode_responses", [False, True])
-def test_a_ready_client_wins_over_the_address(*, decode_responses: bool) -> None:
-    with (
-        RedisServer() as server,
-        redis.Redis(port=server.port, decode_responses=decode_responses) as given,
-    ):
-        check_round_trip(bus_at("redis://127.0.0.1:1/0", given))
-
-
-def test_a_sentinels_master_will_do() -> None:
-    with watched_redis() as (_, client):
-        check_round_trip(bus_at(None, client))
-
-
-def test_a_cluster_will_do() -> None:
-    with ClusterServer() as server, server.cluster_client() as client:
-        check_round_trip(bus_at(None, client))
-
-
-def test_a_cluster_that_is_gone_is_unavailable_like_any_other(
-    caplog: pytest.LogCaptureFixture,
+def test_a_ready_client_wins_over_the_address(
+    redis_server: RedisServer, *, decode_responses: bool
 ) -> None:
-    """redis-py has an error for it that is outside of its own tree."""
-    with ClusterServer() as server, server.cluster_client() as client:
-        bus = bus_at(None, client)
-        check_round_trip(bus)
-        server.kill()
-        with pytest.raises(BusUnavailable), bus.subscribe():
-            pass
-        assert not bus.publish(NEWS)
-    assert len(caplog.records) == 1
+    with redis.Redis(port=redis_server.port, decode_responses=decode_responses) as ready:
+        check_round_trip(bus_at("redis://127.0.0.1:1/0", ready))
 
 
-def test_what_a_ready_client_missed_while_it_reconnected_by_itself_counts_as_a_look() -> None:
-    """redis-py subscribes again without a word; what was said in between is lost."""
-    with RedisServer() as server, redis.Redis(port=server.port) as given:
-        bus = bus_at(None, given)
+def test_that_a_ready_client_reconnected_by_itself_is_noted(redis_server: RedisServer) -> None:
+    """redis-py subscribes again without raising; messages in between are lost."""
+    with redis.Redis(port=redis_server.port) as ready:
+        bus = bus_at(None, ready)
         with bus.subscribe() as subscription:
-            given.client_kill_filter(_type="pubsub")
-            assert next_news(subscription) == [Announcement(None)]
+            ready.client_kill_filter(_type="pubsub")
+            assert heard_by(subscription) == Heard([], reconnected=True)
 
 
-# -- when it is not there ---------------------------------------------------------------------
+# -- when it cannot be reached ------------------------------------------------------------------
 
 
 @contextmanager
-def hangs_up() -> Iterator[tuple[int, list[object]]]:
-    """Give the port of a server that hangs up on whoever calls, and the calls so far."""
+def hanging_up() -> Iterator[tuple[int, list[object]]]:
+    """Give the port of a server that ends each connection at once, and the connections so far."""
     calls: list[object] = []
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
 
@@ -180,87 +273,97 @@ def hangs_up() -> Iterator[tuple[int, list[object]]]:
 
 
 @contextmanager
-def at_most_one_line(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Check that one line is logged, and that no password is in it."""
+def one_line_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Check that one line is logged, without the password."""
     caplog.set_level(logging.DEBUG, "uwsgi_waffle")
     yield
     assert len(caplog.records) == 1
-    for secret in (PASSWORD, SPELT_OUT):
-        assert secret not in caplog.text
+    assert REDIS_PASSWORD not in caplog.text
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
-def test_a_change_that_cannot_be_announced_is_said_once(
+def test_changes_that_cannot_be_announced_are_logged_once(
     scheme: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However many follow, and not with the password."""
-    with hangs_up() as (port, calls), at_most_one_line(caplog):
-        bus = bus_at(f"{scheme}://user:{PASSWORD}@127.0.0.1:{port}/0")
-        # Each try calls twice, as a connection may have died while nobody used it.
-        wait_until(lambda: bus.publish(NEWS) or len(calls) >= 6, 20, "it has tried three times")
-        assert not bus.publish(NEWS)
-    assert "revision 7 could not be announced" in caplog.text
+    """However many follow, and without the password."""
+    with hanging_up() as (port, calls), one_line_logged(caplog):
+        bus = bus_at(f"{scheme}://user:{REDIS_PASSWORD}@127.0.0.1:{port}/0")
+        # Each try connects twice, as a pooled connection may have died while it was idle.
+        wait_until(lambda: bus.publish(POSITION) or len(calls) >= 6, SOON_SECONDS, "three tries")
+        assert not bus.publish(POSITION)
+    assert "could not be announced" in caplog.text
     assert "user:***@" in caplog.text
 
 
 @pytest.mark.parametrize("sent", [None, "", "wrong-one"], ids=["none", "empty", "wrong"])
-def test_a_wrong_password_is_no_secret_to_anybody(
-    sent: str | None, caplog: pytest.LogCaptureFixture
+def test_a_wrong_password_is_not_shown(
+    own_redis: RedisServer, sent: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with RedisServer(password=SPELT_OUT) as server:
-        user = "" if sent is None else f":{sent}@"
-        bus = bus_at(f"redis://{user}127.0.0.1:{server.port}/0")
-        with at_most_one_line(caplog):
-            with pytest.raises(BusUnavailable) as raised, bus.subscribe():
-                pass
-            assert not bus.publish(NEWS)
-        assert re.search("(?i)authenticat|password", str(raised.value)), "the reason is told"
-        assert "wrong-one" not in caplog.text + str(raised.value)
-
-
-def test_a_redis_that_stands_still_keeps_one_change_waiting_and_not_the_next(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Else each update takes a second for as long as it lasts."""
-    with RedisServer() as server:
-        bus = bus_at(server.url)
-        assert bus.publish(NEWS)
-        server.pause()
-        with at_most_one_line(caplog), server.client() as client:
-            for _ in range(100):
-                assert not bus.publish(NEWS)
-            server.resume()
-            asked = client.info("commandstats")["cmdstat_publish"]["calls"]
-        assert asked <= 3, "two at most have reached it since"
-        wait_until(lambda: bus.publish(NEWS), 15, "changes are announced again")
-
-
-def test_a_subscription_that_succeeds_ends_the_pause_after_a_failure() -> None:
-    """Where a process listens as well as writes, it knows that Redis is back."""
-    with RedisServer() as server:
-        bus = bus_at(server.url)
-        server.pause()
-        assert not bus.publish(NEWS)
-        server.resume()
-        assert not bus.publish(NEWS), "it pauses"
-        with bus.subscribe():
-            assert bus.publish(NEWS)
-
-
-def test_a_pooled_connection_that_died_unused_costs_no_announcement() -> None:
-    """Redis restarted, or a firewall forgot: the first change after that is announced as well."""
-    with RedisServer() as server:
-        bus = bus_at(server.url)
-        assert bus.publish(NEWS)
-        server.restart()
-        assert bus.publish(NEWS)
-
-
-def test_a_redis_that_does_not_answer_is_not_subscribed_to() -> None:
-    with RedisServer() as server:
-        bus = bus_at(server.url)
-        server.pause()
-        with pytest.raises(BusUnavailable), bus.subscribe():
+    user = "" if sent is None else f":{sent}@"
+    bus = bus_at(f"redis://{user}127.0.0.1:{own_redis.port}/0")
+    with one_line_logged(caplog):
+        with pytest.raises(BusUnavailable) as raised, bus.subscribe():
             pass
-        server.resume()
-        check_round_trip(bus)
+        assert not bus.publish(POSITION)
+    assert re.search("(?i)authenticat|password", str(raised.value)), "the reason is named"
+    assert "wrong-one" not in caplog.text + str(raised.value)
+
+
+def connections_made(client: redis.Redis) -> int:
+    """Return how many connections a server has accepted so far."""
+    found: Any = client.info("stats")
+    return int(found["total_connections_received"])
+
+
+def test_a_silent_redis_delays_one_change_and_is_then_left_alone(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each update would take a second for as long as Redis is silent."""
+    monkeypatch.setattr(announcements, "LEAVE_SILENT_SECONDS", 3600.0)
+    bus = bus_at(own_redis.url)
+    with bus.subscribe(), own_redis.client() as client, one_line_logged(caplog):
+        assert bus.publish(POSITION)
+        before = connections_made(client)
+        own_redis.pause()
+        began = time.monotonic()
+        for _ in range(100):
+            assert not bus.publish(POSITION)
+        assert time.monotonic() - began < SOON_SECONDS, "only the first one waits for an answer"
+        assert bus.is_resting
+        own_redis.resume()
+        assert connections_made(client) <= before + 1, "the pooled connection, and one retry"
+        assert not bus.publish(POSITION), "it still rests"
+        # Where a process listens as well as writes, its subscription ends the rest.
+        with bus.subscribe():
+            assert bus.publish(POSITION)
+
+
+def test_a_redis_that_rested_is_tried_again(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcements, "LEAVE_SILENT_SECONDS", 0.2)
+    bus, listening = bus_at(own_redis.url), bus_at(own_redis.url)
+    with listening.subscribe():
+        own_redis.pause()
+        assert not bus.publish(POSITION)
+        own_redis.resume()
+        wait_until(lambda: bus.publish(POSITION), SOON_SECONDS, "changes are announced again")
+
+
+def test_a_pooled_connection_that_died_idle_loses_no_announcement(own_redis: RedisServer) -> None:
+    """Redis restarted, or a firewall closed it: the next change is announced all the same."""
+    bus, listening = bus_at(own_redis.url), bus_at(own_redis.url)
+    with listening.subscribe():
+        assert bus.publish(POSITION)
+    own_redis.restart()
+    with listening.subscribe():
+        assert bus.publish(POSITION)
+
+
+def test_a_redis_that_does_not_answer_is_not_subscribed_to(own_redis: RedisServer) -> None:
+    bus = bus_at(own_redis.url)
+    own_redis.pause()
+    with pytest.raises(BusUnavailable), bus.subscribe():
+        pass
+    own_redis.resume()
+    check_round_trip(bus)

@@ -1,4 +1,4 @@
-"""`set`, `reset` and `rollback`: what is taken, what is refused and how that is told."""
+"""`set`, `reset` and `rollback`: what is accepted, what is refused, and what is printed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from flask import Flask
 from pydantic import Field, SecretStr, model_validator
 from typing_extensions import Self
 
-from tests.conftest import Apps
+from tests.conftest import Apps, state_of
 from tests.support.command_line import flask_command, flask_environment
 from tests.support.command_line import run_in_process as run
 from uwsgi_waffle import WaffleConf, WaffleSettings
+from uwsgi_waffle.sql.store import Signature
 
 
 class Settings(WaffleSettings):
@@ -46,12 +47,12 @@ Site = tuple[Flask, WaffleConf[Any]]
 
 @pytest.fixture
 def site(apps: Apps) -> Site:
-    """Give an application that nobody has changed."""
+    """Give an application without a change."""
     return apps(Settings)
 
 
 class TestTypedValues:
-    """`set` takes JSON, or else a text, and the setting's type decides."""
+    """`set` accepts JSON, or else a text, and the setting's type decides."""
 
     @pytest.mark.parametrize(
         ("assignment", "value"),
@@ -75,7 +76,7 @@ class TestTypedValues:
             ("NOTE=none", "none"),
         ],
     )
-    def test_is_taken(self, site: Site, assignment: str, value: object) -> None:
+    def test_is_accepted(self, site: Site, assignment: str, value: object) -> None:
         app, waffle = site
         waffle.update({"NOTE": "before"})
         done = run(app, "set", assignment)
@@ -103,7 +104,7 @@ class TestTypedValues:
 
 
 class TestRefusals:
-    """What cannot be set is refused in one line on stderr with status 1, and nothing changes."""
+    """A wrong value is refused in one line on stderr with status 1, and nothing changes."""
 
     @pytest.mark.parametrize(
         ("assignments", "reason"),
@@ -150,13 +151,13 @@ class TestRefusals:
             ["nothing"],
         ],
     )
-    def test_what_is_no_command_ends_with_status_2(self, site: Site, arguments: list[str]) -> None:
+    def test_a_wrong_command_ends_with_status_2(self, site: Site, arguments: list[str]) -> None:
         assert run(site[0], *arguments).status == 2
         assert site[1].revision == 0
 
 
 class TestHistoryOfAChange:
-    """Each change tells who, why, and that it came from the command line."""
+    """Each change is kept with who made it, why, and that it came from the command line."""
 
     def test_actor_and_comment_are_kept(self, site: Site) -> None:
         run(site[0], "set", "MAX=5", "--actor", "alice", "--comment", "launch")
@@ -176,21 +177,19 @@ class TestHistoryOfAChange:
         change = site[1].history()[0]
         assert (change.actor, change.source) == (getpass.getuser(), "cli")
 
-    def test_who_became_root_is_remembered(
-        self, site: Site, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_under_sudo_it_is_the_caller(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SUDO_USER", "carol")
         run(site[0], "set", "MAX=5")
         assert site[1].history()[0].actor == "carol"
 
 
 class TestExpect:
-    """`--expect` refuses what somebody else has overtaken, and tells who and what."""
+    """`--expect` refuses where another change came first, and names who made which."""
 
-    def test_tells_who_overtook_and_what_changed(self, site: Site) -> None:
+    def test_names_the_change_that_came_first(self, site: Site) -> None:
         app, waffle = site
         waffle.update({"MAX": 5})
-        waffle.update({"MAX": 6}, actor="alice", comment="too small", source="page")
+        state_of(app).writer.update({"MAX": 6}, Signature("alice", "too small", "page"))
         done = run(app, "set", "MAX=7", "--expect", "1")
         assert done.status == 1
         assert done.errors == (
@@ -208,7 +207,7 @@ class TestExpect:
         assert run(site[0], *command, "--expect", "2").status == 0
 
     def test_of_two_operators_at_once_one_wins(self, tmp_path: Path) -> None:
-        """Two real commands start from one revision: one changes it, the other is told by whom."""
+        """Two real commands start from one revision: one changes it, the other names who did."""
         environment = {
             "WAFFLE_DATABASE_URI": f"sqlite:///{tmp_path}/waffle.db",
             "WAFFLE_SNAPSHOT_PATH": str(tmp_path / "host" / "snapshot"),
@@ -228,11 +227,8 @@ class TestExpect:
 
         operators = {"alice": start("alice", 1), "bob": start("bob", 2)}
         errors = {name: one.communicate(timeout=60)[1] for name, one in operators.items()}
-        winners = [name for name, one in operators.items() if one.returncode == 0]
-        assert len(winners) == 1
-        winner = winners[0]
-        loser = "bob" if winner == "alice" else "alice"
-        value = 1 if winner == "alice" else 2
+        (winner,) = (name for name, one in operators.items() if one.returncode == 0)
+        loser, value = ("bob", 1) if winner == "alice" else ("alice", 2)
         assert operators[loser].returncode == 1
         assert f"{winner} (cli) changed S000 from 0 to {value} in revision 1" in errors[loser]
 
@@ -273,7 +269,7 @@ class TestRollback:
         assert (change.revision, change.comment) == (4, "rollback to revision 1")
 
     @pytest.mark.parametrize("answer", ["n\n", ""])
-    def test_does_nothing_unless_told_so(self, changed: Site, answer: str) -> None:
+    def test_does_nothing_without_a_yes(self, changed: Site, answer: str) -> None:
         assert run(changed[0], "rollback", "1", typed=answer).status == 1
         assert changed[1].revision == 3
 
@@ -286,7 +282,7 @@ class TestRollback:
     def test_what_was_not_shown_is_not_done(
         self, changed: Site, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A change made while the question stands makes the answer void."""
+        """A change made while the question is open makes the answer void."""
 
         def confirm(*_: object, **__: object) -> bool:
             changed[1].update({"MAX": 99}, actor="bob")
@@ -298,12 +294,12 @@ class TestRollback:
         assert "bob (python) changed MAX from 6 to 99" in done.errors
         assert changed[1].settings.MAX == 99
 
-    def test_to_where_no_history_reaches_is_refused(self, changed: Site) -> None:
+    def test_past_the_history_is_refused(self, changed: Site) -> None:
         done = run(changed[0], "rollback", "9", "--yes")
         assert done.status == 1
         assert "There is no revision 9" in done.errors
 
-    def test_to_what_is_the_same_changes_nothing(self, changed: Site) -> None:
+    def test_to_equal_values_changes_nothing(self, changed: Site) -> None:
         done = run(changed[0], "rollback", "3")
         assert done.output == "Nothing to change: revision 3 has these values already.\n"
 
@@ -314,11 +310,10 @@ class TestEnd:
     @pytest.mark.parametrize(
         "command", [["set", "MAX=5"], ["reset", "MAX"], ["rollback", "1", "--yes"]], ids=str
     )
-    def test_tells_the_fleet_unless_told_not_to_wait(self, site: Site, command: list[str]) -> None:
+    def test_prints_the_fleet_without_no_wait(self, site: Site, command: list[str]) -> None:
         site[1].update({"MAX": 6})
         site[1].update({"MAX": 7})
-        told = "revision 3: "
-        assert told in run(site[0], *command).output.splitlines()[-1]
+        assert "revision 3: " in run(site[0], *command).output.splitlines()[-1]
         site[1].update({"MAX": 8})
         assert "revision 5: " not in run(site[0], *command, "--no-wait").output
 
@@ -331,9 +326,7 @@ class TestEnd:
         assert run(site[0], "set", "MAX=6", "--json", "--no-wait").json["fleet"] is None
 
     @pytest.mark.parametrize("form", [(), ("--json",)], ids=["lines", "json"])
-    def test_without_redis_nobody_knows_of_other_hosts(
-        self, apps: Apps, form: Sequence[str]
-    ) -> None:
+    def test_without_redis_other_hosts_are_not_known(self, apps: Apps, form: Sequence[str]) -> None:
         app, waffle = apps(Settings, WAFFLE_MULTIPROC=True, WAFFLE_REDIS_URL="redis://127.0.0.1:1")
         done = run(app, "set", "MAX=5", "--timeout", "0", *form)
         assert done.status == 1

@@ -1,4 +1,4 @@
-"""`list`, `get` and `history`: what is shown, to whom, and what never is."""
+"""`list`, `get` and `history`: what is shown, and what never is."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 from flask import Flask
 from pydantic import Field, SecretStr
 
-from tests.conftest import Apps, execute
+from tests.conftest import Apps, execute, state_of
 from tests.support.command_line import run_in_process as run
 from uwsgi_waffle import WaffleConf, WaffleSettings
+from uwsgi_waffle.sql.store import Signature
 
 MASK = "********"
 
@@ -33,7 +34,8 @@ def site(apps: Apps) -> Site:
     """Give an application with two revisions."""
     app, waffle = apps(Settings)
     waffle.update({"SITENAME": "New", "TAGS": ["a"]}, actor="alice", comment="launch day")
-    waffle.update({"API_KEY": "s3cret-value", "MAX_FILESIZE": 5}, actor="bob", source="page")
+    values = {"API_KEY": "s3cret-value", "MAX_FILESIZE": 5}
+    state_of(app).writer.update(values, Signature("bob", None, "page"))
     return app, waffle
 
 
@@ -47,7 +49,7 @@ class TestList:
         assert lines[2] == "*  MAX_FILESIZE  5         Max upload size (bytes)"
         assert lines[-1] == "Revision 2. * differs from the default."
 
-    def test_json_tells_all_there_is(self, site: Site) -> None:
+    def test_json_holds_every_detail(self, site: Site) -> None:
         found = run(site[0], "list", "--json").json
         assert found["revision"] == 2
         assert len(found["lineage"]) == 16
@@ -65,7 +67,7 @@ class TestList:
         waffle.update({"SITENAME": "x" * 500, "TAGS": ["y\n" * 90]})
         assert max(map(len, run(app, "list").output.splitlines())) <= 80
 
-    def test_says_which_stored_value_cannot_be_used(self, site: Site, apps: Apps) -> None:
+    def test_names_a_stored_value_that_cannot_be_used(self, site: Site, apps: Apps) -> None:
         execute(apps.database_uri, "UPDATE waffle_setting SET value='0' WHERE name='MAX_FILESIZE'")
         execute(apps.database_uri, "UPDATE waffle_namespace SET revision = 3")
         done = run(site[0], "list")
@@ -100,9 +102,9 @@ class TestHistory:
     def test_shows_old_new_who_why_and_when_newest_first(self, site: Site) -> None:
         lines = run(site[0], "history").output.splitlines()
         when = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
-        assert re.fullmatch(rf"revision 2  {when}  bob, by page", lines[0])
+        assert re.fullmatch(rf"revision 2  {when}  bob \(page\)", lines[0])
         assert "  MAX_FILESIZE: 1000 -> 5" in lines
-        assert re.fullmatch(rf"revision 1  {when}  alice, by python", lines[4])
+        assert re.fullmatch(rf"revision 1  {when}  alice \(python\)", lines[4])
         assert lines[5:] == [
             "    launch day",
             '  SITENAME: "Waffle" -> "New"',
@@ -137,13 +139,13 @@ class TestHistory:
             }
         ]
 
-    def test_of_nothing_says_so(self, apps: Apps) -> None:
+    def test_of_nothing(self, apps: Apps) -> None:
         app, _ = apps(Settings)
         assert run(app, "history").output == "Nothing has been changed yet.\n"
         assert run(app, "history", "TAG").status == 1
 
     @pytest.mark.usefixtures("site")
-    def test_of_a_setting_that_is_not_declared_any_more(self, apps: Apps) -> None:
+    def test_of_a_setting_that_is_no_longer_declared(self, apps: Apps) -> None:
         class Fewer(WaffleSettings):
             SITENAME: str = "Waffle"
 
@@ -174,3 +176,42 @@ class TestSecrets:
     @pytest.mark.parametrize("form", [[], ["--json"]], ids=["lines", "json"])
     def test_is_revealed_on_demand(self, site: Site, command: list[str], form: list[str]) -> None:
         assert "s3cret-value" in run(site[0], *command, "--reveal", *form).output
+
+
+class TestForeignText:
+    """What others wrote is shown, and no terminal obeys it."""
+
+    #: Copies to the clipboard (OSC 52), clears the screen (C1), turns text round, adds a line.
+    HOSTILE = "a\x1b]52;c;ZWNobw==\x07\x9b2J\u202eb\nrevision 9  forged"
+
+    @pytest.mark.parametrize(
+        "command", [["list"], ["history"], ["get", "TAGS"], ["set", "TAGS=[]", "--expect", "0"]]
+    )
+    @pytest.mark.parametrize("form", [[], ["--json"]], ids=["lines", "json"])
+    def test_is_printable(
+        self, apps: Apps, command: list[str], form: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "120")
+        app, waffle = apps(Settings)
+        values = {"SITENAME": self.HOSTILE, "TAGS": [self.HOSTILE]}
+        waffle.update(values, actor=self.HOSTILE, comment=self.HOSTILE)
+        done = run(app, *command, *form)
+        assert "]52;" in done.output + done.errors
+        assert not any(line.startswith("revision 9") for line in done.output.splitlines())
+        for text in (done.output, done.errors):
+            assert [c for c in text if not c.isprintable() and c != "\n"] == []
+        if form and done.status == 0:
+            assert self.HOSTILE in _texts(done.json), "the JSON means the same"
+
+    def test_a_program_gets_a_text_as_it_is(self, apps: Apps) -> None:
+        app, waffle = apps(Settings)
+        waffle.update({"SITENAME": self.HOSTILE})
+        assert run(app, "get", "SITENAME").output == f"{self.HOSTILE}\n"
+
+
+def _texts(found: Any) -> list[str]:
+    """Return every text in an answer."""
+    if isinstance(found, dict | list):
+        inner = found.values() if isinstance(found, dict) else found
+        return [text for one in inner for text in _texts(one)]
+    return [found] if isinstance(found, str) else []

@@ -1,4 +1,4 @@
-"""`export`, `import` and `adopt-legacy`: settings carried from one place to another."""
+"""`export`, `import` and `adopt-legacy`: settings that move elsewhere."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_round_trip_is_one_revision_with_the_same_values(site: Site, other: Si
     assert all(c.comment == "import of <stdin>" for c in other[1].history())
 
 
-def test_an_export_tells_where_it_is_from(site: Site) -> None:
+def test_an_export_names_its_source(site: Site) -> None:
     found = json.loads(run(site[0], "export").output)
     assert (found["namespace"], found["revision"]) == ("default", 1)
     assert found["settings"]["API_KEY"] == "********"
@@ -69,7 +69,7 @@ def test_an_export_tells_where_it_is_from(site: Site) -> None:
 
 
 def test_a_masked_secret_stays_as_it_is(site: Site, other: Site) -> None:
-    """What `export` masks is no value; importing it changes nothing and says so."""
+    """`import` names a secret that `export` masked, and does not change it."""
     exported = run(site[0], "export").output
     done = run(other[0], "import", "-", typed=exported.encode())
     assert "API_KEY" in done.errors
@@ -115,7 +115,7 @@ def test_what_cannot_be_imported_is_refused_whole(
     assert site[1].revision == 1
 
 
-def test_a_file_that_is_not_there_is_a_matter_of_usage(site: Site) -> None:
+def test_a_missing_file_is_a_usage_error(site: Site) -> None:
     assert run(site[0], "import", "nowhere.json").status == 2
 
 
@@ -158,13 +158,13 @@ def _assert_adopted(waffle: WaffleConf[Any]) -> None:
     assert waffle.settings.MAX_FILESIZE == 1000
 
 
-def test_a_table_of_flask_waffleconf_is_taken_over_as_one_revision(legacy: Site) -> None:
-    """What is left is named with the reason: refused, more than a value, not declared."""
+def test_a_table_of_flask_waffleconf_is_imported_as_one_revision(legacy: Site) -> None:
+    """What is not imported is named with the reason: refused, more than a value, not declared."""
     done = run(legacy[0], "adopt-legacy")
     assert done.status == 0, done.errors
     _assert_adopted(legacy[1])
-    told = [line for line in done.errors.splitlines() if line.startswith("Left: ")]
-    left = dict(line.split(": ", 2)[1:] for line in told)
+    lines = [line for line in done.errors.splitlines() if line.startswith("Left: ")]
+    left = dict(line.split(": ", 2)[1:] for line in lines)
     assert left.keys() == {"MAX_FILESIZE", "API_KEY", "GONE"}
     assert "greater than or equal to 1" in left["MAX_FILESIZE"]
     assert left["API_KEY"].startswith("its pickle names pathlib.")

@@ -1,4 +1,4 @@
-"""The deployments that Flask-WaffleConf 0.3.1 was run in, without a line of ours in their options.
+"""The deployments that Flask-WaffleConf 0.3.1 ran in, with no option of uwsgi_waffle in them.
 
 It reached every worker in 0 of 100 updates under prefork, and through its file watcher after
 seconds. Here each of the updates is at every worker at the next request, in each of them.
@@ -6,14 +6,15 @@ seconds. Here each of the updates is at every worker at the next request, in eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import RedisServer, free_port
+from tests.support.soak import times
 from tests.support.uwsgi_server import Options
 from tests.support.waffle_host import WaffleHost
+from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
 
 DEPLOYMENTS: dict[str, Options] = {
     "prefork": {},
@@ -22,16 +23,7 @@ DEPLOYMENTS: dict[str, Options] = {
     "lazy-apps": {"lazy-apps": True, "enable-threads": True},
     "lazy-apps-gevent": {"lazy-apps": True, "gevent": 50, "gevent-early-monkey-patch": True},
 }
-UPDATES = 40
-NEVER_SECONDS = 3600
-SOON_SECONDS = 10.0
-
-
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[RedisServer]:
-    """Give a Redis for this module."""
-    with RedisServer() as server:
-        yield server
+UPDATES = times(20, 40)
 
 
 @pytest.mark.parametrize("with_redis", [True, False], ids=["redis", "no-redis"])
@@ -39,7 +31,7 @@ def redis_server() -> Iterator[RedisServer]:
 def test_every_update_reaches_every_worker(
     deployment: str, redis_server: RedisServer, tmp_path: Path, *, with_redis: bool
 ) -> None:
-    """Each update is served by every worker at its next request, and told to every idle one."""
+    """Each update is served by every worker at its next request, and idle ones call back."""
     environment = {
         "WAFFLE_DATABASE_URI": f"sqlite:///{tmp_path}/waffle.db",
         "WAFFLE_REDIS_PORT": str(redis_server.port if with_redis else free_port()),

@@ -1,4 +1,4 @@
-"""gunicorn: whatever its workers are and whenever they load the app, a change reaches each."""
+"""gunicorn: whatever its workers are, and whenever they load the app, a change reaches each."""
 
 from __future__ import annotations
 
@@ -9,20 +9,12 @@ import pytest
 
 from tests.support import RedisServer, wait_until
 from tests.support.other_servers import Gunicorn
+from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
 
 WORKER_CLASSES = ("sync", "gthread", "gevent")
 WORKERS = 3
-#: Nothing in these tests may wait for a poll.
-POLL_SECONDS = 60
 #: gunicorn itself waits 30 seconds for workers that do not end.
 PROMPT_SECONDS = 10.0
-
-
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[RedisServer]:
-    """Give a Redis for this module."""
-    with RedisServer() as server:
-        yield server
 
 
 @pytest.fixture(
@@ -30,13 +22,13 @@ def redis_server() -> Iterator[RedisServer]:
     params=[(name, preload) for name in WORKER_CLASSES for preload in (False, True)],
     ids=lambda param: f"{param[0]}-{'preload' if param[1] else 'no-preload'}",
 )
-def gunicorn(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterator[Gunicorn]:
+def gunicorn(request: pytest.FixtureRequest, shared_redis: RedisServer) -> Iterator[Gunicorn]:
     """Give a gunicorn, each of whose workers has had a request."""
     worker_class, preload = request.param
     environment = {
-        "WAFFLE_REDIS_URL": redis_server.url,
+        "WAFFLE_REDIS_URL": shared_redis.url,
         "WAFFLE_REDIS_CHANNEL": f"{worker_class}-{preload}",
-        "WAFFLE_POLL_SECONDS": str(POLL_SECONDS),
+        "WAFFLE_POLL_SECONDS": str(NEVER_SECONDS),
     }
     server = Gunicorn(environment, worker_class=worker_class, preload=preload, workers=WORKERS)
     with server:
@@ -58,23 +50,25 @@ def test_idle_workers_run_their_callbacks_by_themselves(gunicorn: Gunicorn) -> N
     """A worker that has a listener runs `on_change` without a request."""
     workers = {answer["pid"] for answer in gunicorn.read_from_each()}
     gunicorn.update({"S000": 100})
-    wait_until(lambda: gunicorn.told(100) == workers, 10.0, "each worker ran its callback")
+    wait_until(lambda: gunicorn.called_back(100) == workers, SOON_SECONDS, "each calls back")
 
 
 def test_each_worker_subscribes_once_and_the_master_does_not(
-    gunicorn: Gunicorn, redis_server: RedisServer
+    gunicorn: Gunicorn, shared_redis: RedisServer
 ) -> None:
     """There are as many Redis subscriptions as workers, counted at the server."""
     channel = gunicorn.environment["WAFFLE_REDIS_CHANNEL"]
     wait_until(
-        lambda: redis_server.subscribers(channel) == WORKERS, 10.0, "one subscription a worker"
+        lambda: shared_redis.subscribers(channel) == WORKERS,
+        SOON_SECONDS,
+        "one subscription each",
     )
     gunicorn.update({"S000": 200})
     gunicorn.read_from_each()
-    assert redis_server.subscribers(channel) == WORKERS
+    assert shared_redis.subscribers(channel) == WORKERS
 
 
-def test_a_reload_gives_workers_that_follow(gunicorn: Gunicorn, redis_server: RedisServer) -> None:
+def test_a_reload_gives_workers_that_follow(gunicorn: Gunicorn, shared_redis: RedisServer) -> None:
     """After SIGHUP the new workers serve, follow and subscribe as the old ones did."""
     before = gunicorn.update({"S000": 300})
     gunicorn.reload()
@@ -82,11 +76,13 @@ def test_a_reload_gives_workers_that_follow(gunicorn: Gunicorn, redis_server: Re
     assert {answer["revision"] for answer in answers} == {before["revision"]}
     workers = {answer["pid"] for answer in answers}
     gunicorn.update({"S000": 301})
-    wait_until(lambda: gunicorn.told(301) == workers, 10.0, "each new worker ran its callback")
+    wait_until(lambda: gunicorn.called_back(301) == workers, SOON_SECONDS, "all call back")
     assert {answer["values"]["S000"] for answer in gunicorn.read_from_each()} == {301}
     channel = gunicorn.environment["WAFFLE_REDIS_CHANNEL"]
     wait_until(
-        lambda: redis_server.subscribers(channel) == WORKERS, 10.0, "one subscription a worker"
+        lambda: shared_redis.subscribers(channel) == WORKERS,
+        SOON_SECONDS,
+        "one subscription each",
     )
 
 

@@ -10,9 +10,8 @@ import pytest
 
 from tests.support import RedisServer, wait_until
 from tests.support.other_servers import FlaskRun, Waitress, WebServer
+from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
 
-#: Nothing in these tests may wait for a poll.
-POLL_SECONDS = 60
 PROMPT_SECONDS = 10.0
 
 Make = Callable[[Mapping[str, str]], WebServer]
@@ -24,20 +23,13 @@ SERVERS: dict[str, Make] = {
 }
 
 
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[RedisServer]:
-    """Give a Redis for this module."""
-    with RedisServer() as server:
-        yield server
-
-
 @pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterator[WebServer]:
     """Give a server that has had a request."""
     environment = {
         "WAFFLE_REDIS_URL": redis_server.url,
         "WAFFLE_REDIS_CHANNEL": request.param,
-        "WAFFLE_POLL_SECONDS": str(POLL_SECONDS),
+        "WAFFLE_POLL_SECONDS": str(NEVER_SECONDS),
     }
     with SERVERS[request.param](environment) as running:
         yield running
@@ -48,13 +40,15 @@ def test_one_process_listens_and_serves_each_change_at_once(
 ) -> None:
     """One subscription, counted at Redis, though the reloader's parent loads the app too."""
     channel = server.environment["WAFFLE_REDIS_CHANNEL"]
-    wait_until(lambda: redis_server.subscribers(channel) == 1, 10.0, "one subscription")
+    wait_until(lambda: redis_server.subscribers(channel) == 1, SOON_SECONDS, "one subscription")
     for value in range(1, 21):
         done = server.update({"S000": value})
         answer = server.read()
         assert (answer["revision"], answer["values"]["S000"]) == (done["revision"], value)
         assert answer["config"]["S000"] == value
-    wait_until(lambda: server.told(20) == {server.read()["pid"]}, 10.0, "its callback ran")
+    wait_until(
+        lambda: server.called_back(20) == {server.read()["pid"]}, SOON_SECONDS, "it calls back"
+    )
     assert redis_server.subscribers(channel) == 1
 
 
@@ -75,7 +69,7 @@ def test_the_reloader_leaves_one_listener_after_a_reload(
     with FlaskRun(environment, options=options) as server:
         before = server.read()["pid"]
         watched.write_text("22")
-        wait_until(lambda: server.read()["pid"] != before, 20.0, "the reloader has reloaded")
-        wait_until(lambda: redis_server.subscribers("again") == 1, 10.0, "one subscription")
+        wait_until(lambda: server.read()["pid"] != before, SOON_SECONDS, "it has reloaded")
+        wait_until(lambda: redis_server.subscribers("again") == 1, SOON_SECONDS, "one subscription")
         server.update({"S000": 5})
         assert server.read()["values"]["S000"] == 5

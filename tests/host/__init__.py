@@ -1,0 +1,1 @@
+"""The files and the memory that the processes of a host share."""

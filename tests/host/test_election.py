@@ -1,149 +1,97 @@
-"""One listener for each uWSGI instance: who is elected, and who follows when it dies."""
+"""One listener for each uWSGI instance: which process is elected, and which follows it."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.support import wait_until
+from tests.support.programs import Program
+from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.host.election import Election
 
-#: Stands for an instance once for each line that it is sent, and tells whether it has won.
+#: Stands for an instance once for each line that it is sent, and prints whether it has won.
 CANDIDATE = """
 import pathlib, sys
 from uwsgi_waffle.host.election import Election
 election = Election(pathlib.Path(sys.argv[1]), int(sys.argv[2]))
-print("ready", flush=True)
 for _ in sys.stdin:
     print(election.win(), flush=True)
 """
 
 
-class Candidate:
-    """A candidate in a process of its own."""
-
-    def __init__(self, path: Path, instance: int) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CANDIDATE, str(path), str(instance)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def read(self) -> str:
-        """Return the next line that it prints."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def wins(self) -> bool:
-        """Have it stand, and return whether it has won."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return self.read() == "True"
-
-    def kill(self) -> None:
-        """End it by SIGKILL."""
-        self.process.kill()
-        self.process.communicate()
+def wins(candidate: Program) -> bool:
+    return candidate.ask() == "True"
 
 
-@contextmanager
-def candidates(path: Path, *instances: int) -> Iterator[list[Candidate]]:
-    """Give a candidate for each of the instances named."""
+def test_one_process_wins_and_another_takes_over_when_it_is_killed(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        made = []
-        for instance in instances:
-            made.append(Candidate(path, instance))
-            stack.callback(made[-1].kill)
-        for candidate in made:
-            assert candidate.read() == "ready"
-        yield made
-
-
-def test_one_process_wins_and_the_next_takes_over_when_it_is_killed(tmp_path: Path) -> None:
-    with candidates(tmp_path / "snapshot", 7, 7, 7) as standing:
-        winners: list[bool] = []
+        standing = [
+            stack.enter_context(Program(CANDIDATE, tmp_path / "snapshot", 7)) for _ in range(3)
+        ]
         while standing:
-            wins = [candidate.wins() for candidate in standing]
-            assert wins.count(True) == 1
-            assert [candidate.wins() for candidate in standing] == wins, "it stays the listener"
-            standing.pop(wins.index(True)).kill()
-            winners.append(True)
-        assert len(winners) == 3
+            won = [wins(candidate) for candidate in standing]
+            assert won.count(True) == 1
+            assert [wins(candidate) for candidate in standing] == won, "it stays the listener"
+            standing.pop(won.index(True)).kill()
 
 
 def test_instances_that_share_a_host_snapshot_do_not_compete(tmp_path: Path) -> None:
-    with candidates(tmp_path / "snapshot", 7, 8) as standing:
-        assert [candidate.wins() for candidate in standing] == [True, True]
-
-
-def test_forked_children_do_not_inherit_the_office(tmp_path: Path) -> None:
-    """Neither do they hold it when their parent is gone."""
     path = tmp_path / "snapshot"
-    program = f"""
+    with Program(CANDIDATE, path, 7) as first, Program(CANDIDATE, path, 8) as second:
+        assert wins(first)
+        assert wins(second)
+
+
+def test_a_forked_child_does_not_inherit_the_lock(tmp_path: Path) -> None:
+    """It does not hold it after the end of its parent either."""
+    path = tmp_path / "snapshot"
+    program = """
 import os, pathlib, sys
 from uwsgi_waffle.host.election import Election
-election = Election(pathlib.Path({str(path)!r}), 7)
-assert election.win()
+path = pathlib.Path(sys.argv[1])
+assert Election(path, 7).win()
 if not os.fork():
-    other = Election(pathlib.Path({str(path)!r}), 7)
+    other = Election(path, 7)
     print(other.win(), flush=True)
-    sys.stdin.readline()
-    print(other.win(), flush=True)
-    sys.stdin.read()
+    for _ in sys.stdin:
+        print(other.win(), flush=True)
     os._exit(0)
 os.wait()
 """
-    parent = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == "False\n"
+    with Program(program, path) as parent:  # the child ends with its input
+        assert parent.read() == "False"
         election = Election(path, 7)
         assert not election.win()
         parent.kill()
-        wait_until(election.win, 10, "the office is free though a child lives on")
+        wait_until(election.win, SOON_SECONDS, "the lock is free though a child lives on")
         election.resign()
-        assert parent.stdin is not None
-        parent.stdin.write("\n")
-        parent.stdin.flush()
-        assert parent.stdout.readline() == "True\n", "it can be had by the child, too"
-    finally:
-        parent.kill()
-        parent.communicate()  # the child ends with its input
+        assert parent.ask() == "True", "the child can win it, too"
 
 
 def test_one_application_of_a_process_is_elected(tmp_path: Path) -> None:
-    """A record lock keeps out other processes only, and one may hold several applications."""
+    """A record lock excludes other processes only, and one may hold several applications."""
     first, second = (Election(tmp_path / "snapshot", 7) for _ in range(2))
     assert first.win()
     assert not second.win()
     second.resign()
-    assert not second.win(), "who does not hold the office gives nothing back"
+    assert not second.win(), "a candidate that has not won gives nothing back"
     first.resign()
     assert second.win()
     second.resign()
 
 
-def test_where_nobody_can_be_elected_everybody_listens(
+def test_where_no_process_can_be_elected_each_candidate_listens(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two listeners do no harm; none, or a mule that dies of it for ever, does."""
+    """Two listeners are harmless; none, or a mule that dies of it again and again, is not."""
     election = Election(tmp_path / "no such folder" / "snapshot", 7)
     assert election.win()
     assert "no listener can be elected" in caplog.text
     (tmp_path / "no such folder").mkdir()
     election.resign()
-    assert election.win(), "and once the folder is there, by the lock"
+    assert election.win(), "by the lock, once the folder exists"
     assert (tmp_path / "no such folder" / "snapshot.listeners").exists()
     election.resign()

@@ -1,4 +1,4 @@
-"""What is refused as a host snapshot file, and what becomes of it."""
+"""Which files are refused as a host snapshot, and what is done about them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.host.states import at, record
 from tests.support import require
-from uwsgi_waffle.host import HostSnapshot, layout
-from uwsgi_waffle.values.snapshot import Record
+from uwsgi_waffle.host import layout
+from uwsgi_waffle.host.records import HostSnapshot
 
-RECORD = Record("00000000000000aa", 7, {"SITENAME": '"Waffle"'})
+RECORD = record(7)
 AS_ROOT = os.geteuid() == 0
 
 
@@ -26,16 +27,9 @@ def made(path: Path) -> HostSnapshot:
     return host
 
 
-def truncate(path: Path) -> None:
-    os.truncate(path, layout.FILE_BYTES - 1)
-
-
-def empty(path: Path) -> None:
-    os.truncate(path, 0)
-
-
-def lengthen(path: Path) -> None:
-    os.truncate(path, layout.FILE_BYTES + layout.PAGE_BYTES)
+def cut_to(length: int) -> Callable[[Path], None]:
+    """Return a function that gives a file another length."""
+    return lambda path: os.truncate(path, length)
 
 
 def fill_with_garbage(path: Path) -> None:
@@ -43,7 +37,7 @@ def fill_with_garbage(path: Path) -> None:
 
 
 def set_word(word: int, value: int) -> Callable[[Path], None]:
-    """Return what writes one word of the header."""
+    """Return a function that writes one word of the header."""
 
     def write(path: Path) -> None:
         with path.open("r+b") as file:
@@ -51,10 +45,6 @@ def set_word(word: int, value: int) -> Callable[[Path], None]:
             file.write(value.to_bytes(layout.WORD_BYTES, sys.byteorder))
 
     return write
-
-
-def open_to_others(path: Path) -> None:
-    path.chmod(0o644)
 
 
 def replace_by_link(path: Path) -> None:
@@ -73,43 +63,29 @@ def give_to_another_user(path: Path) -> None:
     os.chown(path, 65534, 65534)
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        truncate,
-        empty,
-        lengthen,
-        fill_with_garbage,
-        set_word(layout.VERSION_WORD, layout.VERSION - 1),
-        set_word(layout.ROOM_WORD, 1),
-        open_to_others,
-        replace_by_link,
-        replace_by_fifo,
-        give_to_another_user,
-    ],
-    ids=[
-        "truncated",
-        "empty",
-        "oversized",
-        "garbage",
-        "older-layout",
-        "other-room",
-        "open-to-others",
-        "link",
-        "fifo",
-        "foreign-owned",
-    ],
-)
-def test_a_file_that_cannot_be_trusted_is_said_and_replaced(
-    spoil: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+SPOIL: dict[str, Callable[[Path], None]] = {
+    "truncated": cut_to(layout.FILE_BYTES - 1),
+    "empty": cut_to(0),
+    "oversized": cut_to(layout.FILE_BYTES + layout.PAGE_BYTES),
+    "garbage": fill_with_garbage,
+    "older layout": set_word(layout.VERSION_WORD, layout.VERSION - 1),
+    "other room": set_word(layout.ROOM_WORD, 1),
+    "open to others": lambda path: path.chmod(0o644),
+    "link": replace_by_link,
+    "fifo": replace_by_fifo,
+    "another user's": give_to_another_user,
+}
+
+
+@pytest.mark.parametrize("how", SPOIL)
+def test_a_file_that_cannot_be_trusted_is_replaced_which_is_logged(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is refused with one log line that names it, and a new one takes its place."""
+    """One log line names it, and a new file takes its place."""
     path = tmp_path / "host" / "snapshot"
     made(path)
-    spoil(path)
-
+    SPOIL[how](path)
     host = HostSnapshot(path)
-
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert str(path) in caplog.text
     assert "is refused" in caplog.text
@@ -123,7 +99,7 @@ def test_a_file_that_cannot_be_trusted_is_said_and_replaced(
     assert not path.is_symlink()
 
 
-def test_a_newer_layout_is_left_to_those_who_made_it(
+def test_a_file_of_a_newer_layout_is_left_to_the_newer_release(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two releases side by side must not replace each other's file again and again."""
@@ -131,29 +107,25 @@ def test_a_newer_layout_is_left_to_those_who_made_it(
     made(path)
     set_word(layout.VERSION_WORD, layout.VERSION + 1)(path)
     before = path.stat().st_ino
-
     host = HostSnapshot(path)
-
     assert not host.is_shared
     assert path.stat().st_ino == before
     assert "newer uwsgi_waffle" in caplog.text
     assert host.publish(RECORD)
-    assert host.position == (RECORD.lineage, RECORD.revision)
+    assert host.position == at(7)
 
 
-def test_another_namespaces_file_is_left_to_it(
+def test_a_file_of_another_namespace_is_left_to_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two applications that were given one file would serve each other's values."""
+    """Two applications with one file would serve each other's values."""
     path = tmp_path / "snapshot"
     made(path)
-
     host = HostSnapshot(path, "another")
-
     assert not host.is_shared
     assert host.read() is None
-    assert "WAFFLE_SNAPSHOT_PATH of its own" in caplog.text
-    assert HostSnapshot(path).position() == (RECORD.lineage, RECORD.revision)
+    assert "set another WAFFLE_SNAPSHOT_PATH for each" in caplog.text
+    assert HostSnapshot(path).position == at(7)
 
 
 def test_a_file_keeps_its_record_for_the_next_process(tmp_path: Path) -> None:
@@ -174,23 +146,21 @@ def test_directory_and_file_are_private(tmp_path: Path) -> None:
 def test_a_directory_that_others_may_write_is_bypassed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The process does without a file, says so once with the fix, and still works."""
+    """The process does without a file, logs that once with the fix, and still works."""
     directory = tmp_path / "open"
     directory.mkdir()
     directory.chmod(0o777)
-
     host = HostSnapshot(directory / "snapshot")
-
     assert not host.is_shared
     assert list(directory.iterdir()) == []
     assert "chmod go-w" in caplog.text
     assert host.publish(RECORD)
     assert not host.verify()
-    assert host.position == (RECORD.lineage, RECORD.revision), "verify() keeps private memory"
+    assert host.position == at(7), "verify() keeps private memory"
     assert len(caplog.records) == 1
 
 
-def test_a_sticky_directory_such_as_tmp_will_do(tmp_path: Path) -> None:
+def test_a_sticky_directory_such_as_tmp_can_be_used(tmp_path: Path) -> None:
     directory = tmp_path / "sticky"
     directory.mkdir()
     directory.chmod(0o1777)
@@ -205,24 +175,22 @@ def test_another_users_directory_is_bypassed(tmp_path: Path) -> None:
     assert not HostSnapshot(directory / "snapshot").is_shared
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, truncate, empty, fill_with_garbage])
-def test_a_file_that_is_spoilt_while_it_is_mapped_is_mapped_anew(
-    spoil: Callable[[Path], None], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("how", ["deleted", "truncated", "empty", "garbage"])
+def test_a_file_that_is_spoilt_while_it_is_mapped_is_mapped_again(how: str, tmp_path: Path) -> None:
     """verify() looks at the file before it touches memory that may be gone with it."""
     path = tmp_path / "snapshot"
     host = made(path)
     host.register("process", follows=True)
     replacement = path.with_name("replacement")
-    if spoil is fill_with_garbage:
+    if how == "garbage":
         fill_with_garbage(replacement)
         replacement.chmod(0o600)
         replacement.rename(path)
+    elif how == "deleted":
+        path.unlink()
     else:
-        spoil(path)
-
+        SPOIL[how](path)
     assert host.verify()
-
     assert host.is_shared
     assert host.read() is None
     assert [process.pid for process in host.slots.living()] == [os.getpid()]
@@ -230,7 +198,7 @@ def test_a_file_that_is_spoilt_while_it_is_mapped_is_mapped_anew(
     assert not host.verify()
 
 
-def test_no_descriptor_is_left_behind_by_mapping_anew(tmp_path: Path) -> None:
+def test_mapping_again_leaves_no_descriptor_open(tmp_path: Path) -> None:
     path = tmp_path / "snapshot"
     host = made(path)
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -258,6 +226,6 @@ def test_a_full_file_system_is_bypassed(tmp_path: Path, caplog: pytest.LogCaptur
         assert "No space left" in caplog.text
         assert [path.name for path in mount.iterdir()] == ["snapshot.lock"]
         assert host.publish(RECORD)
-        assert host.position == (RECORD.lineage, RECORD.revision)
+        assert host.position == at(7)
     finally:
         subprocess.run(["/bin/umount", "--lazy", str(mount)], check=True)

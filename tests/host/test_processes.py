@@ -1,138 +1,248 @@
-"""The list of processes in the host snapshot."""
+"""The list of processes in the host snapshot: each one that lives, with what it serves."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import random
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.support import wait_until
-from uwsgi_waffle.host import HostSnapshot, ListenerState, layout
-from uwsgi_waffle.host.processes import start_ticks
+from tests.host.states import LINEAGE, at
+from tests.support.programs import Program, output_of
+from uwsgi_waffle.host import layout, processes
+from uwsgi_waffle.host.processes import ListenerState, ProcessSlot, RefusedValue
+from uwsgi_waffle.host.records import HostSnapshot
 
-#: Lists itself, says so, and lives until it is told to end.
+FIRST_WORD = layout.SLOTS_OFFSET // layout.WORD_BYTES
+REFUSAL = RefusedValue("SIZE", "last good value", "Input should be less than 5")
+
+#: Lists itself, and prints the processes that it finds for each line that it is sent.
 MEMBER = """
 import pathlib, sys
-from uwsgi_waffle.host import HostSnapshot
+from tests.host.states import at
+from uwsgi_waffle.host.records import HostSnapshot
 host = HostSnapshot(pathlib.Path(sys.argv[1]))
 host.register("worker", 3, 77, follows=True)
-host.slots.record("00000000000000aa", 42)
-print("listed", flush=True)
-sys.stdin.read()
+host.slots.record(at(42))
+for line in sys.stdin:
+    if line == "verify\\n":
+        host.verify()
+    print(*(process.pid for process in host.slots.living()), flush=True)
 """
 
 
-def test_a_process_is_listed_until_it_dies(tmp_path: Path) -> None:
-    """What it says of itself can be read by others; kill -9 takes it out at once."""
-    path = tmp_path / "snapshot"
-    host = HostSnapshot(path)
-    member = subprocess.Popen(
-        [sys.executable, "-c", MEMBER, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert member.stdout is not None
-        assert member.stdout.readline() == "listed\n"
-        (found,) = host.slots.living()
+@pytest.fixture
+def host(tmp_path: Path) -> HostSnapshot:
+    return HostSnapshot(tmp_path / "snapshot")
+
+
+def listed(host: HostSnapshot) -> ProcessSlot:
+    """Return the only process of a host."""
+    (found,) = host.slots.living()
+    return found
+
+
+def pids(host: HostSnapshot) -> list[int]:
+    return [process.pid for process in host.slots.living()]
+
+
+# -- life locks ------------------------------------------------------------------------------------
+
+
+def test_a_process_is_listed_until_it_is_killed(host: HostSnapshot) -> None:
+    """Other processes read what it records; after a SIGKILL its slot is free at once."""
+    with Program(MEMBER, host.path) as member:
+        assert member.ask() == str(member.pid)
+        found = listed(host)
         assert (found.pid, found.role, found.worker, found.master) == (member.pid, "worker", 3, 77)
-        assert (found.lineage, found.revision, found.follows) == ("00000000000000aa", 42, True)
-        assert found.listener == ListenerState()
-    finally:
+        assert (found.position, found.follows) == (at(42), True)
+        assert (found.listener, found.refused, found.expected_workers) == (ListenerState(), None, 0)
         member.kill()
-        member.communicate()
-    assert host.slots.living() == []
+        assert host.slots.living() == []
+    host.register("process")
+    assert host.words[FIRST_WORD] == os.getpid(), "it takes the slot of the killed process"
 
 
-def test_a_reused_pid_is_another_process(tmp_path: Path) -> None:
-    """A slot whose pid lives again, but began at another time, counts as free."""
-    host = HostSnapshot(tmp_path / "snapshot")
-    host.register("worker", 1, 2, follows=True)
-    started_word = layout.SLOTS_OFFSET // layout.WORD_BYTES + 1
-    assert host.words[started_word] == start_ticks(os.getpid())
-    host.words[started_word] -= 1
-    assert host.slots.living() == []
+@pytest.mark.parametrize(
+    "end",
+    ["subprocess.Popen(['sleep', '60'], preexec_fn=lambda: None)", "os.fork() or time.sleep(60)"],
+    ids=["runs another program", "is only forked"],
+)
+def test_a_child_is_not_listed_and_does_not_keep_its_parents_slot(
+    host: HostSnapshot, end: str
+) -> None:
+    """A child has the descriptors and the memory of its parent, but not its locks."""
+    program = MEMBER.replace(
+        "for line", f"import os, subprocess, time\nchild = {end}\nfor line", 1
+    ).replace("print(*(", "print(getattr(child, 'pid', child), *(", 1)
+    with Program(program, host.path) as parent:
+        child, *found = map(int, parent.ask().split())
+        try:
+            assert found == pids(host) == [parent.pid]
+            parent.kill()
+            assert host.slots.living() == []
+            os.kill(child, 0)  # it lives on
+        finally:
+            os.kill(child, 9)
 
 
-def test_a_forked_child_does_not_write_its_parents_slot(tmp_path: Path) -> None:
-    host = HostSnapshot(tmp_path / "snapshot")
-    host.register("process", follows=True)
-    host.slots.record("00000000000000aa", 1)
-    program = f"""
-import os, pathlib
-from uwsgi_waffle.host import HostSnapshot
-host = HostSnapshot(pathlib.Path({str(host.path)!r}))
+def test_a_process_that_runs_another_program_is_not_listed(host: HostSnapshot) -> None:
+    program = MEMBER + "    import os; os.execvp('sh', ['sh', '-c', 'echo other; read line'])\n"
+    with Program(program, host.path) as member:
+        assert member.ask() == str(member.pid)
+        assert member.read() == "other"
+        assert host.slots.living() == []
+
+
+def test_a_forked_child_does_not_write_to_its_parents_slot(host: HostSnapshot) -> None:
+    program = """
+import os, pathlib, sys
+from tests.host.states import at
+from uwsgi_waffle.host.records import HostSnapshot
+host = HostSnapshot(pathlib.Path(sys.argv[1]))
 host.register("process", follows=True)
-host.slots.record("00000000000000aa", 5)
+host.slots.record(at(5))
+host.slots.record_expected_workers(4)
 pid = os.fork()
 if not pid:
-    host.slots.record("00000000000000aa", 9)
+    host.slots.record(at(9))
     host.slots.release()
+    host.verify()  # no reason to list the child, which has not registered
+    assert [p.revision for p in host.slots.living()] == [5]
+    host.register("process")
+    assert [p.expected_workers for p in host.slots.living()] == [4, 0]
     os._exit(0)
-os.waitpid(pid, 0)
-print([p.revision for p in host.slots.living() if p.pid == os.getpid()])
+assert not os.waitpid(pid, 0)[1]
+print([p.revision for p in host.slots.living()])
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], check=True, capture_output=True, text=True
-    )
-    assert done.stdout == "[5]\n"
+    assert output_of(program, host.path) == "[5]"
 
 
-def test_registering_again_takes_the_same_slot(tmp_path: Path) -> None:
-    host = HostSnapshot(tmp_path / "snapshot")
-    host.register("process", follows=False)
-    host.register("worker", 2, 7, follows=True)
-    (found,) = host.slots.living()
-    assert (found.role, found.worker) == ("worker", 2)
-    host.slots.release()
-    assert host.slots.living() == []
-
-
-def test_one_process_too_many_is_said_and_serves_all_the_same(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_after_the_loss_of_the_lock_file_processes_list_themselves_again(
+    host: HostSnapshot,
 ) -> None:
-    host = HostSnapshot(tmp_path / "snapshot")
-    monkeypatch.setattr(layout, "SLOT_COUNT", 1)
-    sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        first = layout.SLOTS_OFFSET // layout.WORD_BYTES
-        wait_until(lambda: start_ticks(sleeper.pid), 10, "the other process runs")
-        host.words[first], host.words[first + 1] = sleeper.pid, start_ticks(sleeper.pid)
-        host.register("process", follows=True)
-        assert "does not show in status" in caplog.text
-        host.slots.record("00000000000000aa", 3)
-        assert host.words[first] == sleeper.pid
-    finally:
-        sleeper.kill()
-        sleeper.communicate()
+    """Each does at its next look, with what it recorded, though another has taken its slot."""
+    host.register("worker", 1, 77, follows=True)
+    host.slots.record(at(7), (REFUSAL,))
+    host.slots.record_expected_workers(2)
+    before = listed(host)
+    with Program(MEMBER, host.path) as member:
+        assert member.ask() == f"{os.getpid()} {member.pid}"
+        host.path.with_name("snapshot.processes").unlink()
+        assert member.ask("verify") == str(member.pid), "it takes the first slot, which seems free"
+        host.slots.record(at(8))
+        assert [process.position for process in host.slots.living()] == [at(42)]
+        host.slots.record(at(7), (REFUSAL,))
+        assert not host.verify(), "the snapshot itself is in place"
+        assert set(pids(host)) == {os.getpid(), member.pid}
+        assert set(member.ask().split()) == {str(os.getpid()), str(member.pid)}
+    found = listed(host)
+    assert (found.position, found.refused_count, found.refused) == (at(7), 1, REFUSAL)
+    assert (found.role, found.follows, found.expected_workers) == ("worker", True, 2)
+    assert found.since >= before.since
+
+
+def test_a_new_process_is_listed_beside_one_that_still_uses_a_deleted_snapshot(
+    host: HostSnapshot,
+) -> None:
+    """That one holds the lock of a slot that is free in the new file."""
+    with Program(MEMBER, host.path) as member:
+        assert member.ask() == str(member.pid)
+        host.path.unlink()
+        host = HostSnapshot(host.path)
+        host.register("process")
+        assert pids(host) == [os.getpid()]
+        assert set(member.ask("verify").split()) == {str(os.getpid()), str(member.pid)}
+        assert set(pids(host)) == {os.getpid(), member.pid}
+
+
+# -- slots -----------------------------------------------------------------------------------------
 
 
 def test_registering_again_takes_the_same_slot_though_one_before_it_is_free(
-    tmp_path: Path,
+    host: HostSnapshot,
 ) -> None:
-    """A process is listed once, whoever came and went before it."""
-    host = HostSnapshot(tmp_path / "snapshot")
-    first = layout.SLOTS_OFFSET // layout.WORD_BYTES
-    host.words[first], host.words[first + 1] = 1, start_ticks(1)
-    host.register("process", follows=True)
-    assert host.words[first + layout.SLOT_WORDS] == os.getpid()
-    host.words[first] = 0
-    host.register("process", follows=True)
-    assert [process.pid for process in host.slots.living()] == [os.getpid()]
+    """A process is listed once, whichever processes came and went before it."""
+    with Program(MEMBER, host.path) as member:
+        assert member.ask() == str(member.pid)
+        host.register("process")
+        assert pids(host) == [member.pid, os.getpid()]
+    host.register("worker", 2, 7, follows=True)
+    found = listed(host)
+    assert (found.pid, found.role, found.worker) == (os.getpid(), "worker", 2)
+    assert host.words[FIRST_WORD + layout.SLOT_WORDS] == os.getpid()
+    host.slots.release()
+    assert host.slots.living() == []
+    assert not host.verify()
+    assert host.slots.living() == [], "a process that has unlisted itself stays unlisted"
+
+
+def test_one_process_too_many_is_logged_once_and_serves_all_the_same(
+    host: HostSnapshot, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "SLOT_COUNT", 1)
+    with Program(MEMBER, host.path) as member:
+        assert member.ask() == str(member.pid)
+        host.register("process", follows=True)
+        host.slots.record(at(3))
+        assert not host.verify()
+        assert len(caplog.records) == 1
+        assert "does not show in status" in caplog.text
+        assert listed(host).position == at(42)
+        member.kill()
+        assert not host.verify()
+        assert listed(host).position == at(3), "it is listed as soon as a slot is free"
 
 
 @pytest.mark.parametrize("error", ["", "Connection refused", "ü" * 400])
-def test_what_a_listener_says_of_itself_can_be_read(error: str, tmp_path: Path) -> None:
-    host = HostSnapshot(tmp_path / "snapshot")
+def test_what_a_listener_records_can_be_read(error: str, host: HostSnapshot) -> None:
     host.register("process", follows=True)
     host.slots.record_listener("polling", error)
-    (found,) = host.slots.living()
-    assert found.listener.state == "polling"
-    assert found.listener.since > 0
-    assert error.startswith(found.listener.error.rstrip("\ufffd"))
+    found = listed(host).listener
+    assert (found.state, found.error) == ("polling", error[:80])
+    assert found.since > 0
     host.slots.record_listener("live")
-    assert host.slots.living()[0].listener.error == ""
+    assert listed(host).listener.error == ""
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [REFUSAL, RefusedValue("", "default", ""), RefusedValue("Ä" * 200, "default", "\0" * 300)],
+    ids=["short", "the whole", "too long"],
+)
+def test_what_a_process_refuses_can_be_read(refusal: RefusedValue, host: HostSnapshot) -> None:
+    host.register("worker", 1, 77, follows=True)
+    host.slots.record(at(7), (refusal, REFUSAL))
+    host.slots.record_expected_workers(4)
+    found = listed(host)
+    assert (found.position, found.refused_count, found.expected_workers) == (at(7), 2, 4)
+    assert found.refused is not None
+    assert refusal.name.startswith(found.refused.name)
+    if len(refusal.name) < 150:
+        assert found.refused == refusal
+    host.slots.record(at(8))
+    assert (listed(host).refused_count, listed(host).refused) == (0, None)
+
+
+@given(seed=st.integers(), lineage=st.sampled_from([0, 1, int(LINEAGE, 16), layout.WORD_MAX]))
+def test_garbage_in_a_slot_does_no_harm(seed: int, lineage: int) -> None:
+    """A slot is memory that any process of the user may have written."""
+    words = memoryview(bytearray(layout.FILE_BYTES)).cast("Q")
+    slots = processes.SlotTable()
+    slots.move(words, None)
+    slots.introduce("process", 0, 0, follows=True)
+    assert slots.claim()
+    garbage = random.Random(seed)  # noqa: S311  so that a failure comes again
+    for word in range(FIRST_WORD + 1, FIRST_WORD + layout.SLOT_WORDS):
+        words[word] = garbage.choice([0, 1, layout.WORD_MAX, garbage.randrange(layout.WORD_MAX)])
+    words[FIRST_WORD + 6] = lineage
+    (found,) = slots.living()
+    assert found.position.exists == bool(lineage)
+    assert found.role in processes.ROLES
+    assert found.listener.state in processes.LISTENER_STATES
+    words[FIRST_WORD] = layout.WORD_MAX
+    assert not slots.is_listed()
+    slots.record(at(1))

@@ -5,140 +5,133 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
+from tests.host.states import LINEAGE, OTHER, at, record
 from tests.support import wait_until
-from uwsgi_waffle.host import HostSnapshot, layout
+from tests.support.programs import Program, output_of
+from tests.support.soak import times
+from tests.support.waiting import SOON_SECONDS
+from uwsgi_waffle.host import layout
+from uwsgi_waffle.host.records import HostSnapshot
+from uwsgi_waffle.values.position import NOWHERE, Position
 from uwsgi_waffle.values.snapshot import Record
 
-LINEAGE = "00000000000000aa"
-OTHER = "00000000000000bb"
-
-#: Publishes records of one lineage as fast as it can; every row of one says its revision.
+#: Publishes records of one lineage as fast as it can; every row of one holds its revision.
 WRITER = """
 import sys, pathlib
-from uwsgi_waffle.host import HostSnapshot
-from uwsgi_waffle.values.snapshot import Record
+from tests.host.states import record
+from uwsgi_waffle.host.records import HostSnapshot
 host = HostSnapshot(pathlib.Path(sys.argv[1]))
 while True:
-    revision = host.position[1] + 1
-    rows = {f"S{n}": str(revision) for n in range(revision % 200)}
-    host.publish(Record("00000000000000aa", revision, rows))
+    revision = host.position.revision + 1
+    host.publish(record(revision, {f"S{n}": str(revision) for n in range(revision % 200)}))
 """
 
-#: Reads as fast as it can; ends with what it found wrong as soon as something is.
+#: Reads as fast as it can; ends with an error as soon as it finds one.
 READER = """
 import sys, pathlib
-from uwsgi_waffle.host import HostSnapshot
+from uwsgi_waffle.host.records import HostSnapshot
 host = HostSnapshot(pathlib.Path(sys.argv[1]))
 last = reads = 0
 while True:
     found = host.read()
     if found is None:
         continue
-    record = found[1]
-    values = set(record.rows.values())
-    if values - {str(record.revision)} or len(record.rows) != record.revision % 200:
-        sys.exit(f"a mix: {record}")
-    if record.revision < last:
-        sys.exit(f"back from {last} to {record.revision}")
-    last = record.revision
+    revision, rows = found[1].revision, found[1].rows
+    if set(rows.values()) - {str(revision)} or len(rows) != revision % 200:
+        sys.exit(f"a mix: {found}")
+    if int(found[1].position.stamp, 16) != revision:
+        sys.exit(f"another stamp: {found}")
+    if revision < last:
+        sys.exit(f"back from {last} to {revision}")
+    last = revision
     reads += 1
     if reads % 1000 == 0:
         print(reads, flush=True)
 """
 
 
-def start(program: str, path: Path) -> subprocess.Popen[str]:
-    """Start a Python program on the file."""
-    return subprocess.Popen(
-        [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def host(tmp_path: Path) -> HostSnapshot:
+    return HostSnapshot(tmp_path / "snapshot")
 
 
-def has_reached(host: HostSnapshot, revision: int) -> bool:
-    """Return whether the record is of that revision or a later one."""
-    return host.position[1] >= revision
+def held_by(host: HostSnapshot) -> Record | None:
+    """Return the record of a host, without what it adds about the lineage before."""
+    found = host.read()
+    return None if found is None else replace(found[1], before=())
 
 
-def end(process: subprocess.Popen[str]) -> None:
-    """End a process, however it is."""
-    process.kill()
-    process.communicate()
+def used_area(host: HostSnapshot, offset: int = 0) -> int:
+    """Return where the area in use, or with an offset of 1 the other one, begins."""
+    return layout.AREA_OFFSETS[(host.sequence + offset) & 1]
 
 
-def test_writers_killed_at_any_point_leave_a_whole_record(tmp_path: Path) -> None:
+def test_writers_killed_at_any_point_leave_a_whole_record(host: HostSnapshot) -> None:
     """Writers die by SIGKILL while readers read: no reader sees a mix, or goes back."""
-    host = HostSnapshot(tmp_path / "snapshot")
-    readers = [start(READER, host.path) for _ in range(2)]
 
-    @settings(max_examples=12, deadline=None, database=None)
+    @settings(max_examples=times(6, 40), deadline=None, database=None)
     @given(seconds=st.floats(0, 0.02))
     def kill_writers_after(seconds: float) -> None:
-        writers = [start(WRITER, host.path) for _ in range(2)]
-        try:
-            enough = host.position[1] + 20
-            wait_until(partial(has_reached, host, enough), 30, "the writers write")
+        enough = host.position.revision + 20
+        with Program(WRITER, host.path), Program(WRITER, host.path):
+            wait_until(
+                lambda: host.position.revision >= enough, SOON_SECONDS, "the writers have written"
+            )
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
                 host.read()
-        finally:
-            for writer in writers:
-                end(writer)
-        found = host.read()
-        assert found is not None, "a killed writer leaves a record that can be read"
+        assert host.read() is not None, "killed writers leave a record that can be read"
 
-    try:
+    with ExitStack() as stack:
+        readers = [stack.enter_context(Program(READER, host.path)) for _ in range(2)]
         kill_writers_after()
         for reader in readers:
-            assert reader.poll() is None, reader.communicate()[0]
+            assert reader.process.poll() is None, "it found no error"
             os.kill(reader.pid, signal.SIGSTOP)  # what it has printed is complete
-            assert reader.stdout is not None
-            assert reader.stdout.readline(), "the reader has read thousands of records"
-    finally:
-        for reader in readers:
-            end(reader)
+            assert reader.read(), "it has read thousands of records"
 
 
-def test_a_writer_leaves_the_record_in_use_alone(tmp_path: Path) -> None:
-    """So one that is killed while it writes, wherever that is, has spoilt nothing."""
-    host = HostSnapshot(tmp_path / "snapshot")
+def test_a_writer_leaves_the_record_in_use_alone(host: HostSnapshot) -> None:
+    """So a writer that is killed at any point has spoilt nothing."""
     for revision in range(1, 4):
-        host.publish(Record(LINEAGE, revision, {"A": str(revision)}))
-        start = layout.area_offset(host.sequence)
+        host.publish(record(revision))
+        start = used_area(host)
         before = bytes(host.words.cast("B")[start : start + layout.AREA_BYTES])
-        host.publish(Record(LINEAGE, revision + 1, {"A": "x" * 1000}))
+        host.publish(record(revision + 1, {"A": "x" * 1000}))
         assert host.words.cast("B")[start : start + layout.AREA_BYTES] == before
 
 
-def test_forked_children_exclude_each_other(tmp_path: Path) -> None:
-    """Two children of one parent that opened the file never write at the same time."""
-    path = tmp_path / "snapshot"
-    host = HostSnapshot(path)
-    host.publish(Record(LINEAGE, 1, {"A": "1"}))
-    program = f"""
-import os, pathlib
-from uwsgi_waffle.host import HostSnapshot
+def test_forked_children_exclude_each_other(host: HostSnapshot, tmp_path: Path) -> None:
+    """Two children of a process that has opened the file never write at the same time."""
+    program = """
+import os, pathlib, sys
 from uwsgi_waffle.host.files import locked
-path = pathlib.Path({str(path)!r})
+from uwsgi_waffle.host.records import HostSnapshot
+path, counter, rounds = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 host = HostSnapshot(path)
-counter = pathlib.Path({str(tmp_path / "counter")!r})
 counter.write_text("0")
 children = []
 for _ in range(2):
     pid = os.fork()
     if not pid:
-        for _ in range(500):
+        for _ in range(rounds):
             with locked(path):
                 counter.write_text(str(int(counter.read_text()) + 1))
         os._exit(0)
@@ -146,80 +139,111 @@ for _ in range(2):
 assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
 print(counter.read_text())
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], check=True, capture_output=True, text=True
-    )
-    assert done.stdout.strip() == "1000"
+    rounds = times(200, 5000)
+    assert output_of(program, host.path, tmp_path / "counter", rounds) == str(2 * rounds)
 
 
-@pytest.mark.parametrize("revision", [0, 6, 7])
-def test_a_record_never_goes_back_within_a_lineage(revision: int, tmp_path: Path) -> None:
-    host = HostSnapshot(tmp_path / "snapshot")
-    assert host.publish(Record(LINEAGE, 7, {"A": "7"}))
-    assert not host.publish(Record(LINEAGE, revision, {"A": "old"}))
-    assert host.position == (LINEAGE, 7)
-
-
-def test_another_lineage_wins_whatever_its_revision(tmp_path: Path) -> None:
-    host = HostSnapshot(tmp_path / "snapshot")
-    host.publish(Record(LINEAGE, 7, {"A": "7"}))
-    assert host.publish(Record(OTHER, 1, {"A": "1"}))
-    assert host.position == (OTHER, 1)
-
-
-def test_rows_that_do_not_fit_are_left_to_sql_and_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("later", "is_taken"),
+    [
+        (record(0, stamp=0), False),
+        (record(6), False),
+        (record(7, {"A": "other"}), False),
+        (record(7, stamp=8), True),  # SQL's state of that revision
+        (record(8), True),
+        (record(1, lineage=OTHER), True),
+        (Record(), False),
+    ],
+)
+def test_a_host_takes_a_record_that_supersedes_its_own(
+    *, host: HostSnapshot, later: Record, is_taken: bool
 ) -> None:
-    host = HostSnapshot(tmp_path / "snapshot")
-    for revision in (1, 2):
-        large = Record(LINEAGE, revision, {"A": json.dumps("x" * layout.ROOM_BYTES)})
-        assert host.publish(large)
-        found = host.read()
-        assert found is not None
-        assert found[1] == Record(LINEAGE, revision, None)
+    assert host.position == NOWHERE
+    assert host.publish(record(7)) == host.sequence
+    assert (host.publish(later) is not None) is is_taken
+    assert held_by(host) == (later if is_taken else record(7))
+    assert HostSnapshot(host.path).position == (later if is_taken else record(7)).position
+
+
+def test_a_host_takes_the_record_of_an_emptied_database_only_alone_and_at_a_start(
+    host: HostSnapshot,
+) -> None:
+    host.publish(record(7))
+    with Program(
+        "import sys, pathlib\n"
+        "from uwsgi_waffle.host.records import HostSnapshot\n"
+        "HostSnapshot(pathlib.Path(sys.argv[1])).register('worker', 1, 7)\n"
+        "print(); sys.stdin.read()",
+        host.path,
+    ) as other:
+        other.read()
+        assert host.publish(Record(), at_start=True) is None
+    assert host.publish(Record()) is None
+    assert host.position == at(7)
+    assert host.publish(Record(), at_start=True)
+    assert host.position == NOWHERE
+
+
+def test_settings_that_do_not_fit_are_not_published_which_is_logged_once(
+    host: HostSnapshot, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last known settings stay, and later ones that fit are taken."""
+    host.publish(record(1))
+    for revision in (2, 3):
+        large = record(revision, {"A": json.dumps("x" * layout.ROOM_BYTES)})
+        assert host.publish(large) is None
+    assert held_by(host) == record(1)
     assert len(caplog.records) == 1
-    assert host.publish(Record(LINEAGE, 3, {"A": "3"}))
-    found = host.read()
-    assert found is not None
-    assert found[1].rows == {"A": "3"}
+    assert f"room for {layout.ROOM_BYTES}" in caplog.text
+    assert host.publish(record(4))
+    assert held_by(host) == record(4)
 
 
-def test_a_damaged_record_is_said_once_and_written_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_damaged_record_is_logged_once_and_replaced(
+    host: HostSnapshot, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """SQL is asked, and even the same revision mends the file."""
-    host = HostSnapshot(tmp_path / "snapshot")
-    record = Record(LINEAGE, 7, {"A": "7"})
-    host.publish(record)
-    first = layout.area_offset(host.sequence) + layout.AREA_HEADER_BYTES
-    host.words.cast("B")[first] ^= 0xFF
+    """SQL is read, and even the same revision repairs the file."""
+    host.publish(record(7))
+    host.words.cast("B")[used_area(host) + layout.AREA_HEADER_BYTES] ^= 0xFF
     assert host.read() is None
     assert host.read() is None
     assert len(caplog.records) == 1
-    assert host.publish(record)
-    found = host.read()
-    assert found is not None
-    assert found[1] == record
+    assert host.publish(record(7))
+    assert held_by(host) == record(7)
 
 
-rows = st.dictionaries(st.from_regex(r"[A-Z]{1,4}", fullmatch=True), st.text(max_size=30))
+def test_keys_are_those_of_the_latest_record(host: HostSnapshot) -> None:
+    assert host.keys == ()
+    other = HostSnapshot(host.path)
+    for revision, keys in enumerate((("one",), ("two", "one"), ("three", "two")), start=1):
+        host.publish(replace(record(revision), keys=keys))
+        assert host.keys == other.keys == keys
+
+
+hexadecimals = st.integers(1, 2**64 - 1).map(lambda number: f"{number:016x}")
 records = st.builds(
-    Record, st.sampled_from([LINEAGE, OTHER]), st.integers(1, 2**63), rows | st.none()
+    Record,
+    st.builds(
+        Position,
+        st.sampled_from([LINEAGE, OTHER]),
+        st.integers(1, 2**63),
+        hexadecimals | st.just(""),
+    ),
+    st.dictionaries(st.from_regex(r"[A-Z]{1,4}", fullmatch=True), st.text(max_size=30)),
+    st.lists(hexadecimals, max_size=2).map(tuple),
 )
 
 
-@given(record=records)
-def test_any_record_comes_back_as_it_was(record: Record) -> None:
+@given(published=records)
+@settings(max_examples=times(50, 1000))
+def test_any_record_comes_back_as_it_was(published: Record) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        host = HostSnapshot(Path(directory) / "snapshot")
-        assert host.publish(record)
-        found = HostSnapshot(Path(directory) / "snapshot").read()
-        assert found is not None
-        assert found[1] == record
+        assert HostSnapshot(Path(directory) / "snapshot").publish(published)
+        assert held_by(HostSnapshot(Path(directory) / "snapshot")) == published
 
 
 class Model(RuleBasedStateMachine):
-    """Any sequence of publishing, damaging and opening again, beside what should be there."""
+    """Any sequence of publishing, damage and opening again, beside what the file should hold."""
 
     @initialize()
     def begin(self) -> None:
@@ -229,44 +253,43 @@ class Model(RuleBasedStateMachine):
         self.host = HostSnapshot(self.path)
         self.expected: Record | None = None
 
-    @rule(record=records)
-    def publish(self, record: Record) -> None:
-        """Publish a record, which is taken unless it is older."""
+    @rule(published=records)
+    def publish(self, published: Record) -> None:
+        """Publish a record, which is taken if it supersedes the present one."""
         present = self.expected
-        newer = present is None or record.supersedes(present.lineage, present.revision)
-        assert self.host.publish(record) == newer
-        if newer:
-            self.expected = record
+        is_newer = present is None or published.position.supersedes(present.position)
+        assert (self.host.publish(published) is not None) == is_newer
+        if is_newer:
+            self.expected = published
 
     @rule(where=st.integers(0, layout.AREA_BYTES - 1), bits=st.integers(1, 255))
     def damage_the_area_not_in_use(self, where: int, bits: int) -> None:
-        """Leave what a writer that was killed may leave."""
-        idle = layout.area_offset(self.host.sequence + 1)
-        self.host.words.cast("B")[idle + where] ^= bits
+        """Leave what a killed writer may leave."""
+        self.host.words.cast("B")[used_area(self.host, 1) + where] ^= bits
 
+    @precondition(lambda self: self.expected is not None)
     @rule(where=st.integers(0, layout.AREA_HEADER_BYTES - 1), bits=st.integers(1, 255))
     def damage_the_record(self, where: int, bits: int) -> None:
-        """Damage what is in use: it is not believed any more."""
-        if self.host.sequence:
-            used = layout.area_offset(self.host.sequence)
-            self.host.words.cast("B")[used + where] ^= bits
-            self.expected = None
+        """Damage the area in use: its record is not believed any more."""
+        self.host.words.cast("B")[used_area(self.host) + where] ^= bits
+        self.expected = None
 
+    @precondition(lambda self: self.expected is not None)
     @rule(number=st.integers(0, layout.WORD_MAX))
     def damage_the_number(self, number: int) -> None:
-        """Damage what says which record is in use: no other one is taken for it."""
-        if self.host.sequence not in (number, 0):
+        """Damage the number of the record in use: no other record is taken for it."""
+        if self.host.sequence != number:
             self.host.words[layout.SEQUENCE_WORD] = number
             self.expected = None
 
     @rule(length=st.integers(0, layout.FILE_BYTES - 1))
     def cut_short(self, length: int) -> None:
-        """Lose the end of the file, and go on; what was lost is lost."""
+        """Lose the end of the file, and what was in it."""
         os.truncate(self.path, length)
         assert self.host.verify()
-        found = self.host.read()
-        assert found is None or found[1] == self.expected
-        self.expected = found[1] if found else None
+        found = held_by(self.host)
+        assert found in (None, self.expected)
+        self.expected = found
 
     @rule()
     def delete(self) -> None:
@@ -277,21 +300,22 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def open_again(self) -> None:
-        """Go on as another process would."""
+        """Continue as another process would."""
         self.host = HostSnapshot(self.path)
 
     @invariant()
     def reads_what_is_expected(self) -> None:
-        """The record is the expected one, or none."""
+        """The record is the expected one, or there is none."""
         if hasattr(self, "host"):
-            found = self.host.read()
-            assert (found[1] if found else None) == self.expected
+            assert held_by(self.host) == self.expected
 
     def teardown(self) -> None:
-        """Take the file away."""
+        """Remove the file."""
         if hasattr(self, "directory"):
             self.directory.cleanup()
 
 
-Model.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+Model.TestCase.settings = settings(
+    max_examples=times(60, 500), stateful_step_count=25, deadline=None
+)
 test_the_file_agrees_with_a_model = Model.TestCase

@@ -1,4 +1,4 @@
-"""A host snapshot that is deleted, replaced or cut short under those who have it mapped."""
+"""A host snapshot that is deleted, replaced or cut short while processes have it mapped."""
 
 from __future__ import annotations
 
@@ -7,31 +7,30 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.host.states import at, record
 from tests.support import require
-from uwsgi_waffle.host import HostSnapshot, layout
-from uwsgi_waffle.values.snapshot import Record
+from tests.support.programs import Program, output_of
+from uwsgi_waffle.host import layout
+from uwsgi_waffle.host.processes import RefusedValue
+from uwsgi_waffle.host.records import HostSnapshot
 
-LINEAGE = "00000000000000aa"
-FIRST = Record(LINEAGE, 1, {"A": "1"})
-SECOND = Record(LINEAGE, 2, {"A": "2"})
-
-#: Maps the file; for each line that it is sent, tells what it finds there.
+#: Maps the file, and prints the revision that it finds for each line that it is sent.
 READER = """
 import pathlib, sys
-from uwsgi_waffle.host import HostSnapshot
+from uwsgi_waffle.host.records import HostSnapshot
 host = HostSnapshot(pathlib.Path(sys.argv[1]))
-print(host.position[1], flush=True)
 for _ in sys.stdin:
     host.sequence
-    print(host.position[1], flush=True)
+    print(host.position.revision, flush=True)
 """
 
 #: Serves from a host snapshot that is cut short before it forks as uWSGI does: in C, so that no
-#: hook of Python's runs, and the child is set up by its first request.
+#: hook of Python runs, and the child is set up by its first request.
 FORKS_IN_C = """
 import ctypes, os, sys
 from flask import Flask
@@ -52,94 +51,85 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
+@pytest.fixture
+def host(tmp_path: Path) -> HostSnapshot:
+    """Give a host snapshot at revision 1."""
+    host = HostSnapshot(tmp_path / "snapshot")
+    host.publish(record(1))
+    return host
+
+
 def opened_anew(host: HostSnapshot) -> bool:
-    """Open the file as a process that is started does."""
+    """Open the file as a process that starts does."""
     return HostSnapshot(host.path).is_shared
 
 
 @pytest.mark.parametrize("find_out", [HostSnapshot.verify, opened_anew])
 @pytest.mark.parametrize("length", [0, layout.AREAS_OFFSET, layout.FILE_BYTES - 1])
-def test_a_file_cut_short_is_healed_for_all_by_the_first_who_finds_out(
-    length: int, find_out: Callable[[HostSnapshot], bool], tmp_path: Path
+def test_the_first_process_that_finds_a_file_cut_short_repairs_it_for_all(
+    length: int, find_out: Callable[[HostSnapshot], bool], host: HostSnapshot
 ) -> None:
-    """To touch memory beyond the end of a file kills (SIGBUS): no worker dies of that for long."""
-    host = HostSnapshot(tmp_path / "snapshot")
-    host.publish(FIRST)
-    reader = subprocess.Popen(
-        [sys.executable, "-c", READER, str(host.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert reader.stdin is not None
-        assert reader.stdout is not None
-        assert reader.stdout.readline() == "1\n"
+    """To touch memory beyond the end of a file kills a process (SIGBUS)."""
+    with Program(READER, host.path) as reader:
+        assert reader.ask() == "1"
         os.truncate(host.path, length)
         assert find_out(host)
         host.verify()
-        assert host.publish(SECOND)
+        assert host.publish(record(2))
         # The reader notices at its next look, or, where its own pages were not among those lost,
-        # when it is told that there is something new.
-        reader.stdin.write("look\nlook\n")
-        reader.stdin.flush()
-        found = [reader.stdout.readline() for _ in range(2)]
-        assert reader.poll() is None, f"it died: {reader.returncode}"
-        assert found == ["2\n", "2\n"]
-    finally:
-        reader.kill()
-        reader.communicate()
+        # at its first look after a change.
+        found = [reader.ask() for _ in range(2)]
+        assert reader.process.poll() is None, "it lives"
+        assert found == ["2", "2"]
 
 
 def test_a_child_of_a_process_whose_file_was_cut_short_serves(tmp_path: Path) -> None:
     """A prefork master keeps its mapping for ever, so each of its workers would be killed."""
-    subprocess.run([sys.executable, "-c", FORKS_IN_C, str(tmp_path)], check=True, timeout=60)
+    output_of(FORKS_IN_C, tmp_path)
 
 
-def test_whoever_moves_to_a_new_file_tells_those_who_have_the_old_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_process_that_moves_to_a_new_file_leads_the_others_there(
+    host: HostSnapshot, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Else they would serve what is in the old one until they happen to look."""
-    host, busy = (HostSnapshot(tmp_path / "snapshot") for _ in range(2))
-    host.publish(FIRST)
+    """Else they would serve the record of the old file until they happen to verify it."""
+    busy = HostSnapshot(host.path)
     seen = busy.sequence
     host.path.unlink()
-
-    assert host.publish(SECOND)
-
-    assert busy.sequence != seen, "what every request compares"
-    assert busy.position() == (LINEAGE, 2)
-    assert caplog.records == [], "nothing was wrong with the record"
+    assert host.publish(record(2))
+    assert busy.sequence != seen, "the number that every request compares"
+    assert busy.position == at(2)
+    assert caplog.records == [], "the record was not damaged"
 
 
-def test_a_new_file_never_repeats_a_number_seen_in_the_old_one(tmp_path: Path) -> None:
-    """A process that compares numbers must see that there is something new."""
-    host = HostSnapshot(tmp_path / "snapshot")
-    seen = set()
-    for revision in range(1, 6):
-        host.publish(Record(LINEAGE, revision, {}))
-        seen.add(host.sequence)
+def test_a_new_file_never_repeats_a_number_of_the_old_one(host: HostSnapshot) -> None:
+    """A process that compares numbers must see that something has changed."""
+    seen = {host.sequence}
+    for revision in range(2, 6):
         host.path.unlink()
         assert host.verify()
         assert host.sequence == 0
+        host.publish(record(revision))
+        seen.add(host.sequence)
     assert len(seen) == 5
 
 
-def test_what_a_process_has_said_of_itself_moves_with_it(tmp_path: Path) -> None:
-    """Who waits for a revision does not wait for ever after the file was lost."""
-    host = HostSnapshot(tmp_path / "snapshot")
+def test_what_a_process_recorded_moves_with_it_to_a_new_file(host: HostSnapshot) -> None:
+    """Else it would count as missing for ever, or as one that refuses nothing."""
+    refusal = RefusedValue("A", "default", "too large")
     host.register("worker", 3, 77, follows=True)
-    host.slots.record(LINEAGE, 5)
+    host.slots.record(at(5), (refusal,))
+    host.slots.record_expected_workers(4)
     host_id = host.host_id
+    (before,) = host.slots.living()
     host.path.unlink()
     assert host.verify()
     (found,) = host.slots.living()
-    assert (found.role, found.worker, found.master) == ("worker", 3, 77)
-    assert (found.lineage, found.revision) == (LINEAGE, 5)
+    assert replace(found, since=before.since) == before
+    assert (found.position, found.refused, found.expected_workers) == (at(5), refusal, 4)
     assert host.host_id == host_id, "it is the same host"
 
 
-def test_a_file_that_cannot_be_replaced_is_said_once(
+def test_a_file_that_cannot_be_replaced_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A listener looks four times a second."""
@@ -149,13 +139,13 @@ def test_a_file_that_cannot_be_replaced_is_said_once(
     for _ in range(5):
         assert not host.verify()
     assert len(caplog.records) == 1
-    assert host.publish(FIRST)
+    assert host.publish(record(1))
     path.rmdir()
     assert host.verify(), "it is used as soon as it can be"
     assert host.is_shared
 
 
-def test_what_a_process_left_that_was_killed_while_it_made_the_file_is_removed(
+def test_leftovers_of_a_process_that_was_killed_while_it_made_the_file_are_removed(
     tmp_path: Path,
 ) -> None:
     leftover, of_another = tmp_path / ".snapshot.abcd1234", tmp_path / ".snapshot2.abcd1234"
@@ -167,53 +157,42 @@ def test_what_a_process_left_that_was_killed_while_it_made_the_file_is_removed(
 
 
 @pytest.mark.parametrize("number", [1, 2**63, layout.WORD_MAX - 1, layout.WORD_MAX])
-def test_garbage_in_the_number_of_the_record_does_no_harm(number: int, tmp_path: Path) -> None:
-    host = HostSnapshot(tmp_path / "snapshot")
-    host.publish(FIRST)
+def test_garbage_in_the_number_of_the_record_does_no_harm(number: int, host: HostSnapshot) -> None:
     host.words[layout.SEQUENCE_WORD] = number
     assert host.read() is None
-    for record in (FIRST, SECOND):
-        assert host.publish(record)
+    for revision in (1, 2):
+        assert host.publish(record(revision))
         found = host.read()
         assert found is not None
-        assert found[1] == record
+        assert found[1] == record(revision)
 
 
-def without_privileges(program: str, path: Path) -> str:
-    """Return what a program prints that an ordinary user runs on a path."""
-    require(os.geteuid() == 0, "the right to become another user (root)")
-    drop = "import os\nos.setgroups([])\nos.setgid(65534)\nos.setuid(65534)\n"
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORTS + drop + program, str(path)],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return done.stdout
+# -- a file system that refuses --------------------------------------------------------------------
 
+#: Becomes an ordinary user, once everything is imported.
+UNPRIVILEGED = "import os\nos.setgroups([])\nos.setgid(65534)\nos.setuid(65534)\n"
 
-IMPORTS = """
-import sys, pathlib
-from uwsgi_waffle.host import HostSnapshot
-from uwsgi_waffle.values.snapshot import Record
-"""
-
-PUBLISH = """
-host = HostSnapshot(pathlib.Path(sys.argv[1]))
-print(host.is_shared, host.publish(Record("00000000000000aa", 1, {})), host.position[1])
-"""
-
-#: As a file system does that has no room left, for a process that may write no large file.
+#: Writes no large file, as where a file system is full.
 LIMITED = """
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 """
 
+IMPORTS = """
+import sys, pathlib
+from tests.host.states import record
+from uwsgi_waffle.host.records import HostSnapshot
+"""
+
+PUBLISH = """
+host = HostSnapshot(pathlib.Path(sys.argv[1]))
+print(host.is_shared, bool(host.publish(record(1))), host.position.revision)
+"""
+
 
 @pytest.fixture
-def directory_of_nobody() -> Iterator[Path]:
+def unprivileged_directory() -> Iterator[Path]:
     """Give a directory that an ordinary user owns and reaches, unlike pytest's."""
     require(os.geteuid() == 0, "the right to give a directory away (root)")
     with tempfile.TemporaryDirectory() as name:
@@ -221,14 +200,14 @@ def directory_of_nobody() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_a_directory_that_cannot_be_written_is_bypassed(directory_of_nobody: Path) -> None:
-    path = directory_of_nobody / "snapshot"
-    directory_of_nobody.chmod(0o500)
-    assert without_privileges(PUBLISH, path) == "False True 1\n"
-    directory_of_nobody.chmod(0o700)
-    assert without_privileges(PUBLISH, path) == "True True 1\n"
-    directory_of_nobody.chmod(0o500)
-    assert without_privileges(PUBLISH, path) == "True False 1\n", "the file that is there will do"
+def test_a_directory_that_cannot_be_written_is_bypassed(unprivileged_directory: Path) -> None:
+    program, path = IMPORTS + UNPRIVILEGED + PUBLISH, unprivileged_directory / "snapshot"
+    unprivileged_directory.chmod(0o500)
+    assert output_of(program, path) == "False True 1"
+    unprivileged_directory.chmod(0o700)
+    assert output_of(program, path) == "True True 1"
+    unprivileged_directory.chmod(0o500)
+    assert output_of(program, path) == "True False 1", "an existing file can be used"
 
 
 def test_a_limit_on_the_size_of_files_is_bypassed(tmp_path: Path) -> None:

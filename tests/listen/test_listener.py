@@ -1,32 +1,32 @@
-"""The listener on a Redis that works, whatever is said on it."""
+"""The listener on a Redis that works, whatever is published there."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
+from tests.bus.test_announcements import IGNORED
+from tests.conftest import Apps
 from tests.support import RedisServer, wait_until
-from tests.support.listening_host import (
-    NEVER_SECONDS,
-    ListeningHost,
-    Writer,
-    config_of,
-    listening,
-    writing,
-)
+from tests.support.listening import Host
+from tests.support.statements import Statements, recording
+from tests.support.waiting import SOON_SECONDS
+from uwsgi_waffle.bus.announcements import Announcement
+from uwsgi_waffle.listen import listener
+from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.snapshot import Record
 
 #: Far more than a flood may cost, and far less than one read for each message.
 HANDFUL = 10
 
-#: Publishes what it is given as fast as it can, until it is ended.
+#: Publishes a message as fast as it can, until it is ended.
 FLOODER = """
 import sys
 import redis
@@ -38,60 +38,38 @@ while True:
     pipeline.execute()
 """
 
-
-#: Turns, and while it waits has its snapshot file cut short.
+#: Listens, and while it waits has its snapshot file cut short.
 CUT_SHORT = """
-import os, pathlib, sys, threading
-from tests.support.listening_host import config_of
-from uwsgi_waffle.listen.listener import Listener
-from uwsgi_waffle.listen.reconcile import Reconciler
-from uwsgi_waffle.host import HostSnapshot
-from uwsgi_waffle.sql.store import Store
+import os, sys
+from flask import Flask
+from uwsgi_waffle import WaffleConf
 
-class Cutter(threading.Event):
+class Cutter:
+    turns = 0
+    def is_set(self):
+        return self.turns >= 3
     def wait(self, timeout=None):
         os.truncate(sys.argv[2], 0)
-        return super().wait(0)
+    def turned(self):
+        self.turns += 1
+        assert state.host.position.revision == 1, "it has read SQL again"
 
-store = Store(config_of(sys.argv[1]))
-host = HostSnapshot(pathlib.Path(sys.argv[2]))
-listener = Listener(
-    namespace="default", bus=None, host=host, reconciler=Reconciler(store, host, 0.1),
-    poll_seconds=0.0, moved=lambda: None,
+app = Flask("cut")
+app.config.update(
+    WAFFLE_DATABASE_URI=sys.argv[1], WAFFLE_SNAPSHOT_PATH=sys.argv[2], WAFFLE_MULTIPROC=True,
+    WAFFLE_LISTENER="none", WAFFLE_REDIS_URL="unix:///no/such.sock",
+    WAFFLE_CONFS={"A": {"default": 0}},
 )
-for _ in range(3):
-    listener.turn(0.1, Cutter())
-    assert host.position[1] == 1, "it has read SQL again"
+WaffleConf(app)
+state = app.extensions["waffleconf"]
+cutter = Cutter()
+state.loop.run(lambda: None, cutter, cutter.turned)
+assert cutter.turns == 3
 """
 
 
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[RedisServer]:
-    """Give a Redis for all tests here, one after another."""
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
-def writer(redis_server: RedisServer, tmp_path: Path) -> Iterator[Writer]:
-    """Give another host that writes."""
-    with writing(tmp_path, redis_server.url) as made:
-        yield made
-
-
-@pytest.fixture
-def here(redis_server: RedisServer, tmp_path: Path, writer: Writer) -> Iterator[ListeningHost]:
-    """Give a host that listens and has taken the first revision; it polls never again."""
-    config = config_of(writer.config.database_uri, redis_server.url, poll_seconds=NEVER_SECONDS)
-    with listening(config, tmp_path) as host:
-        host.wait_until_live()
-        wait_until(host.host.position, 10, "the first revision is taken")
-        host.statements.seen.clear()
-        yield host
-
-
-def say(server: RedisServer, *messages: str | bytes) -> None:
-    """Publish messages, and return when Redis has handed them on."""
+def publish(server: RedisServer, *messages: str | bytes) -> None:
+    """Publish messages, and return when Redis has delivered them."""
     with server.client() as client:
         pipeline = client.pipeline(transaction=False)
         for message in messages:
@@ -100,10 +78,13 @@ def say(server: RedisServer, *messages: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def flood(server: RedisServer, said: str) -> Iterator[None]:
+def flood(server: RedisServer, message: str) -> Iterator[None]:
     """Have another process publish a message without a pause."""
-    flooder = subprocess.Popen([sys.executable, "-c", FLOODER, server.url, said])
+    flooder = subprocess.Popen([sys.executable, "-c", FLOODER, server.url, message])
     try:
+        with server.client() as client, client.pubsub(ignore_subscribe_messages=True) as heard:
+            heard.subscribe("waffleconf")
+            wait_until(lambda: heard.get_message(timeout=0.1), SOON_SECONDS, "it floods")
         yield
         assert flooder.poll() is None
     finally:
@@ -111,245 +92,229 @@ def flood(server: RedisServer, said: str) -> Iterator[None]:
         flooder.wait()
 
 
-def message(lineage: str, revision: object, namespace: object = "default") -> str:
-    """Return a message as we send them."""
-    return json.dumps({"namespace": namespace, "lineage": lineage, "revision": revision})
+def signed(host: Host, position: Position, namespace: str = "default") -> str:
+    """Return an announcement as a host of this database makes it."""
+    return Announcement(namespace, position).encode(host.state.host.keys)
 
 
-def test_a_message_costs_one_statement_and_moves_the_host(
-    here: ListeningHost, writer: Writer
+def forged(position: Position) -> str:
+    """Return an announcement with the signature of another database."""
+    return Announcement("default", position).encode(["f" * 64])
+
+
+def test_an_announcement_costs_one_statement_and_moves_the_host(
+    here: Host, writer: Host, statements: Statements
 ) -> None:
     for _ in range(10):
-        record = writer.write_and_tell()
+        record = writer.commit_and_announce()
         here.wait_until_at(record)
         wait_until(
-            lambda: here.moves[-1] == (record.lineage, record.revision),  # noqa: B023  used at once
-            10,
+            lambda: here.moves[-1] == record.position,  # noqa: B023  used at once
+            SOON_SECONDS,
             "the workers are woken",
         )
     here.wait_for_turns()
-    assert len(here.statements.seen) == 10
+    assert len(statements) == 10
 
 
-def test_a_change_that_this_host_has_already_costs_no_statement(
-    here: ListeningHost, writer: Writer
+def test_an_announcement_of_what_the_host_has_costs_no_statement(
+    here: Host, writer: Host, statements: Statements
 ) -> None:
-    """Such as one of its own: the snapshot is written before the message goes out."""
-    record = writer.write()
-    here.host.publish(record)
-    writer.bus.publish(writer.news(record))
-    writer.bus.publish(writer.news(record))
-    here.wait_until_at(record)
+    """Such as one of its own: the snapshot is published before the message goes out."""
+    record = writer.commit()
+    here.state.host.publish(record)
+    assert writer.announce(record)
+    assert writer.announce(record)
     here.wait_for_turns()
-    assert here.statements.seen == []
-    assert here.moves[-1] == (record.lineage, record.revision), "workers are woken all the same"
+    assert statements == []
+    assert here.moves[-1] == record.position, "workers are woken all the same"
 
 
-@pytest.mark.parametrize(
-    "garbage",
-    [
-        b"",
-        b"\xff\xfe\x00",
-        b"x" * 1_000_000,
-        b"[" * 100_000,
-        b"null",
-        b"[]",
-        b'"text"',
-        b"{}",
-        message("aa", "7").encode(),
-        message("aa", revision=True).encode(),
-        message("aa", 1.5).encode(),
-        message("aa", 7, namespace=None).encode(),
-        b'{"namespace": "default", "lineage": "aa", "revision": ' + b"9" * 5000 + b"}",
-        message("another", 10**30).encode(),
-        message("", 0).encode(),
-    ],
-    ids=lambda garbage: f"{garbage[:12]!r}-{len(garbage)}",
-)
-def test_garbage_counts_as_a_look_and_harms_nothing(
-    garbage: bytes,
-    here: ListeningHost,
-    writer: Writer,
+def test_what_is_malformed_or_forged_costs_nothing_and_is_counted(
+    here: Host,
+    writer: Host,
+    statements: Statements,
     redis_server: RedisServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whoever can publish can at worst make us look."""
-    before = here.host.position
-    say(redis_server, garbage)
-    wait_until(lambda: here.statements.reads, 10, "it has looked")
+    before, counted = here.state.host.position, here.state.host.ignored_count
+    publish(redis_server, *IGNORED.values())
+    wait_until(
+        lambda: here.state.host.ignored_count == counted + len(IGNORED), SOON_SECONDS, "all counted"
+    )
     here.wait_for_turns()
-    assert here.statements.reads == 1
-    assert here.host.position == before
-    here.wait_until_at(writer.write_and_tell())
+    assert statements == []
+    assert here.state.host.position == before
+    here.wait_until_at(writer.commit_and_announce())
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_messages_of_another_namespace_cost_nothing(
-    here: ListeningHost, redis_server: RedisServer
-) -> None:
-    say(redis_server, *[message("aa", n, namespace="other") for n in range(10_000)])
-    here.wait_for_turns(20)
-    assert here.statements.seen == []
-
-
-@pytest.mark.parametrize("kind", ["garbage", "another lineage", "huge revision", "old revision"])
+@pytest.mark.parametrize(
+    "kind", ["garbage", "forged", "another lineage", "another namespace", "old", "not committed"]
+)
 def test_ten_thousand_messages_cost_a_handful_of_statements(
-    kind: str, here: ListeningHost, writer: Writer, redis_server: RedisServer
+    kind: str, here: Host, writer: Host, statements: Statements, redis_server: RedisServer
 ) -> None:
-    """And none of them makes it serve anything, or go back."""
-    before = here.host.position
-    said = {
+    """And none of them moves the host anywhere but to SQL's present state."""
+    before = here.state.host.position
+    huge = replace(before, revision=2**62)
+    message = {
         "garbage": "not ours",
-        "another lineage": message("00000000000000bb", 1),
-        "huge revision": message(before[0], 2**62),
-        "old revision": message(before[0], before[1]),
+        "forged": forged(huge),
+        "another lineage": signed(here, replace(huge, lineage="00000000000000bb")),
+        "another namespace": signed(here, huge, "other"),
+        "old": signed(here, before),
+        "not committed": signed(here, huge),
     }[kind]
-    started = time.monotonic()
-    say(redis_server, *[said] * 10_000)
-    writer.write()  # told by nobody
-    if kind != "old revision":
-        wait_until(lambda: here.host.position != before, 10, "the flood made it look")
+    began = time.monotonic()
+    publish(redis_server, *[message] * 10_000)
+    last = writer.commit()  # announced by no process
+    makes_it_look = kind in ("another lineage", "not committed")
+    if makes_it_look:
+        here.wait_until_at(last)
     here.wait_for_turns(20)
-    # Looks that find nothing come ever later: so the longer, the more, but not by much.
-    assert len(here.statements.seen) <= HANDFUL + (time.monotonic() - started) / 2
-    assert here.host.position[0] == before[0]
-    assert here.host.position[1] == before[1] + (kind != "old revision")
+    # Reads that find nothing come ever later: so the longer, the more, but not by much.
+    most = HANDFUL + (time.monotonic() - began) / 2
+    assert len(statements) <= (most if makes_it_look else 0)
+    assert here.state.host.position == (last.position if makes_it_look else before)
 
 
-def test_each_revision_announced_in_a_burst_is_not_read_by_itself(
-    here: ListeningHost, writer: Writer, redis_server: RedisServer
+def test_of_a_burst_of_announcements_few_are_read_for(
+    here: Host, writer: Host, statements: Statements, redis_server: RedisServer
 ) -> None:
-    """What was overtaken by the time it is our turn to read is not read."""
-    records = [writer.write() for _ in range(200)]
-    say(redis_server, *[writer.news(record).encode() for record in records])
+    """What was overtaken before the listener came to it is not read."""
+    records = [writer.commit() for _ in range(50)]
+    publish(redis_server, *[signed(writer, record.position) for record in records])
     here.wait_until_at(records[-1])
     here.wait_for_turns()
-    assert len(here.statements.seen) <= HANDFUL
+    assert len(statements) <= HANDFUL
 
 
-@pytest.mark.parametrize("forged", ["not ours", message("00000000000000bb", 2**62)])
-def test_a_change_during_a_hostile_flood_arrives_within_one_poll(
-    forged: str, redis_server: RedisServer, writer: Writer, tmp_path: Path
+@pytest.mark.parametrize("kind", ["garbage", "forged"])
+def test_a_change_during_a_hostile_flood_arrives_without_a_poll(
+    kind: str, here: Host, writer: Host, statements: Statements, redis_server: RedisServer
 ) -> None:
-    poll_seconds = 2.0
-    config = config_of(writer.config.database_uri, redis_server.url, poll_seconds=poll_seconds)
-    with listening(config, tmp_path) as here:
-        here.wait_until_live()
-        with flood(redis_server, forged):
-            wait_until(lambda: here.statements.reads >= 3, 30, "the flood has come")
-            reads = here.statements.reads
-            started = time.monotonic()
-            for _ in range(3):
-                record = writer.write_and_tell()
-                here.wait_until_at(record, poll_seconds + 3)
-            seconds = time.monotonic() - started
-            # One poll of two statements each poll_seconds, and the looks between.
-            assert here.statements.reads - reads <= HANDFUL + 2 * seconds
+    position = replace(here.state.host.position, revision=2**62)
+    with flood(redis_server, "not ours" if kind == "garbage" else forged(position)):
+        for _ in range(3):
+            here.wait_until_at(writer.commit_and_announce())
+    assert len(statements) <= HANDFUL
 
 
 def test_a_flood_does_not_keep_it_from_polling(
-    redis_server: RedisServer, writer: Writer, tmp_path: Path
+    apps: Apps, redis_server: RedisServer, writer: Host
 ) -> None:
-    """Messages of another namespace give no reason to look, and yet nothing is missed."""
-    config = config_of(writer.config.database_uri, redis_server.url, poll_seconds=0.5)
-    with listening(config, tmp_path) as here:
-        here.wait_until_live()
-        with flood(redis_server, message("aa", 1, namespace="other")), redis_server.client() as one:
-            heard = one.pubsub()
-            heard.subscribe("waffleconf")
-            wait_until(lambda: heard.get_message(ignore_subscribe_messages=True), 30, "it floods")
-            for _ in range(3):
-                here.wait_until_at(writer.write(), 5)
-            heard.close()
+    """Messages of another namespace are no reason to read, and yet nothing is missed."""
+    here = Host(apps, "here", redis_server, poll_seconds=0.5)
+    here.listen(redis_server)
+    with flood(redis_server, signed(writer, writer.state.store.peek(), "other")):
+        for _ in range(3):
+            here.wait_until_at(writer.commit())
 
 
 def test_several_listeners_of_a_host_read_once_for_a_change(
-    here: ListeningHost, writer: Writer, redis_server: RedisServer, tmp_path: Path
+    apps: Apps, here: Host, writer: Host, redis_server: RedisServer
 ) -> None:
     """Where each process listens for itself: one of them reads, the others see that it has."""
-    config = config_of(writer.config.database_uri, redis_server.url, poll_seconds=NEVER_SECONDS)
+    every = [here, *(Host(apps, "here", redis_server) for _ in range(3))]
+    for host in every[1:]:
+        host.listen()
+    wait_until(lambda: redis_server.subscribers() == 4, SOON_SECONDS, "all listen")
     with contextlib.ExitStack() as stack:
-        others = [stack.enter_context(listening(config, tmp_path)) for _ in range(3)]
-        for other in others:
-            other.wait_until_live()
-        every = [here, *others]
         for host in every:
             host.wait_for_turns()
-            host.statements.seen.clear()
+        engines = [host.state.store.database.engine for host in every]
+        seen = [stack.enter_context(recording(engine)) for engine in engines]
         for count in range(1, 6):
-            record = writer.write_and_tell()
+            record = writer.commit_and_announce()
             for host in every:
                 host.wait_until_at(record)
                 host.wait_for_turns()
-            assert sum(len(host.statements.seen) for host in every) == count
+            assert sum(map(len, seen)) == count
 
 
-def test_of_several_changes_that_wait_for_a_look_the_last_one_is_seen(
-    here: ListeningHost, writer: Writer, redis_server: RedisServer
+def test_of_several_changes_that_wait_to_be_read_the_last_one_is_seen(
+    apps: Apps, redis_server: RedisServer, writer: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where this host itself has by then overtaken the first of them."""
-    lineage, _ = here.host.position
-    for count in range(1, 5):
-        say(redis_server, message(lineage, 2**62))
-        wait_until(lambda: here.statements.reads == count, 10, "a look in vain")  # noqa: B023
-    writer.write_and_tell()
-    here.wait_for_turns()
-    here.host.publish(writer.write())
-    last = writer.write_and_tell()
-    assert here.host.position == (lineage, last.revision - 1), "the look still waits"
-    here.wait_until_at(last)
+    """Also where this host itself has overtaken the first of them by then."""
+    monkeypatch.setattr(listener, "STALE_SECONDS", 4.0)
+    here = Host(apps, "here", redis_server)
+    here.listen(redis_server)
+    with recording(here.state.store.database.engine) as statements:
+        not_committed = replace(here.state.host.position, revision=2**62)
+        publish(redis_server, signed(here, not_committed))
+        wait_until(lambda: statements.reads == 1, SOON_SECONDS, "it is read in vain")
+        writer.commit_and_announce()
+        here.wait_for_turns()
+        before_last = writer.commit()
+        here.state.host.publish(before_last)
+        last = writer.commit_and_announce()
+        assert statements.reads == 1, "the next read still waits"
+        here.wait_until_at(last)
+        assert statements.reads == 2
 
 
-def test_the_workers_are_woken_whoever_of_the_host_has_moved_it(
-    here: ListeningHost, writer: Writer
+def test_the_workers_are_woken_whichever_process_of_the_host_moved_it(
+    here: Host, writer: Host, statements: Statements
 ) -> None:
-    """A process that cannot raise our signal, such as the command line."""
-    record = writer.write()
-    here.host.publish(record)
-    position = record.lineage, record.revision
-    wait_until(lambda: here.moves[-1] == position, 10, "it is noticed")
-    assert here.statements.seen == []
+    """Such as the command line, which cannot raise uWSGI's signal."""
+    record = writer.commit()
+    here.state.host.publish(record)
+    wait_until(lambda: here.moves[-1] == record.position, SOON_SECONDS, "it is noticed")
+    assert statements == []
 
 
 def test_a_wake_that_fails_is_logged_and_tried_again(
-    here: ListeningHost, writer: Writer, caplog: pytest.LogCaptureFixture
+    here: Host, writer: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
     failures = [ZeroDivisionError("first"), ZeroDivisionError("second")]
 
-    def wake() -> None:
+    def fail() -> None:
         if failures:
             raise failures.pop(0)
 
-    here.wake = wake
-    record = writer.write_and_tell()
-    position = record.lineage, record.revision
-    wait_until(lambda: here.moves[-1] == position, 10, "the workers are woken in the end")
-    assert caplog.text.count("a turn of the listener failed; it goes on") == 2
+    here.on_move = fail
+    record = writer.commit_and_announce()
+    wait_until(lambda: here.moves[-1] == record.position, SOON_SECONDS, "the workers are woken")
+    assert caplog.text.count("the listener hit an unexpected error and will retry") == 2
 
 
-def test_a_snapshot_file_that_goes_missing_is_made_again(
-    here: ListeningHost, writer: Writer
-) -> None:
-    """By the next turn; SQL fills it at the next look."""
-    here.host.path.unlink()
-    wait_until(here.host.path.exists, 10, "there is a file again")
-    here.wait_until_at(writer.write_and_tell())
-    assert here.host.is_shared
+def test_a_snapshot_file_that_goes_missing_is_made_again(here: Host, writer: Host) -> None:
+    """In the next turn; SQL fills it at the next read."""
+    here.state.host.path.unlink()
+    wait_until(here.state.host.path.exists, SOON_SECONDS, "there is a file again")
+    here.wait_until_at(writer.commit_and_announce())
+    assert here.state.host.is_shared
 
 
 def test_a_snapshot_file_cut_short_while_the_listener_waits_does_not_kill_it(
-    writer: Writer, tmp_path: Path
+    apps: Apps, writer: Host
 ) -> None:
     """It spends its life waiting, so that is when such things happen."""
-    arguments = writer.config.database_uri, str(tmp_path / "snapshot")
+    assert writer.state.store.peek().revision == 1
+    arguments = apps.database_uri, str(apps.directory / "cut" / "snapshot")
     done = subprocess.run(
         [sys.executable, "-c", CUT_SHORT, *arguments], check=False, capture_output=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_a_listener_shows_that_it_lives(here: ListeningHost) -> None:
-    here.wait_for_turns()
-    age = here.host.heartbeat_age_seconds()
+def test_a_listener_shows_that_it_lives_once_it_has_compared_with_sql(
+    apps: Apps, redis_server: RedisServer
+) -> None:
+    """One that is killed before is no reason for requests not to ask SQL themselves."""
+    host = Host(apps, "here", redis_server)
+    ages: list[float | None] = []
+    poll = host.state.reconciler.poll
+
+    def noted() -> Record | None:
+        ages.append(host.state.host.heartbeat_age_seconds())
+        return poll()
+
+    host.state.reconciler.poll = noted  # type: ignore[method-assign,assignment]
+    host.listen(redis_server)
+    host.wait_for_turns()
+    assert ages == [None]
+    age = host.state.host.heartbeat_age_seconds()
     assert age is not None
-    assert age < 10
+    assert age < SOON_SECONDS

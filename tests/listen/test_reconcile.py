@@ -1,4 +1,4 @@
-"""Bringing the host snapshot up to SQL: as seldom as can be, and never back."""
+"""Moving the host snapshot to SQL: with as few reads as possible, and never backwards."""
 
 from __future__ import annotations
 
@@ -9,121 +9,132 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support.listening_host import Statements, Writer, config_of
-from uwsgi_waffle import reconcile
+from tests.conftest import Apps
+from tests.support.listening import Host
+from tests.support.statements import Statements, recording
 from uwsgi_waffle.errors import StoreUnavailable
-from uwsgi_waffle.host import HostSnapshot, layout
+from uwsgi_waffle.host import layout
 from uwsgi_waffle.host.files import locked
+from uwsgi_waffle.host.records import HostSnapshot
+from uwsgi_waffle.host.turns import only_reader
+from uwsgi_waffle.listen import reconcile
 from uwsgi_waffle.listen.reconcile import Reconciler
-from uwsgi_waffle.sql.store import Store
+from uwsgi_waffle.values.position import Position
 
 LATER = "UPDATE waffle_namespace SET revision = revision + 10"
-EARLIER = "UPDATE waffle_namespace SET revision = 1"
+EARLIER = "UPDATE waffle_namespace SET revision = 1, stamp = '00000000000000e1'"
+SAME_REVISION = "UPDATE waffle_namespace SET stamp = '00000000000000e2'"
 ELSEWHERE = "UPDATE waffle_namespace SET lineage = '00000000000000bb', revision = 1"
+PROCESSES = 8
+ROUNDS = 10
 
 
+@dataclass
 class Process:
-    """What a process of this host needs to look at SQL."""
+    """A process of the host, as far as it reads SQL."""
 
-    def __init__(self, database: Path, directory: Path) -> None:
-        # A lock that is held makes SQLite wait, but not for long here.
-        self.store = Store(config_of(f"sqlite:///{database}?timeout=0.1"))
-        self.statements = Statements(self.store)
-        self.host = HostSnapshot(directory / "snapshot")
-        self.reconciler = Reconciler(self.store, self.host, 5.0)
+    reconciler: Reconciler
+    host: HostSnapshot
+    statements: Statements
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Path:
-    """Give the file of a database that is not there yet."""
-    return tmp_path / "waffle.db"
+def impatient(tmp_path: Path) -> Iterator[Apps]:
+    """Make applications on a SQLite that does not wait long for a lock."""
+    with contextlib.closing(Apps(tmp_path, f"sqlite:///{tmp_path}/waffle.db?timeout=0.1")) as apps:
+        yield apps
 
 
 @pytest.fixture
-def writer(database: Path) -> Iterator[Writer]:
-    """Give a host that has written a first revision."""
-    made = Writer(config_of(f"sqlite:///{database}"))
-    made.write()
-    with contextlib.closing(made.store.database):
+def writer(impatient: Apps) -> Host:
+    """Give another host, which has written a first revision."""
+    host = Host(impatient, "writer", listens=False)
+    host.commit()
+    return host
+
+
+@pytest.fixture
+def processes(impatient: Apps, writer: Host) -> Iterator[list[Process]]:
+    """Give processes of one host, which is at that revision."""
+    with contextlib.ExitStack() as stack:
+        made = []
+        for _ in range(PROCESSES):
+            state = Host(impatient, "here", listens=False).state
+            seen = stack.enter_context(recording(state.store.database.engine))
+            made.append(Process(state.reconciler, state.host, seen))
+        assert made[0].host.position == writer.state.store.peek()
         yield made
 
 
 @pytest.fixture
-def processes(database: Path, tmp_path: Path) -> Iterator[list[Process]]:
-    """Give processes of one host."""
-    made = [Process(database, tmp_path) for _ in range(8)]
-    yield made
-    for process in made:
-        process.store.database.close()
+def process(processes: list[Process]) -> Process:
+    """Give one of them."""
+    return processes[0]
 
 
-def change(database: Path, statement: str) -> None:
-    """Change the database behind everybody's back."""
-    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+def change(apps: Apps, statement: str) -> None:
+    """Change the database without an application."""
+    with (
+        contextlib.closing(sqlite3.connect(apps.directory / "waffle.db")) as connection,
+        connection,
+    ):
         connection.execute(statement)
 
 
-def read_by(processes: list[Process]) -> int:
-    """Return how often all of the processes together have read all rows."""
-    return sum(process.statements.reads for process in processes)
-
-
 def test_one_process_of_a_host_reads_what_was_announced_to_all(
-    writer: Writer, processes: list[Process]
+    writer: Host, processes: list[Process]
 ) -> None:
-    """At once, from as many threads: the rest see that the host has it."""
-    with ThreadPoolExecutor(len(processes)) as pool:
-        for count in range(1, 21):
-            record = writer.write()
-            wanted = record.lineage, record.revision
+    """At once, in as many threads: the rest see that the host has it."""
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        for count in range(1, ROUNDS + 1):
+            record = writer.commit()
+            wanted = record.position
             found = list(pool.map(lambda p: p.reconciler.reconcile(wanted), processes))  # noqa: B023
             assert [one for one in found if one is not None] == [record]
-            assert read_by(processes) == count
-            assert all(process.host.position == wanted for process in processes)
+            assert sum(p.statements.reads for p in processes) == count
+            assert all(p.host.position == wanted for p in processes)
 
 
 def test_one_process_of_a_host_reads_what_all_of_them_find_by_polling(
-    writer: Writer, processes: list[Process]
+    writer: Host, processes: list[Process]
 ) -> None:
-    """Where Redis is away, each looks at the revision for itself, and one reads the rows."""
-    with ThreadPoolExecutor(len(processes)) as pool:
-        for count in range(1, 21):
-            writer.write()
-            list(pool.map(lambda process: process.reconciler.poll(), processes))
-            assert read_by(processes) == count
+    """Where Redis is away, each compares positions by itself, and one reads the rows."""
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        for count in range(1, ROUNDS + 1):
+            writer.commit()
+            list(pool.map(lambda p: p.reconciler.poll(), processes))
+            assert sum(p.statements.reads for p in processes) == count
 
 
-def test_a_poll_that_finds_nothing_new_reads_no_rows(
-    writer: Writer, processes: list[Process]
-) -> None:
-    process = processes[0]
-    writer.write()
+def test_a_poll_that_finds_nothing_new_reads_no_rows(writer: Host, process: Process) -> None:
+    writer.commit()
     assert process.reconciler.poll()
-    process.statements.seen.clear()
+    process.statements.clear()
     assert not process.reconciler.poll()
-    assert len(process.statements.seen) == 1
+    assert len(process.statements) == 1
     assert process.statements.reads == 0
 
 
 def test_a_reader_that_is_stuck_is_not_waited_for_long(
-    writer: Writer, processes: list[Process], monkeypatch: pytest.MonkeyPatch
+    writer: Host, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "WAIT_FOR_READER_SECONDS", 0.05)
-    record = writer.write()
-    with locked(processes[0].host.path, ".reader"):
-        assert processes[0].reconciler.reconcile((record.lineage, record.revision)) == record
+    record = writer.commit()
+    with locked(process.host.path, ".reader"):
+        assert process.reconciler.reconcile(record.position) == record
 
 
-def test_the_reader_that_is_killed_leaves_its_turn_to_the_next(processes: list[Process]) -> None:
-    process = processes[0]
+def test_a_reader_that_is_killed_makes_room_for_the_next(process: Process) -> None:
     program = f"""
 import pathlib, sys
-from uwsgi_waffle.host import HostSnapshot
-with HostSnapshot(pathlib.Path({str(process.host.path)!r})).only_reader(wait_seconds=9):
+from uwsgi_waffle.host.records import HostSnapshot
+from uwsgi_waffle.host.turns import only_reader
+with only_reader(HostSnapshot(pathlib.Path({str(process.host.path)!r})), wait_seconds=9):
     print("reading", flush=True)
     sys.stdin.read()
 """
@@ -133,81 +144,114 @@ with HostSnapshot(pathlib.Path({str(process.host.path)!r})).only_reader(wait_sec
     try:
         assert reader.stdout is not None
         assert reader.stdout.readline() == "reading\n"
+        with only_reader(process.host, wait_seconds=0) as is_mine:
+            assert not is_mine
     finally:
         reader.kill()
         reader.communicate()
-    with process.host.only_reader(wait_seconds=10) as mine:
-        assert mine
+    with only_reader(process.host, wait_seconds=10) as is_mine:
+        assert is_mine
 
 
-def test_a_database_that_is_behind_is_said_once_and_not_followed(
-    writer: Writer, processes: list[Process], database: Path, caplog: pytest.LogCaptureFixture
+def test_a_database_that_is_behind_is_logged_once_and_not_followed(
+    impatient: Apps, writer: Host, process: Process, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A restored backup, a lagging replica: the host keeps what it has seen."""
-    process = processes[0]
-    record = writer.write()
+    record = writer.commit()
     process.reconciler.poll()
-    change(database, EARLIER)
+    change(impatient, EARLIER)
 
     for _ in range(3):
         assert not process.reconciler.poll()
         process.reconciler.reconcile()
 
-    assert process.host.position == (record.lineage, record.revision)
-    assert process.reconciler.behind == (record.lineage, 1)
+    assert process.host.position == record.position
+    behind = Position(record.position.lineage, 1, "00000000000000e1")
+    assert process.reconciler.behind == behind
     assert len(caplog.records) == 1
     assert "flask waffle resync" in caplog.text
 
-    change(database, LATER)
+    change(impatient, LATER)
     assert process.reconciler.poll()
     assert process.reconciler.behind is None
-    assert process.host.position == (record.lineage, 11)
+    assert process.host.position == Position(record.position.lineage, 11, behind.stamp)
+
+
+def test_another_state_of_the_same_revision_is_followed(
+    impatient: Apps, process: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failover to a replica that had lost a commit, and made another one since."""
+    before = process.host.position
+    change(impatient, SAME_REVISION)
+    assert process.reconciler.poll()
+    assert process.host.position == Position(before.lineage, 1, "00000000000000e2")
+    assert process.reconciler.behind is None
+    assert caplog.records == []
 
 
 def test_another_database_is_followed_whatever_its_revision(
-    writer: Writer, processes: list[Process], database: Path
+    impatient: Apps, writer: Host, process: Process
 ) -> None:
-    process = processes[0]
-    writer.write()
+    writer.commit()
     process.reconciler.poll()
-    change(database, ELSEWHERE)
+    change(impatient, ELSEWHERE)
     assert process.reconciler.poll()
-    assert process.host.position == ("00000000000000bb", 1)
+    assert process.host.position == writer.state.store.peek()
+    assert process.host.position.lineage == "00000000000000bb"
+    assert process.host.position.revision == 1
     assert process.reconciler.behind is None
 
 
-def test_a_database_that_does_not_answer_is_said_once_and_so_is_its_return(
-    writer: Writer, processes: list[Process], database: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("how", ["poll", "reconcile"])
+def test_what_is_committed_and_published_during_a_comparison_is_no_false_alarm(
+    writer: Host, process: Process, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """SQL's answer is older than what the host has by then, as another process was faster."""
+    ask = "peek" if how == "poll" else "read"
+    store = process.reconciler._store  # noqa: SLF001
+    answer = getattr(store, ask)
+
+    def overtaken() -> object:
+        found = answer()
+        process.host.publish(writer.commit())
+        return found
+
+    setattr(store, ask, overtaken)
+    for _ in range(5):
+        getattr(process.reconciler, how)()
+        assert process.reconciler.behind is None
+    assert caplog.records == []
+
+
+def test_a_database_that_does_not_answer_is_logged_once_and_so_is_its_return(
+    impatient: Apps, writer: Host, process: Process, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    process = processes[0]
-    record = writer.write()
+    record = writer.commit()
     process.reconciler.poll()
-    writer.write()
-    with contextlib.closing(sqlite3.connect(database)) as holder:
+    writer.commit()
+    with contextlib.closing(sqlite3.connect(impatient.directory / "waffle.db")) as holder:
         holder.execute("BEGIN EXCLUSIVE")
-        for _ in range(3):
+        for ask in (process.reconciler.poll, process.reconciler.reconcile) * 2:
             with pytest.raises(StoreUnavailable):
-                process.reconciler.poll()
-            with pytest.raises(StoreUnavailable):
-                process.reconciler.reconcile()
+                ask()
             assert process.reconciler.error is not None
-            assert process.host.position == (record.lineage, record.revision)
+            assert process.host.position == record.position
     assert process.reconciler.poll()
     assert process.reconciler.error is None
     lost, back = (message.getMessage() for message in caplog.records)
-    assert "asked again every 5 s" in lost
+    assert "asked again every 3600 s" in lost
     assert "answers again" in back
 
 
-def test_a_damaged_record_is_written_anew_from_sql(
-    writer: Writer, processes: list[Process]
-) -> None:
-    process = processes[0]
-    record = writer.write()
+def test_a_damaged_record_is_written_anew_from_sql(writer: Host, process: Process) -> None:
+    record = writer.commit()
     process.reconciler.poll()
-    process.host.words.cast("B")[layout.area_offset(process.host.sequence)] ^= 0xFF
-    assert process.reconciler.poll()
-    found = process.host.read()
+    # Another process of the host finds it: this one has it decoded already.
+    other = HostSnapshot(process.host.path)
+    other.words.cast("B")[layout.AREA_OFFSETS[other.sequence & 1]] ^= 0xFF
+    reconciler = Reconciler(writer.state.store, other, 5.0)
+    assert reconciler.poll()
+    found = other.read()
     assert found is not None
     assert found[1] == record

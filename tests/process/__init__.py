@@ -1,0 +1,1 @@
+"""One application in one process."""

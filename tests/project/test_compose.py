@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,9 @@ import sqlalchemy as sa
 import yaml
 
 from tests.support import RedisServer, UwsgiServer, fresh_database, wait_until
+from tests.support.uwsgi_server import ROOT
+from tests.support.waiting import SOON_SECONDS
 
-ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 WEB_HOSTS = ["web1", "web2"]
@@ -32,7 +32,7 @@ def _web_hosts() -> Iterator[list[UwsgiServer]]:
         hosts = [web_host(SERVICES[name], redis, database_url) for name in WEB_HOSTS]
         for host in hosts:
             stack.enter_context(host)
-        wait_until(lambda: redis.subscribers() == len(hosts), 10, "every web host listens")
+        wait_until(lambda: redis.subscribers() == len(hosts), SOON_SECONDS, "all listen")
         yield hosts
 
 

@@ -1,4 +1,4 @@
-"""The set-up: each configuration starts as it stands, and `make run` is all that is needed."""
+"""The set-up: each configuration starts as it is, and `make run` is all that a demo needs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,37 +16,41 @@ import pytest
 
 from tests.support import RedisServer, UwsgiServer, free_port, in_ci, request, wait_until
 from tests.support.processes import ServerProcess
+from tests.support.uwsgi_server import ROOT
+from tests.support.waiting import SOON_SECONDS
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "uwsgi_configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.ini"))
 
-#: Enough for each of the four workers to have answered.
+#: Enough requests for each of the four workers to have answered.
 ASKED = 16
+#: With the installation of all packages.
+MAKE_SECONDS = 500
 
 
 @contextlib.contextmanager
 def demo(name: str, redis_port: int) -> Iterator[UwsgiServer]:
     """Run a file of `uwsgi_configs/` on a database and a host snapshot of its own."""
     server = UwsgiServer(CONFIGS / f"{name}.ini")
-    server.environment = demo_environment(server.directory, redis_port)
+    server.environment = {
+        "WAFFLE_DATABASE_URI": f"sqlite:///{server.directory}/waffle.db",
+        "WAFFLE_REDIS_PORT": str(redis_port),
+        "WAFFLE_SNAPSHOT_PATH": str(server.directory / "snapshot"),
+    }
     with server:
         yield server
 
 
-def demo_environment(directory: Path, redis_port: int) -> dict[str, str]:
-    """Return what keeps a demo out of what is on this machine already."""
-    return {
-        "WAFFLE_DATABASE_URI": f"sqlite:///{directory}/waffle.db",
-        "WAFFLE_REDIS_PORT": str(redis_port),
-        "WAFFLE_SNAPSHOT_PATH": str(directory / "snapshot"),
-    }
-
-
 def site_names(server: UwsgiServer) -> set[str]:
-    """Return the setting as the workers serve it, asked until each had its turn."""
+    """Return the setting as the workers serve it, asked until each has had a request."""
     answers = [server.get("/settings.json").json() for _ in range(ASKED)]
     return {answer["settings"]["SITENAME"] for answer in answers}
+
+
+def change(server: UwsgiServer, name: str) -> None:
+    """Change the setting by the form, and see that every worker serves it at once."""
+    assert server.post("/settings", form={"SITENAME": name}).status == 303
+    assert site_names(server) == {name}
 
 
 def test_there_is_a_configuration_for_each_way_to_run_uwsgi() -> None:
@@ -53,40 +58,39 @@ def test_there_is_a_configuration_for_each_way_to_run_uwsgi() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_configuration_starts_as_it_stands_without_redis(name: str) -> None:
+def test_a_configuration_starts_as_it_is_without_redis(name: str) -> None:
     with demo(name, redis_port=free_port()) as server:
         assert len(server.worker_pids()) == 4
         assert site_names(server) == {"Waffle"}
-
-        assert server.post("/settings", form={"SITENAME": "Changed"}).status == 303
-
-        # Not "soon": a request that starts after the change has returned sees it.
-        assert site_names(server) == {"Changed"}
-        assert "Traceback" not in server.log()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_configuration_uses_redis_by_one_connection_where_there_is_one(name: str) -> None:
-    with RedisServer() as redis, demo(name, redis_port=redis.port) as server:
-        wait_until(lambda: redis.subscribers() == 1, 10, "the listener has subscribed")
-
-        assert server.post("/settings", form={"SITENAME": "Changed"}).status == 303
-
-        assert site_names(server) == {"Changed"}
-        assert redis.subscribers() == 1
-        assert "Traceback" not in server.log()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_reload_keeps_the_settings(name: str) -> None:
-    with demo(name, redis_port=free_port()) as server:
-        server.post("/settings", form={"SITENAME": "Changed"})
+        change(server, "Changed")
 
         server.reload()
 
         assert site_names(server) == {"Changed"}
-        server.post("/settings", form={"SITENAME": "Changed again"})
-        assert site_names(server) == {"Changed again"}
+        change(server, "Changed again")
+        assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_has_one_subscription_and_the_pages(
+    name: str, redis_server: RedisServer
+) -> None:
+    with demo(name, redis_port=redis_server.port) as server:
+        wait_until(lambda: redis_server.subscribers() == 1, SOON_SECONDS, "the listener listens")
+        change(server, "Changed")
+        assert redis_server.subscribers() == 1
+
+        assert 'href="/waffle"' in server.get("/").text
+        page = server.get("/waffle")
+        token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page.text)
+        assert token is not None
+        form = {"csrf_token": token[1], "revision": "1", "SITENAME": "By the pages"}
+        headers = {"Cookie": page.headers["set-cookie"].partition(";")[0]}
+        for _ in range(ASKED):
+            review = server.post("/waffle/review", form=form, headers=headers)
+            assert review.status == 200, review.text
+        assert server.post("/waffle/review", form=form).status == 400, "without the cookie"
+        assert "Traceback" not in server.log()
 
 
 def test_the_demo_changes_all_settings_of_a_form_or_none() -> None:
@@ -100,6 +104,9 @@ def test_the_demo_changes_all_settings_of_a_form_or_none() -> None:
         assert refused.status == 422
         assert "the smallest upload is larger than the largest" in refused.text
         assert server.post("/settings", form={"SITENAME": "New", "COLOR": "red"}).status == 400
+        foreign = {"Sec-Fetch-Site": "cross-site"}
+        form = {"SITENAME": "Foreign"}
+        assert server.post("/settings", form=form, headers=foreign).status == 403
         assert site_names(server) == {"Waffle"}
 
         assert server.post("/settings", form={"CLOSED": "true"}).status == 303
@@ -109,74 +116,73 @@ def test_the_demo_changes_all_settings_of_a_form_or_none() -> None:
         assert "revision 1, not 0" in late.text
 
 
-def test_no_other_site_changes_the_demo_through_a_browser() -> None:
-    with demo("waffle", redis_port=free_port()) as server:
-        foreign = {"Sec-Fetch-Site": "cross-site"}
-        form = {"SITENAME": "Foreign"}
-        assert server.post("/settings", form=form, headers=foreign).status == 403
-        assert site_names(server) == {"Waffle"}
+@pytest.mark.timeout(2 * MAKE_SECONDS)
+def test_make_run_is_all_that_a_fresh_clone_needs(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """`make run` starts without a warning; the command that it prints works; a SIGHUP keeps both.
 
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_demo_shows_the_pages_and_each_worker_takes_their_forms(name: str) -> None:
-    with demo(name, redis_port=free_port()) as server:
-        assert 'href="/waffle"' in server.get("/").text
-        page = server.get("/waffle")
-        token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page.text)
-        assert token is not None
-        form = {"csrf_token": token[1], "revision": "0", "SITENAME": "Changed"}
-        headers = {"Cookie": page.headers["set-cookie"].partition(";")[0]}
-        for _ in range(ASKED):
-            review = server.post("/waffle/review", form=form, headers=headers)
-            assert review.status == 200, review.text
-        assert server.post("/waffle/review", form=form).status == 400, "without the cookie"
-
-
-def test_make_run_serves_and_survives_a_reload(tmp_path: Path) -> None:
-    # The environment of this run stands in for the one that `make run` would make.
-    made = Path(sys.prefix)
-    check_make_run(ROOT, tmp_path, [f"VENV={made}", f"--old-file={made}/.demo"])
-
-
-@pytest.mark.skipif(not in_ci(), reason="installs everything anew from the package index")
-@pytest.mark.timeout(600)
-def test_make_run_is_all_that_a_fresh_clone_needs(tmp_path: Path) -> None:
+    In CI it installs everything from the package index, elsewhere it finds that done.
+    """
     clone = tmp_path / "clone"
-    left_out = (".git", ".venv*", ".*_cache", "__pycache__", "instance")
+    left_out = (".git", ".venv*", ".*_cache", "__pycache__", "instance", "build", "dist")
     shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(*left_out))
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-
-    check_make_run(clone, tmp_path, [f"PYTHON={sys.base_prefix}/bin/python{version}"])
-
-
-def check_make_run(directory: Path, data: Path, arguments: list[str]) -> None:
-    """Hold that `make run` prints where it serves, serves there, and does so after a SIGHUP."""
-    address = f"127.0.0.1:{(port := free_port())}"
-    outside = ("WAFFLE_", "MAKE", "UWSGI", "VIRTUAL_ENV")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(outside)}
+    options = [f"PYTHON={sys.base_prefix}/bin/python{version}"]
+    if not in_ci():
+        options = [f"VENV={sys.prefix}", f"--old-file={sys.prefix}/.demo"]
+    port = free_port()
+    outside = ("WAFFLE_", "MAKE", "MFLAGS", "UWSGI", "VIRTUAL_ENV")
+    environment = {
+        **{key: text for key, text in os.environ.items() if not key.startswith(outside)},
+        "WAFFLE_REDIS_PORT": str(redis_server.port),
+        "WAFFLE_SNAPSHOT_PATH": str(tmp_path / "snapshot"),
+    }
     process = ServerProcess(
-        ["make", "run", f"ADDRESS={address}", *arguments],
-        log_path=(log_path := data / "make.log"),
-        directory=directory,
-        environment={**environment, **demo_environment(data, free_port())},
+        ["make", "run", f"ADDRESS=127.0.0.1:{port}", *options],
+        log_path=(log_path := tmp_path / "make.log"),
+        directory=clone,
+        environment=environment,
     )
 
-    def worker() -> int:
+    def answer() -> tuple[int, str]:
         assert process.running, "make run ended"
-        pid: int = request("GET", "/settings.json", port=port).json()["pid"]
-        return pid
+        found = request("GET", "/settings.json", port=port).json()
+        return found["pid"], found["settings"]["SITENAME"]
+
+    def run(command: str, directory: Path) -> str:
+        """Run a command as a person does who copies it into a shell."""
+        shell = ["bash", "-c", command]
+        return subprocess.check_output(
+            shell, env=environment, cwd=directory, text=True, stderr=subprocess.STDOUT, timeout=60
+        )
 
     try:
-        wait_until(worker, 500, "make run serves")
-        assert f"The demo is at http://{address}/" in log_path.read_text()
+        assert wait_until(answer, MAKE_SECONDS, "make run serves")[1] == "Waffle"
+        wait_until(lambda: redis_server.subscribers() == 1, SOON_SECONDS, "the listener listens")
+        log = log_path.read_text()
+        assert f"The demo is at http://127.0.0.1:{port}/" in log
+        started = log[log.index("Starting http://") :].replace(
+            "*** WARNING: you are running uWSGI as root !!! (use the --uid flag) ***", ""
+        )
+        assert not re.search("(?i)warn|error|traceback|waffle: ", started), started
+
+        # From a folder that has nothing to do with the demo.
+        printed = re.search(r"another shell:\n +(\S.*)\n", log)
+        assert printed is not None
+        assert re.search(r"\nrevision 1: 5 of 5 processes on 1 host", run(printed[1], tmp_path))
+        flask = printed[1].partition(" ")[0]
+        by_module = f"{flask} --app uwsgi_configs.demo waffle get SITENAME"
+        assert run(by_module, clone) == "Hello\n"
+
         (master,) = process.children()
         before = process.pids()
-
         os.kill(master, signal.SIGHUP)
-
-        wait_until(lambda: worker() not in before, 30, "a new worker answers after the reload")
+        wait_until(lambda: answer()[0] not in before, SOON_SECONDS, "a new worker answers")
         assert process.children() == [master]
-        assert not {worker() for _ in range(ASKED)} & set(before)
+        answers = [answer() for _ in range(ASKED)]
+        assert not {pid for pid, _ in answers} & set(before)
+        assert {name for _, name in answers} == {"Hello"}
     except BaseException:
         print(log_path.read_text())  # noqa: T201  pytest shows it
         raise

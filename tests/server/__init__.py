@@ -1,0 +1,1 @@
+"""uWSGI, gevent and forks."""

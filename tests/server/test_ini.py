@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
+import pytest
+
+from tests.support.programs import Program
 from uwsgi_waffle.server.ini import of_running_master
 
-SLEEP = "import sys; print(flush=True); sys.stdin.read()"
+SLEEP = "import sys; print('started', flush=True); sys.stdin.read()"
 
 
 def test_the_options_of_a_running_master_are_those_of_its_command_line_and_files(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With and without values, `=` or not, and of an ini file that is named by itself."""
+    """With and without values and `=`, and of an ini file that is named without an option."""
     (tmp_path / "a.ini").write_text("[uwsgi]\nprocesses = 4\ninclude = b.ini\n")
     (tmp_path / "b.ini").write_text("; more\n[uwsgi]\nlazy-apps = true\n")
-    words = [
-        "-c",
-        SLEEP,
-        "a.ini",
-        "--master",
-        "--mule=waffle",
-        "--threads",
-        "2",
-        "--enable-threads",
-    ]
-    with subprocess.Popen(
-        [sys.executable, *words], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        found = of_running_master(process.pid)
+    monkeypatch.chdir(tmp_path)
+    options = ["a.ini", "--master", "--mule=waffle", "--threads", "2", "--enable-threads"]
+    with Program(SLEEP, *options) as master:
+        assert master.read() == "started"
+        found = of_running_master(master.pid)
     server = found.as_server()
     for name in ("master", "lazy-apps", "enable-threads"):
         assert server.enabled(name)

@@ -1,0 +1,1 @@
+"""The store and its maintenance, on each database."""

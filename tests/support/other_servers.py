@@ -13,15 +13,13 @@ from typing import Any, ClassVar
 
 from tests.support.http import request
 from tests.support.processes import LocalServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import SOON_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.apps.elsewhere"
 
 #: How long a request is held, so that the next one finds this worker busy and goes to another.
 HOLD_SECONDS = 0.02
-#: Within this time each worker has answered at least once.
-EACH_ANSWERS_SECONDS = 20.0
 
 
 class WebServer(LocalServer):
@@ -84,7 +82,7 @@ class WebServer(LocalServer):
                 answers.extend(clients.map(ask, range(2 * self.workers)))
                 return len({answer["pid"] for answer in answers}) >= self.workers
 
-            wait_until(all_have_answered, EACH_ANSWERS_SECONDS, "each worker has answered")
+            wait_until(all_have_answered, SOON_SECONDS, "each worker has answered")
         return answers
 
     def update(self, values: Mapping[str, object]) -> dict[str, Any]:
@@ -94,8 +92,8 @@ class WebServer(LocalServer):
         found: dict[str, Any] = answer.json()
         return found
 
-    def told(self, value: int) -> set[int]:
-        """Return the pids of the processes whose `on_change` was told of a value."""
+    def called_back(self, value: int) -> set[int]:
+        """Return the pids of the processes that called back with a value."""
         if not self.journal_path.exists():
             return set()
         entries = map(json.loads, self.journal_path.read_text().splitlines())
@@ -133,7 +131,7 @@ class Gunicorn(WebServer):
             now = set(self.process.children())
             return len(now) == len(before) and not now & before
 
-        wait_until(replaced, 30.0, "gunicorn has replaced its workers")
+        wait_until(replaced, SOON_SECONDS, "gunicorn has replaced its workers")
 
 
 class Waitress(WebServer):

@@ -1,6 +1,6 @@
-"""Other ways to run Redis: watched by a Sentinel, and as a Cluster of one node.
+"""Other ways to run Redis: watched by a Sentinel, and as a Cluster.
 
-What redis-py has for them it has left without types.
+What redis-py has for them has no types.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from redis.sentinel import Sentinel
 from tests.support.availability import require_program
 from tests.support.processes import LocalServer, free_port
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import SOON_SECONDS, wait_until
 
 MASTER_NAME = "waffle"
 HASH_SLOTS = 16384
@@ -67,22 +67,35 @@ class SentinelServer(LocalServer):
 
 
 class ClusterServer(RedisServer):
-    """A Cluster of one node that holds all hash slots."""
+    """A node of a Cluster, which holds all hash slots unless it is given a range."""
 
     name = "cluster"
 
-    def __init__(self) -> None:
+    def __init__(self, first_slot: int = 0, last_slot: int = HASH_SLOTS - 1) -> None:
         """Choose where it is reached; nothing runs yet."""
-        # Left alone it takes a port 10,000 above its own, which a client may have.
-        options = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+        self._slots = first_slot, last_slot
+        # By default it takes a port 10,000 above its own, which a client may have.
+        self.bus_port = free_port()
+        options = ["--cluster-enabled", "yes", "--cluster-port", str(self.bus_port)]
         super().__init__(extra_options=options)
 
     def start(self) -> None:
-        """Start the node, and return when the Cluster is whole."""
+        """Start the node, and return when the Cluster is whole, if it has one node only."""
         super().start()
         if not self._ask("CLUSTER SLOTS"):  # a node that starts again knows its own
-            self._ask("CLUSTER ADDSLOTSRANGE", 0, HASH_SLOTS - 1)
-        wait_until(self._is_whole, 20, "the Cluster is whole")
+            self._ask("CLUSTER ADDSLOTSRANGE", *self._slots)
+        if self._slots == (0, HASH_SLOTS - 1):
+            self.wait_until_whole()
+
+    def meet(self, other: ClusterServer) -> None:
+        """Join another node, which holds the other slots."""
+        self._ask("CLUSTER MEET", "127.0.0.1", other.port, other.bus_port)
+        self.wait_until_whole()
+        other.wait_until_whole()
+
+    def wait_until_whole(self) -> None:
+        """Return when all slots are held by nodes that this one knows."""
+        wait_until(self._is_whole, SOON_SECONDS, "the Cluster is whole")
 
     def _is_whole(self) -> bool:
         return bool(self._ask("CLUSTER INFO")["cluster_state"] == "ok")
@@ -94,6 +107,15 @@ class ClusterServer(RedisServer):
     def cluster_client(self) -> RedisCluster:
         """Return a client of the Cluster."""
         return RedisCluster(host="127.0.0.1", port=self.port, socket_timeout=1.0)
+
+
+@contextmanager
+def cluster_of_two() -> Iterator[ClusterServer]:
+    """Run a Cluster of two nodes; give one of them."""
+    half = HASH_SLOTS // 2
+    with ClusterServer(0, half - 1) as one, ClusterServer(half) as other:
+        one.meet(other)
+        yield one
 
 
 @contextmanager

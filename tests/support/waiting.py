@@ -10,6 +10,10 @@ T = TypeVar("T")
 
 #: How often a condition is looked at.
 LOOK_SECONDS = 0.02
+#: Ends a wait for what takes milliseconds, but may take seconds on a busy machine.
+SOON_SECONDS = 30.0
+#: A poll interval so long that nothing in a test arrives by a poll.
+NEVER_SECONDS = 3600
 
 
 def wait_until(predicate: Callable[[], T], seconds: float, what: str) -> T:

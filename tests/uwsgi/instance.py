@@ -11,23 +11,20 @@ from typing import Any
 
 from flask import Flask
 
-from tests.support import UwsgiServer, free_port, wait_until
+from tests.support import RedisServer, UwsgiServer, free_port, wait_until
 from tests.support.processes import START_SECONDS
 from tests.support.uwsgi_server import Options, ini_lines
+from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
 from uwsgi_waffle import WaffleConf
 
 APP = "tests.apps.under_uwsgi:app"
-#: What the documentation asks for.
+#: What the documentation recommends.
 BOOT: Options = {"shared-import": "uwsgi_waffle.boot", "mule": "waffle"}
 #: The same without a mule.
 ELECTED: Options = {"shared-import": "uwsgi_waffle.boot"}
 LAZY: Options = {"lazy-apps": True}
 
 NAMES = ("FIRST", "SECOND", "THIRD")
-#: By then a worker that is to be told of a change has been told, however busy the machine is.
-TOLD_SECONDS = 10.0
-#: Long enough that nothing in a test arrives by a poll.
-NEVER_SECONDS = 600
 
 
 class Instance(UwsgiServer):
@@ -37,22 +34,22 @@ class Instance(UwsgiServer):
         self,
         *options: Options,
         workers: int = 4,
-        redis_url: str | None = None,
+        redis: RedisServer | None = None,
         environment: Mapping[str, str] | None = None,
         separate: bool = True,
         ready_path: str | None = "/",
     ) -> None:
         """Choose what to start.
 
-        Args:
-            options: One after another; a later one replaces what an earlier one says.
-            workers: How many.
-            redis_url: Which Redis; none for one that is not there.
-            environment: Added to that of the app.
-            separate: Give each worker a socket of its own beside the common one.
-            ready_path: What must answer before the instance counts as started.
+        :param options: one after another; a later one replaces what an earlier one has
+        :param workers: how many
+        :param redis: which Redis; ``None`` for one that does not answer
+        :param environment: added to that of the app
+        :param separate: give each worker a socket of its own beside the common one
+        :param ready_path: what must answer before the instance counts as started
         """
         self.workers = workers
+        self.redis = redis
         merged: dict[str, Any] = {"processes": workers, "module": APP, "disable-logging": True}
         for some in options:
             merged.update(some)
@@ -71,7 +68,7 @@ class Instance(UwsgiServer):
                 "WAFFLE_MULTIPROC": "true",
                 "WAFFLE_DATABASE_URI": f"sqlite:///{self.directory}/waffle.db",
                 "WAFFLE_SNAPSHOT_PATH": str(self.directory / "snapshot"),
-                "WAFFLE_REDIS_URL": redis_url or f"redis://127.0.0.1:{free_port()}/0",
+                "WAFFLE_REDIS_URL": redis.url if redis else f"redis://127.0.0.1:{free_port()}/0",
                 "WAFFLE_REDIS_CHANNEL": self.channel,
                 "WAFFLE_POLL_SECONDS": str(NEVER_SECONDS),
                 "TEST_JOURNAL": str(self.journal_path),
@@ -80,13 +77,10 @@ class Instance(UwsgiServer):
         )
         self._next_value = 0
 
-    @property
-    def channel(self) -> str:
-        """The Redis channel that only this instance uses."""
-        return f"test-{self.directory.name}"
+    # What it serves
 
     def read(self, worker: int = 0, path: str = "/", **options: Any) -> dict[str, Any]:
-        """Return what a worker serves, whichever takes the request where none is named."""
+        """Return what a worker serves, any of them where none is named."""
         answer = self.get(path, port=self.ports[worker], **options)
         assert answer.status == 200, answer.text
         found: dict[str, Any] = answer.json()
@@ -100,17 +94,19 @@ class Instance(UwsgiServer):
         answers: list[dict[str, Any]] = []
 
         def all_have_answered() -> bool:
-            # Held for a moment, so that no worker takes them all.
+            # Each request takes a moment, so that one worker cannot take them all.
             answers.extend(pool.map(lambda _: self.read(path="/?hold=0.02"), range(self.workers)))
             return len({answer["worker"] for answer in answers}) == self.workers
 
         with ThreadPoolExecutor(self.workers) as pool:
-            wait_until(all_have_answered, TOLD_SECONDS, "each worker has answered")
+            wait_until(all_have_answered, SOON_SECONDS, "each worker has answered")
         return answers
 
     def states(self) -> list[dict[str, Any]]:
         """Return what each worker that has a socket of its own knows about its listener."""
         return [self.read(worker, "/state") for worker in range(len(self.ports))]
+
+    # Changes, made here and elsewhere
 
     def update(self, value: int | None = None, worker: int | None = None) -> int:
         """Set all settings to one number through a worker, and return that number."""
@@ -123,9 +119,17 @@ class Instance(UwsgiServer):
         assert answer.status == 200, answer.text
         return value
 
+    def assert_right(self, updates: int = 1) -> int:
+        """Fail unless each worker serves each update at once; return the last value."""
+        for _ in range(updates):
+            value = self.update()
+            for answer in self.read_each():
+                assert_serves(answer, value)
+        return value
+
     @contextlib.contextmanager
     def elsewhere(self) -> Iterator[Callable[[int], int]]:
-        """Give a function that sets all settings to one number as another host would do it."""
+        """Give a function that sets all settings to one number as another host does."""
         app = Flask("elsewhere")
         keys = [key for key in self.environment if key.startswith("WAFFLE_")]
         app.config.update({key: self.environment[key] for key in keys})
@@ -143,21 +147,48 @@ class Instance(UwsgiServer):
         finally:
             app.extensions["waffleconf"].store.database.close()
 
-    def told(self, value: int) -> set[int]:
-        """Return the pids whose callback was told of *value*."""
+    def follow_elsewhere(self, *values: int) -> None:
+        """Set all settings on another host, and return when each idle worker has called back."""
+        with self.elsewhere() as update:
+            for value in values:
+                self.wait_until_called_back(update(value))
+
+    # Who listens, and who has called back
+
+    @property
+    def channel(self) -> str:
+        """The Redis channel that only this instance uses."""
+        return f"test-{self.directory.name}"
+
+    @property
+    def subscriptions(self) -> int:
+        """How many connections listen to Redis for this instance."""
+        assert self.redis is not None
+        return self.redis.subscribers(self.channel)
+
+    def wait_for_subscriptions(self, count: int = 1) -> None:
+        """Return when so many connections listen to Redis."""
+        wait_until(
+            lambda: self.subscriptions == count, SOON_SECONDS, f"{count} subscriptions to Redis"
+        )
+
+    def called_back(self, value: int) -> set[int]:
+        """Return the pids of the processes that called back with *value*."""
         with contextlib.suppress(FileNotFoundError):
             lines = [line.split() for line in self.journal_path.read_text().splitlines()]
-            return {int(pid) for pid, _, told in lines if int(told) == value}
+            return {int(pid) for pid, _, served in lines if int(served) == value}
         return set()
 
-    def wait_until_told(self, value: int, pids: Callable[[], list[int]] | None = None) -> None:
-        """Return when every worker, none of which gets a request, has been told of *value*."""
-        whose = pids or self.worker_pids
+    def wait_until_called_back(
+        self, value: int, pids: Callable[[], list[int]] | None = None
+    ) -> None:
+        """Return when every worker has called back with *value*, without a request to any."""
+        expected = pids or self.worker_pids
 
-        def all_told() -> bool:
-            return set(whose()) <= self.told(value)
+        def all_called_back() -> bool:
+            return set(expected()) <= self.called_back(value)
 
-        wait_until(all_told, TOLD_SECONDS, f"every idle worker was told of {value}")
+        wait_until(all_called_back, SOON_SECONDS, f"every idle worker called back with {value}")
 
     def wait_for_successor(self, dead: int) -> None:
         """Return when there is another worker in the place of one that was killed."""
@@ -171,7 +202,7 @@ class Instance(UwsgiServer):
 
     def wait_for_log(self, pattern: str, count: int = 1) -> None:
         """Return when the log holds *pattern*, a regular expression, *count* times."""
-        wait_until(lambda: self.count_in_log(pattern) >= count, TOLD_SECONDS * 2, f"log: {pattern}")
+        wait_until(lambda: self.count_in_log(pattern) >= count, SOON_SECONDS, f"log: {pattern}")
 
     def count_in_log(self, pattern: str) -> int:
         """Return how often the log holds *pattern*."""
@@ -179,7 +210,7 @@ class Instance(UwsgiServer):
 
 
 def assert_serves(answer: Mapping[str, Any], value: int) -> None:
-    """Fail unless all settings of an answer are *value*, by both ways to read them."""
+    """Fail unless all settings of an answer are *value*, in both ways to read them."""
     assert answer["values"] == dict.fromkeys(NAMES, value)
     assert answer["again"] == answer["values"]
     assert answer["config"] == answer["values"]

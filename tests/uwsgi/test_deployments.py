@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support import RedisServer, wait_until
+from tests.support import RedisServer
 from tests.support.uwsgi_server import Options
 from tests.uwsgi.instance import BOOT, ELECTED, LAZY, Instance, assert_serves
 
@@ -23,7 +23,7 @@ UPDATES = 20
 class Deployment:
     """Options of uWSGI, and what follows from them.
 
-    :ivar place: where a worker gets its news from
+    :ivar place: where the listener is that a worker depends on
     :ivar environment: what its listener, or its candidate for one, runs in
     :ivar subscriptions: how many listen to Redis
     :ivar separate: whether each worker may have a socket of its own; where they share the lock of
@@ -76,12 +76,12 @@ def deployment(request: pytest.FixtureRequest) -> Deployment:
 
 
 @pytest.fixture(scope="module")
-def instance(deployment: Deployment, redis_server: RedisServer) -> Iterator[Instance]:
+def instance(deployment: Deployment, shared_redis: RedisServer) -> Iterator[Instance]:
     """Give a running instance of the deployment, with three workers."""
     with Instance(
         *deployment.options,
         workers=3,
-        redis_url=redis_server.url,
+        redis=shared_redis,
         separate=deployment.separate,
     ) as running:
         yield running
@@ -89,43 +89,32 @@ def instance(deployment: Deployment, redis_server: RedisServer) -> Iterator[Inst
 
 def test_every_worker_serves_each_update_at_once(instance: Instance) -> None:
     """Updates through random workers, each followed by a read on every worker."""
-    for _ in range(UPDATES):
-        value = instance.update()
-        for answer in instance.read_each():
-            assert_serves(answer, value)
+    instance.assert_right(UPDATES)
 
 
-def test_idle_workers_are_told_of_an_update_by_a_worker(instance: Instance) -> None:
-    """Without a request, each worker runs its callbacks, exactly those of the last value too."""
-    value = instance.update()
-    instance.wait_until_told(value)
+def test_idle_workers_call_back_after_an_update_by_a_worker(instance: Instance) -> None:
+    """Without a request, each worker runs its callbacks with the last value."""
+    instance.wait_until_called_back(instance.update())
 
 
-def test_idle_workers_are_told_of_an_update_on_another_host(
-    instance: Instance, deployment: Deployment, redis_server: RedisServer
+def test_idle_workers_call_back_after_an_update_on_another_host(
+    instance: Instance, deployment: Deployment
 ) -> None:
     """Redis, one listener of this instance, and its signal reach every idle worker."""
-    subscriptions = deployment.subscriptions
-    wait_until(
-        lambda: redis_server.subscribers(instance.channel) == subscriptions,
-        10.0,
-        f"{subscriptions} subscriptions",
-    )
-    with instance.elsewhere() as update:
-        for value in (1001, 1002, 1003):
-            instance.wait_until_told(update(value))
+    instance.wait_for_subscriptions(deployment.subscriptions)
+    instance.follow_elsewhere(1001, 1002, 1003)
     for answer in instance.read_each():
         assert_serves(answer, 1003)
 
 
 def test_the_listener_is_where_it_should_be_and_nowhere_else(
-    instance: Instance, deployment: Deployment, redis_server: RedisServer
+    instance: Instance, deployment: Deployment
 ) -> None:
     """One subscription for the instance, in the mule or in one elected worker."""
     states = instance.states()
     assert {state["place"] for state in states} == {deployment.place}
     assert {state["environment"] for state in states} == {deployment.environment}
-    assert redis_server.subscribers(instance.channel) == deployment.subscriptions
+    assert instance.subscriptions == deployment.subscriptions
 
 
 def test_the_log_holds_no_failure(instance: Instance) -> None:

@@ -1,4 +1,4 @@
-"""Set-ups that cannot work as meant: named once per instance, with the fix, and survived."""
+"""Set-ups that cannot work as intended: named once per instance, with the fix, and survived."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 import pytest
 
 from tests.support.uwsgi_server import ROOT, Options
-from tests.uwsgi.instance import BOOT, ELECTED, LAZY, Instance, assert_serves
+from tests.uwsgi.instance import BOOT, ELECTED, LAZY, Instance
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Options that cannot work as meant, and what is said of them.
+    """Options that cannot work as intended, and what the log holds about them.
 
-    :ivar says: the fix, as a regular expression
-    :ivar serves: whether the workers live all the same
+    :ivar fix: a regular expression
+    :ivar serves: whether the workers live in spite of it
     """
 
     options: tuple[Options, ...]
-    says: str
+    fix: str
     serves: bool = True
 
 
@@ -52,7 +52,7 @@ if sys.version_info < (3, 13):
 
 
 @pytest.mark.parametrize("code", FINDINGS)
-def test_each_finding_is_said_once_with_the_fix(code: str) -> None:
+def test_each_finding_is_logged_once_with_the_fix(code: str) -> None:
     """One line in the log of the instance; where the workers can live, each serves what is new."""
     finding = FINDINGS[code]
     instance = Instance(*finding.options, workers=2, separate=code[:7] != "thunder")
@@ -62,11 +62,8 @@ def test_each_finding_is_said_once_with_the_fix(code: str) -> None:
         instance.close()
         return
     with instance:
-        for _ in range(10):
-            value = instance.update()
-            for answer in instance.read_each():
-                assert_serves(answer, value)
-        assert instance.count_in_log(finding.says) == 1
+        instance.assert_right(10)
+        assert instance.count_in_log(finding.fix) == 1
 
 
 def test_options_that_are_switched_off_are_no_finding() -> None:

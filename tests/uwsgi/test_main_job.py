@@ -1,13 +1,11 @@
 """The main job on one host: what one worker changes, every worker serves at once.
 
-``TEST_UPDATES=1000`` in the environment makes each variant as long as the issue asks; the figures
-are printed, and shown by ``pytest -rP``.
+The figures are printed, and shown by ``pytest -rP``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -15,10 +13,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import RedisServer, require_program
+from tests.support.soak import times
 from tests.support.uwsgi_server import Options
 from tests.uwsgi.instance import BOOT, LAZY, NAMES, Instance
 
-UPDATES = int(os.environ.get("TEST_UPDATES", "100"))
+UPDATES = times(60, 1000)
 
 MODES: dict[str, Options] = {"prefork": {}, "lazy-apps": LAZY}
 
@@ -35,7 +34,6 @@ def load(port: int) -> Iterator[None]:
             process.kill()
 
 
-@pytest.mark.timeout(60 + UPDATES)
 @pytest.mark.parametrize("under_load", [False, True], ids=["idle", "load"])
 @pytest.mark.parametrize("with_redis", [True, False], ids=["redis", "no-redis"])
 @pytest.mark.parametrize("mode", MODES)
@@ -43,9 +41,9 @@ def test_each_worker_serves_an_update_as_soon_as_it_has_returned(
     mode: str, *, under_load: bool, with_redis: bool, redis_server: RedisServer
 ) -> None:
     """After each update through a random worker a read on every worker: 0 stale, 0 mixed."""
-    url = redis_server.url if with_redis else None
+    redis = redis_server if with_redis else None
     figures: Counter[str] = Counter(stale=0, mixed=0)
-    with Instance(BOOT, MODES[mode], redis_url=url) as instance, contextlib.ExitStack() as stack:
+    with Instance(BOOT, MODES[mode], redis=redis) as instance, contextlib.ExitStack() as stack:
         if under_load:
             stack.enter_context(load(instance.port))
         for _ in range(UPDATES):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import RedisServer, wait_until
+from tests.support import RedisServer
 from tests.support.uwsgi_server import Options
 from tests.uwsgi.instance import BOOT, LAZY, NAMES, Instance, assert_serves
 
@@ -38,7 +38,7 @@ def read_each(instance: Instance, mount: str) -> list[dict[str, Any]]:
 def test_two_mounts_in_one_interpreter_both_work(mode: Options, redis_server: RedisServer) -> None:
     """Each has its own settings, on every worker, and a listener in the one mule."""
     with Instance(
-        BOOT, MOUNTS, SINGLE, mode, workers=2, redis_url=redis_server.url, ready_path="/one/"
+        BOOT, MOUNTS, SINGLE, mode, workers=2, redis=redis_server, ready_path="/one/"
     ) as instance:
         for number in range(1, 11):
             update(instance, "one", number)
@@ -46,30 +46,28 @@ def test_two_mounts_in_one_interpreter_both_work(mode: Options, redis_server: Re
             for mount, value in (("one", number), ("two", 100 + number)):
                 for answer in read_each(instance, mount):
                     assert_serves(answer, value)
-        wait_until(lambda: redis_server.subscribers(instance.channel) == 2, 10.0, "two listeners")
-        instance.wait_until_told(10)
-        instance.wait_until_told(110)
-        with instance.elsewhere() as update_elsewhere:
-            instance.wait_until_told(update_elsewhere(7))
+        instance.wait_for_subscriptions(2)
+        instance.wait_until_called_back(10)
+        instance.wait_until_called_back(110)
+        instance.follow_elsewhere(7)
         assert {answer["values"][NAMES[0]] for answer in read_each(instance, "two")} == {110}
         assert instance.count_in_log("Traceback|single-interpreter = true") == 0
 
 
 @pytest.mark.parametrize("mode", [{}, LAZY], ids=["prefork", "lazy"])
-def test_in_an_interpreter_each_the_first_application_serves_and_the_fix_is_said(
+def test_in_an_interpreter_each_the_first_application_serves_and_the_fix_is_logged(
     mode: Options, redis_server: RedisServer
 ) -> None:
-    """PyO3 modules refuse a second interpreter: one line says so; the first mount is right."""
+    """PyO3 modules refuse a second interpreter: one line has the fix; the first mount is right."""
     first: Options = {"waffle-app": "tests.apps.under_uwsgi:app"}
     with Instance(
-        BOOT, MOUNTS, mode, first, workers=2, redis_url=redis_server.url, ready_path="/one/"
+        BOOT, MOUNTS, mode, first, workers=2, redis=redis_server, ready_path="/one/"
     ) as instance:
         assert instance.count_in_log("Set `single-interpreter = true`") == 1
         for number in range(1, 11):
             update(instance, "one", number)
             for answer in read_each(instance, "one"):
                 assert_serves(answer, number)
-        wait_until(lambda: redis_server.subscribers(instance.channel) == 1, 10.0, "a listener")
-        with instance.elsewhere() as update_elsewhere:
-            instance.wait_until_told(update_elsewhere(77))
+        instance.wait_for_subscriptions()
+        instance.follow_elsewhere(77)
         assert instance.get("/two/").status >= 404  # nothing is mounted there

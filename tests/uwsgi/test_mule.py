@@ -7,9 +7,10 @@ import signal
 import pytest
 
 from tests.support import RedisServer, wait_until
-from tests.support.processes import is_alive
+from tests.support.processes import STOP_SECONDS, is_alive
 from tests.support.uwsgi_server import Options
-from tests.uwsgi.instance import BOOT, LAZY, Instance, assert_serves
+from tests.support.waiting import SOON_SECONDS
+from tests.uwsgi.instance import BOOT, LAZY, Instance
 
 FRAGILE: Options = {"module": "tests.apps.fragile:app"}
 #: A validator that hangs in the mule for an hour when a setting takes this value.
@@ -28,18 +29,18 @@ def test_a_mule_that_hangs_is_killed_and_comes_back(
         FRAGILE,
         lazy,
         workers=2,
-        redis_url=redis_server.url,
+        redis=redis_server,
         environment={"TEST_TROUBLE": "/dev/null", "TEST_WATCHDOG": "2"},
     )
     with instance:
-        wait_until(lambda: redis_server.subscribers(instance.channel) == 1, 10.0, "a listener")
+        instance.wait_for_subscriptions()
         hung = instance.mule_pids()[0]
         with instance.elsewhere() as update:
-            instance.wait_until_told(update(HANG_IN_MULE))
-            wait_until(lambda: not is_alive(hung), 20.0, "the hung mule was killed")
-            wait_until(instance.mule_pids, 20.0, "a successor")
-            wait_until(lambda: redis_server.subscribers(instance.channel) == 1, 10.0, "a listener")
-            instance.wait_until_told(update(9))
+            instance.wait_until_called_back(update(HANG_IN_MULE))
+            wait_until(lambda: not is_alive(hung), SOON_SECONDS, "the hung mule was killed")
+            wait_until(instance.mule_pids, SOON_SECONDS, "a successor")
+            instance.wait_for_subscriptions()
+            instance.wait_until_called_back(update(9))
 
 
 TROUBLES = {
@@ -53,8 +54,8 @@ TROUBLES = {
 def test_an_app_that_does_not_load_in_the_mule_is_tried_again(
     trouble: str, redis_server: RedisServer
 ) -> None:
-    """No crash loop: one mule waits longer each time, says why, and works when the app does."""
-    instance = Instance(BOOT, LAZY, FRAGILE, workers=2, redis_url=redis_server.url)
+    """No crash loop: one mule waits longer each time, logs why, and works when the app does."""
+    instance = Instance(BOOT, LAZY, FRAGILE, workers=2, redis=redis_server)
     path = instance.directory / "trouble"
     path.write_text(trouble)
     instance.environment["TEST_TROUBLE"] = str(path)
@@ -62,57 +63,48 @@ def test_an_app_that_does_not_load_in_the_mule_is_tried_again(
         instance.wait_for_log(TROUBLES[trouble])
         instance.wait_for_log("Set `waffle-app = module:app`", 2)
         assert instance.count_in_log("spawned uWSGI mule") == 1
-        value = instance.update()
-        for answer in instance.read_each():
-            assert_serves(answer, value)
-        instance.wait_until_told(value)
+        instance.wait_until_called_back(instance.assert_right())
         path.write_text("")
         if trouble != "none":  # what has been imported without an error is not imported again
-            wait_until(lambda: redis_server.subscribers(instance.channel) == 1, 30.0, "a listener")
-            with instance.elsewhere() as update:
-                instance.wait_until_told(update(9))
+            instance.wait_for_subscriptions()
+            instance.follow_elsewhere(9)
         assert instance.count_in_log("OOOPS") == 0
 
 
 def test_a_mule_that_cannot_start_to_listen_is_replaced(redis_server: RedisServer) -> None:
     """Not at once, again and again, but after a while; the next one listens."""
-    instance = Instance(BOOT, LAZY, FRAGILE, workers=2, redis_url=redis_server.url)
+    instance = Instance(BOOT, LAZY, FRAGILE, workers=2, redis=redis_server)
     path = instance.directory / "trouble"
     path.write_text("threads")
     instance.environment["TEST_TROUBLE"] = str(path)
     with instance:
-        instance.wait_for_log("the mule could not start to listen.*Another one tries")
+        instance.wait_for_log("the mule could not start its listener.*uWSGI starts another mule")
         assert instance.count_in_log("spawned uWSGI mule") == 1
         path.write_text("")
-        wait_until(lambda: redis_server.subscribers(instance.channel) == 1, 30.0, "a listener")
+        instance.wait_for_subscriptions()
         assert instance.count_in_log("spawned uWSGI mule") == 2
-        with instance.elsewhere() as update:
-            instance.wait_until_told(update(9))
+        instance.follow_elsewhere(9)
 
 
 def test_a_mule_that_waits_for_an_app_does_not_hold_up_the_end(redis_server: RedisServer) -> None:
     """SIGHUP and SIGTERM end it at once, in the middle of its back-off."""
-    instance = Instance(
-        BOOT, LAZY, FRAGILE, {"die-on-term": True}, workers=1, redis_url=redis_server.url
-    )
+    instance = Instance(BOOT, LAZY, FRAGILE, {"die-on-term": True}, workers=1, redis=redis_server)
     path = instance.directory / "trouble"
     path.write_text("raise")
     instance.environment["TEST_TROUBLE"] = str(path)
     with instance:
         instance.wait_for_log(TROUBLES["raise"])
         instance.process.send(signal.SIGTERM)
-        wait_until(lambda: not instance.running, 15.0, "uWSGI ended by itself")
+        wait_until(lambda: not instance.running, STOP_SECONDS, "uWSGI ended by itself")
         assert instance.pids() == []
 
 
-def test_a_callback_that_ends_its_process_ends_none(redis_server: RedisServer) -> None:
-    """SystemExit in a signal handler would end the worker; it is logged, and everybody lives."""
-    with Instance(BOOT, workers=2, redis_url=redis_server.url) as instance:
-        instance.wait_until_told(instance.update())
+def test_a_callback_that_calls_exit_ends_no_process(redis_server: RedisServer) -> None:
+    """SystemExit in a signal handler would end the worker; it is logged, and all processes live."""
+    with Instance(BOOT, workers=2, redis=redis_server) as instance:
+        instance.wait_until_called_back(instance.update())
         before = instance.worker_pids(), instance.mule_pids()
-        with instance.elsewhere() as update:
-            instance.wait_until_told(update(LEAVE))
-            instance.wait_until_told(update(10))
+        instance.follow_elsewhere(LEAVE, 10)
         assert (instance.worker_pids(), instance.mule_pids()) == before
-        # Twice, by the two workers: nothing of the application's runs in the mule.
+        # Twice, by the two workers: no callback of the application runs in the mule.
         assert instance.count_in_log("on_change.'SECOND'. failed at revision") == 2

@@ -8,19 +8,19 @@ import pytest
 
 from tests.support import RedisServer, wait_until
 from tests.support.uwsgi_server import ROOT, Options
-from tests.uwsgi.instance import BOOT, ELECTED, LAZY, Instance, assert_serves
+from tests.support.waiting import SOON_SECONDS
+from tests.uwsgi.instance import BOOT, ELECTED, LAZY, Instance
 
 APPS = ROOT / "tests" / "apps"
 FILE_MULE: Options = {"mule": APPS / "waffle_mule.py"}
 OTHER_MULE = APPS / "other_mule.py"
 
 
-def assert_follows(instance: Instance, redis_server: RedisServer) -> None:
-    """Fail unless one process listens for all, and idle workers are told of what it hears."""
-    wait_until(lambda: redis_server.subscribers(instance.channel) == 1, 10.0, "one listener")
-    with instance.elsewhere() as update:
-        instance.wait_until_told(update(7))
-    assert redis_server.subscribers(instance.channel) == 1
+def assert_follows(instance: Instance) -> None:
+    """Fail unless one process listens for all, and idle workers call back after what it hears."""
+    instance.wait_for_subscriptions()
+    instance.follow_elsewhere(7)
+    assert instance.subscriptions == 1
 
 
 MULES: dict[str, tuple[Options, ...]] = {
@@ -39,9 +39,9 @@ MULES: dict[str, tuple[Options, ...]] = {
 
 @pytest.mark.parametrize("form", MULES)
 def test_each_form_of_a_mule_listens(form: str, redis_server: RedisServer) -> None:
-    """One subscription, idle workers told, and a foreign mule left to its own program."""
-    with Instance(*MULES[form], workers=2, redis_url=redis_server.url) as instance:
-        assert_follows(instance, redis_server)
+    """One subscription, idle workers woken, and a foreign mule left to its own program."""
+    with Instance(*MULES[form], workers=2, redis=redis_server) as instance:
+        assert_follows(instance)
         if "of-two" in form:
             number = 1 if form.startswith("second") else 2
             other = instance.mule_pids()[number - 1]
@@ -54,17 +54,15 @@ def test_each_form_of_a_mule_listens(form: str, redis_server: RedisServer) -> No
 @pytest.mark.parametrize(
     "config", [{"WAFFLE_MULTIPROC": "false"}, {"WAFFLE_LISTENER": "none"}], ids=str
 )
-def test_a_mule_does_not_listen_where_nobody_is_to(
+def test_a_mule_does_not_listen_where_no_process_should(
     config: dict[str, str], redis_server: RedisServer
 ) -> None:
-    """It says so, once; workers of the instance are woken all the same, and requests right."""
-    with Instance(BOOT, workers=2, redis_url=redis_server.url, environment=config) as instance:
-        instance.wait_for_log("the mule has nothing to listen to")
-        instance.wait_until_told(instance.update())
-        assert redis_server.subscribers(instance.channel) == 0
-        value = instance.update()
-        for answer in instance.read_each():
-            assert_serves(answer, value)
+    """It logs that once; workers of the instance are still woken, and requests right."""
+    with Instance(BOOT, workers=2, redis=redis_server, environment=config) as instance:
+        instance.wait_for_log("the mule listens for no application")
+        instance.wait_until_called_back(instance.update())
+        assert instance.subscriptions == 0
+        instance.assert_right()
 
 
 WITHOUT_LISTENER: dict[str, tuple[Options, ...]] = {
@@ -79,7 +77,7 @@ WITHOUT_LISTENER: dict[str, tuple[Options, ...]] = {
 
 
 @pytest.mark.parametrize("mode", WITHOUT_LISTENER)
-def test_where_nobody_listens_requests_find_what_another_host_changed(
+def test_without_a_listener_requests_find_what_another_host_changed(
     mode: str, redis_server: RedisServer
 ) -> None:
     """Each once per poll, though uWSGI may keep Python's threads from running between requests."""
@@ -89,7 +87,7 @@ def test_where_nobody_listens_requests_find_what_another_host_changed(
         Instance(
             *options,
             workers=1 if mode == "no-master" else 2,
-            redis_url=redis_server.url,
+            redis=redis_server,
             environment=environment,
         ) as here,
         here.elsewhere() as update,
@@ -98,7 +96,7 @@ def test_where_nobody_listens_requests_find_what_another_host_changed(
             update(value)
             wait_until(
                 lambda: all({*a["values"].values()} == {value} for a in here.read_each()),  # noqa: B023
-                15.0,
+                SOON_SECONDS,
                 "the change is seen",
             )
         assert here.count_in_log("Traceback|OOOPS|DAMN") == 0
@@ -107,17 +105,17 @@ def test_where_nobody_listens_requests_find_what_another_host_changed(
 def test_a_spooler_and_a_foreign_mule_are_left_to_their_work(redis_server: RedisServer) -> None:
     """They hold the application, listed among the processes, and neither listens nor is waited for.
 
-    The mule that is ours and the workers are told of a change.
+    The waffle mule and the workers follow.
     """
     instance = Instance(
         BOOT,
         {"mule": ["waffle", OTHER_MULE], "waffle-mule": 1, "spooler": "%dspool"},
         workers=2,
-        redis_url=redis_server.url,
+        redis=redis_server,
     )
     (instance.directory / "spool").mkdir()
     with instance:
-        assert_follows(instance, redis_server)
+        assert_follows(instance)
         listed = {(role, number) for role, number, _, _ in instance.read(1, "/state")["processes"]}
         assert listed == {("worker", 1), ("worker", 2), ("mule", 1), ("mule", 2), ("spooler", 0)}
         following = {
@@ -150,32 +148,28 @@ def test_a_lazy_mule_finds_the_application(form: str, redis_server: RedisServer)
         LAZY,
         *APPLICATIONS[form],
         workers=2,
-        redis_url=redis_server.url,
+        redis=redis_server,
         environment={"TEST_HOOKS": "app"},
     ) as instance:
-        assert_follows(instance, redis_server)
+        assert_follows(instance)
         assert instance.count_in_log("the mule could not load|found no application") == 0
 
 
-def test_without_a_master_each_worker_listens_and_says_so(redis_server: RedisServer) -> None:
-    """There are no signals, so each worker has a listener; one log line says what to write."""
-    with Instance(
-        {"master": False}, workers=2, redis_url=redis_server.url, separate=False
-    ) as instance:
-        for _ in range(5):
-            value = instance.update()
-            for answer in instance.read_each():
-                assert_serves(answer, value)
-        wait_until(lambda: redis_server.subscribers(instance.channel) == 2, 10.0, "two listeners")
-        with instance.elsewhere() as update:
-            instance.wait_until_told(update(7))
+def test_without_a_master_each_worker_listens_and_logs_the_fix(
+    redis_server: RedisServer,
+) -> None:
+    """There are no signals, so each worker has a listener; one log line names the option."""
+    with Instance({"master": False}, workers=2, redis=redis_server, separate=False) as instance:
+        instance.assert_right(5)
+        instance.wait_for_subscriptions(2)
+        instance.follow_elsewhere(7)
         assert instance.count_in_log("without a master.*Set `master = true`") == 1
 
 
-def test_lazy_apps_without_boot_is_said_once_with_the_fix(redis_server: RedisServer) -> None:
+def test_lazy_apps_without_boot_is_logged_once_with_the_fix(redis_server: RedisServer) -> None:
     """Each worker listens for itself, at the price of a connection each."""
-    with Instance(LAZY, workers=2, redis_url=redis_server.url) as instance:
-        wait_until(lambda: redis_server.subscribers(instance.channel) == 2, 10.0, "two listeners")
+    with Instance(LAZY, workers=2, redis=redis_server) as instance:
+        instance.wait_for_subscriptions(2)
         assert instance.count_in_log("Add `shared-import = uwsgi_waffle.boot`") == 1
 
 
@@ -189,19 +183,16 @@ def test_a_boot_that_cannot_be_imported_is_survived(
         {"shared-import": "uwsgi_waffle.bot"},
         lazy,
         workers=2,
-        redis_url=redis_server.url,
+        redis=redis_server,
     ) as instance:
         listeners = 2 if lazy else 1
-        wait_until(
-            lambda: redis_server.subscribers(instance.channel) == listeners, 10.0, "listeners"
-        )
-        with instance.elsewhere() as update:
-            instance.wait_until_told(update(7))
+        instance.wait_for_subscriptions(listeners)
+        instance.follow_elsewhere(7)
         assert instance.count_in_log("Add `shared-import = uwsgi_waffle.boot`") == bool(lazy)
 
 
-def test_a_taken_signal_is_said_and_the_next_request_is_right(tmp_path: Path) -> None:
-    """Somebody else's handler stays; ours does without, and each request sees each change."""
+def test_a_taken_signal_is_logged_and_the_next_request_is_right(tmp_path: Path) -> None:
+    """The other handler stays; without a signal each request still sees each change."""
     (tmp_path / "taken.py").write_text(
         "import uwsgi\nuwsgi.register_signal(177, 'workers', lambda number: None)\n"
     )
@@ -211,7 +202,4 @@ def test_a_taken_signal_is_said_and_the_next_request_is_right(tmp_path: Path) ->
     }
     with Instance(BOOT, taken, workers=2) as instance:
         assert instance.count_in_log("signal 177 could not be registered.*`waffle-signal`") == 1
-        for _ in range(10):
-            value = instance.update()
-            for answer in instance.read_each():
-                assert_serves(answer, value)
+        instance.assert_right(10)

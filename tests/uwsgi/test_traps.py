@@ -14,18 +14,12 @@ import pytest
 
 from tests.support import RedisServer, wait_until
 from tests.support.uwsgi_server import Options
+from tests.support.waiting import SOON_SECONDS
 from tests.uwsgi.instance import BOOT, ELECTED, LAZY, Instance, assert_serves
-from uwsgi_waffle.host import HostSnapshot
+from uwsgi_waffle.host.records import HostSnapshot
 
 FLOOD: Options = {"module": "tests.apps.flood:app"}
 THUNDER: Options = {"thunder-lock": True, "threads": 4}
-
-
-def assert_right(instance: Instance) -> None:
-    """Fail unless each worker serves an update at once."""
-    value = instance.update()
-    for answer in instance.read_each():
-        assert_serves(answer, value)
 
 
 def test_t4_thunder_lock_with_threads_serves_no_stale_value() -> None:
@@ -44,7 +38,7 @@ def test_t5_a_long_request_keeps_its_snapshot_and_the_next_one_is_right() -> Non
     with Instance(BOOT, workers=2) as instance, ThreadPoolExecutor(1) as pool:
         old = instance.update(worker=1)
         held = pool.submit(instance.read, 2, "/?hold=1.5")
-        wait_until(lambda: busy_workers(instance) == [2], 5.0, "worker 2 is busy")
+        wait_until(lambda: busy_workers(instance) == [2], SOON_SECONDS, "worker 2 is busy")
         new = instance.update(worker=1)
         assert_serves(instance.read(1), new)
         answer = held.result()
@@ -57,9 +51,9 @@ def test_t5_threads_run_handlers_beside_requests_that_keep_their_snapshot() -> N
     with Instance(BOOT, {"threads": 2}, workers=2) as instance, ThreadPoolExecutor(1) as pool:
         old = instance.update(worker=1)
         held = pool.submit(instance.read, 2, "/?hold=1.5")
-        wait_until(lambda: busy_workers(instance) == [2], 5.0, "worker 2 is busy")
+        wait_until(lambda: busy_workers(instance) == [2], SOON_SECONDS, "worker 2 is busy")
         new = instance.update(worker=1)
-        instance.wait_until_told(new)
+        instance.wait_until_called_back(new)
         assert not held.done()
         answer = held.result()
         assert answer["values"] == answer["again"] == dict.fromkeys(answer["values"], old)
@@ -75,23 +69,23 @@ def busy_workers(instance: Instance) -> list[int]:
 
 
 def test_t6_a_signal_that_uwsgi_drops_costs_nothing_but_time() -> None:
-    """A worker's queue is full of others' signals: its next request is right all the same."""
+    """A worker's queue is full of other signals: its next request is right in spite of that."""
     with Instance(BOOT, FLOOD, workers=2) as instance, ThreadPoolExecutor(1) as pool:
         held = pool.submit(instance.read, 2, "/?hold=4")
-        wait_until(lambda: busy_workers(instance) == [2], 5.0, "worker 2 is busy")
+        wait_until(lambda: busy_workers(instance) == [2], SOON_SECONDS, "worker 2 is busy")
         instance.post("/signals", 2000, port=instance.ports[1])
         instance.wait_for_log("SIGNAL QUEUE IS FULL")
         value = instance.update(worker=1)
         held.result()
         assert_serves(instance.read(2), value)
-        instance.wait_until_told(value)
-        assert_right(instance)
+        instance.wait_until_called_back(value)
+        instance.assert_right()
 
 
 def test_t7_workers_that_rest_get_no_signals(redis_server: RedisServer) -> None:
     """400 changes while workers rest fill no queue, and a worker that is woken is right."""
     cheaper: Options = {"cheaper": 1, "cheaper-initial": 1, "cheaper-step": 3}
-    with Instance(BOOT, cheaper, workers=4, redis_url=redis_server.url, separate=False) as instance:
+    with Instance(BOOT, cheaper, workers=4, redis=redis_server, separate=False) as instance:
         assert len(instance.worker_pids()) == 1
         for _ in range(400):
             value = instance.update()
@@ -105,39 +99,36 @@ def test_t7_workers_that_rest_get_no_signals(redis_server: RedisServer) -> None:
             return woken == {1, 2, 3, 4}
 
         with ThreadPoolExecutor(8) as pool:
-            wait_until(all_woken, 30.0, "all workers were woken")
+            wait_until(all_woken, SOON_SECONDS, "all workers were woken")
 
 
 def test_t7_cheaper_never_leaves_an_instance_without_a_listener(redis_server: RedisServer) -> None:
     """When the elected worker is put to rest, another one listens."""
     cheaper: Options = {"cheaper": 1, "cheaper-initial": 3, "cheaper-overload": 1}
-    with Instance(
-        ELECTED, cheaper, workers=3, redis_url=redis_server.url, separate=False
-    ) as instance:
-        wait_until(lambda: len(instance.worker_pids()) == 1, 60.0, "two workers rest")
-        wait_until(lambda: redis_server.subscribers(instance.channel) == 1, 10.0, "one listener")
-        with instance.elsewhere() as update:
-            instance.wait_until_told(update(7))
+    with Instance(ELECTED, cheaper, workers=3, redis=redis_server, separate=False) as instance:
+        wait_until(lambda: len(instance.worker_pids()) == 1, SOON_SECONDS, "two workers rest")
+        instance.wait_for_subscriptions()
+        instance.follow_elsewhere(7)
 
 
 def test_t7_suspended_workers_are_right_when_they_resume(redis_server: RedisServer) -> None:
     """Workers that are suspended miss the signal for good; their next request sees the change."""
-    with Instance(BOOT, workers=2, redis_url=redis_server.url) as instance:
-        wait_until(lambda: redis_server.subscribers(instance.channel) == 1, 10.0, "a listener")
+    with Instance(BOOT, workers=2, redis=redis_server) as instance:
+        instance.wait_for_subscriptions()
         host = HostSnapshot(Path(instance.environment["WAFFLE_SNAPSHOT_PATH"]))
         instance.process.send(signal.SIGTSTP)
-        wait_until(lambda: worker_states(instance) == {"pause"}, 5.0, "the workers pause")
+        wait_until(lambda: worker_states(instance) == {"pause"}, SOON_SECONDS, "the workers pause")
         with instance.elsewhere() as update:
             value = update(7)
         # The mule applies a revision itself after it has raised the signal.
         wait_until(
             lambda: [slot for slot in host.slots.living() if slot.revision and slot.role == "mule"],
-            10.0,
+            SOON_SECONDS,
             "the mule has raised the signal",
         )
-        assert instance.told(value) == set()
+        assert instance.called_back(value) == set()
         instance.process.send(signal.SIGTSTP)
-        wait_until(lambda: worker_states(instance) == {"idle"}, 5.0, "the workers go on")
+        wait_until(lambda: worker_states(instance) == {"idle"}, SOON_SECONDS, "the workers resume")
         for answer in instance.read_each():
             assert_serves(answer, value)
 
@@ -150,18 +141,18 @@ def worker_states(instance: Instance) -> set[str]:
 @pytest.mark.parametrize("lazy", [{}, LAZY], ids=["prefork", "lazy"])
 def test_t10_nothing_of_ours_runs_in_the_master(lazy: Options, redis_server: RedisServer) -> None:
     """A thread that runs there at a fork can hang the worker; the master keeps the one it had."""
-    with Instance(BOOT, FLOOD, lazy, workers=2, redis_url=redis_server.url) as instance:
-        wait_until(lambda: redis_server.subscribers(instance.channel) == 1, 10.0, "a listener")
+    with Instance(BOOT, FLOOD, lazy, workers=2, redis=redis_server) as instance:
+        instance.wait_for_subscriptions()
         assert instance.post("/threads").json() == 1
 
 
 def test_t8_no_handler_dies_with_its_worker(redis_server: RedisServer) -> None:
-    """Lazy workers come and go; ours is the master's handler, so no signal meets a dead one."""
-    with Instance(BOOT, LAZY, workers=2, redis_url=redis_server.url) as instance:
+    """Lazy workers come and go; the handler is the master's, so no signal meets a dead one."""
+    with Instance(BOOT, LAZY, workers=2, redis=redis_server) as instance:
         for _ in range(3):
             before = instance.worker_pids()
             os.kill(before[0], signal.SIGKILL)
             instance.update(worker=2)  # its signal may find a worker that has loaded nothing
             instance.wait_for_successor(before[0])
-            instance.wait_until_told(instance.update(worker=2))
+            instance.wait_until_called_back(instance.update(worker=2))
         assert instance.count_in_log("egmentation|error managing signal") == 0

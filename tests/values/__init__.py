@@ -1,0 +1,1 @@
+"""Positions, declarations, values and snapshots."""

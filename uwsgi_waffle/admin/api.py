@@ -1,28 +1,40 @@
-"""The same as JSON: settings, history, rollback, status, and the document that describes it."""
+"""The JSON interface: settings, history, rollback, status, and the document that describes it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, TypeVar
 
-from flask import Response, abort, jsonify, make_response, request
-from pydantic import ValidationError
+from flask import Response, abort, request
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from werkzeug.exceptions import HTTPException
 
 from uwsgi_waffle.errors import InvalidSetting, RevisionConflict, UnknownRevision, suggest
+from uwsgi_waffle.ops.plain import change_json, host_json, json_text, plain
 from uwsgi_waffle.ops.status import collect
 from uwsgi_waffle.process.writes import Update
 from uwsgi_waffle.sql.history import Change
 from uwsgi_waffle.sql.store import Signature
 from uwsgi_waffle.values.settings import MASK
 
+from .answers import (
+    Conflict,
+    Done,
+    Finding,
+    HistoryAnswer,
+    Invalid,
+    LastChange,
+    SettingsAnswer,
+    StatusAnswer,
+)
 from .bodies import HistoryQuery, Patch, Rollback
-from .edits import present
-from .fields import to_plain
+from .edits import rollback_comment, sql_snapshot
 from .openapi import document
-from .visit import visit
-from .wave import as_json, wave
+from .progress import progress_json, progress_of
+from .viewer import viewer
 
 __all__ = [
     "get_document",
@@ -36,124 +48,109 @@ __all__ = [
 
 #: What If-Match holds: a revision, as ``"41"``, ``41`` or ``W/"41"``.
 _ETAG = re.compile(r'(?:W/)?"(\d{1,18})"|(\d{1,18})')
+#: Largest body that is read: every setting at once, as escaped as can be.
+MAX_BODY_BYTES = 16 * 1024 * 1024
+#: For how many unknown names a known one is suggested, and how long those may be: it is slow.
+_MOST_SUGGESTIONS = 5
+_MAX_NAME_LENGTH = 150
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def _answer(found: object, status: int = 200, *, revision: int | None = None) -> Response:
+    answer = Response(f"{json_text(found)}\n", status, mimetype="application/json")
+    if revision is not None:
+        answer.set_etag(str(revision))
+    return answer
 
 
 # -- read -----------------------------------------------------------------------------------------
 
 
 def get_settings() -> Response:
-    """Tell every setting that may be seen: value, default, description, and who changed it last."""
-    here = visit()
-    snapshot = here.snapshot
+    """Return every setting that may be seen: value, declaration, and who changed it last."""
+    here = viewer()
+    snapshot, defaults = here.snapshot, here.state.declaration.defaults
     latest = here.state.history.latest()
-    answer = jsonify(
-        revision=snapshot.revision,
-        settings={one.name: _masked(one.name, snapshot.values[one.name]) for one in here.inputs},
-        declarations={
+    found: SettingsAnswer = {
+        "revision": snapshot.revision,
+        "settings": {one.name: _masked(one.name, snapshot.values[one.name]) for one in here.inputs},
+        "declarations": {
             one.name: {
                 "description": one.description,
                 "group": one.group,
-                "default": _masked(one.name, getattr(here.state.declaration.defaults, one.name)),
-                "is_default": bool(
-                    snapshot.values[one.name] == getattr(here.state.declaration.defaults, one.name)
-                ),
+                "default": _masked(one.name, getattr(defaults, one.name)),
+                "is_default": bool(snapshot.values[one.name] == getattr(defaults, one.name)),
                 "is_secret": one.is_secret,
                 "may_edit": one.name in here.editable,
-                "schema": one.schema,
-                "changed": _signature(latest.get(one.name)),
+                "schema": dict(one.schema),
+                "changed": _last_change(latest.get(one.name)),
             }
             for one in here.inputs
         },
-    )
-    answer.set_etag(str(snapshot.revision))
-    return answer
+    }
+    return _answer(found, revision=snapshot.revision)
 
 
-def _signature(change: Change | None) -> dict[str, Any] | None:
+def _last_change(change: Change | None) -> LastChange | None:
     if change is None:
         return None
+    known = change_json(change)
     return {
-        "revision": change.revision,
-        "actor": change.actor,
-        "comment": change.comment,
-        "source": change.source,
-        "at": change.at.isoformat(),
+        "revision": known["revision"],
+        "actor": known["actor"],
+        "comment": known["comment"],
+        "source": known["source"],
+        "at": known["at"],
     }
 
 
 def _masked(name: str, value: object) -> Any:
     """Return a value as JSON has it; a secret is a row of asterisks."""
-    return MASK if name in visit().state.declaration.secrets else to_plain(value)
+    return MASK if name in viewer().state.declaration.secrets else plain(value)
 
 
 def get_history() -> Response:
-    """Tell who changed what, when and why, newest first."""
-    here = visit()
+    """Return who changed what, when and why, newest first."""
+    here = viewer()
     query = _query()
-    see = here.permission.see
+    names = here.permission.see
     if query.name is not None:
         if not here.permission.may_see(query.name):
-            abort(403, f"You may not see {query.name}.")
-        see = [query.name]
-    changes = here.state.history.timeline(query.limit, names=see, before=query.before)
-    return jsonify(
-        changes=[
-            {
-                "revision": change.revision,
-                "name": change.name,
-                "old": _masked(change.name, change.old),
-                "new": _masked(change.name, change.new),
-                "is_default": change.is_default,
-                "actor": change.actor,
-                "comment": change.comment,
-                "source": change.source,
-                "at": change.at.isoformat(),
-            }
-            for change in changes
-        ]
-    )
+            abort(403, f"You have no permission to see {query.name}.")
+        names = [query.name]
+    changes = here.state.history.timeline(query.limit, names=names, before=query.before)
+    found: HistoryAnswer = {"changes": [change_json(change) for change in changes]}
+    return _answer(found)
 
 
 def _query() -> HistoryQuery:
     try:
         return HistoryQuery.model_validate(request.args.to_dict())
     except ValidationError as error:
-        abort(make_response(_invalid(error.errors(include_url=False), {}), 422))
+        abort(_invalid(error.errors(include_url=False)))
 
 
 def get_status() -> Response:
-    """Tell which process of which host has which revision, and what is not as it should be."""
-    here = visit()
+    """Return which process of which host serves which revision, and what is not as it should be."""
+    here = viewer()
     status = collect(here.state)
-    fleet = wave(here.state, status.fleet.revision)
-    return jsonify(
-        revision=status.revision,
-        lineage=status.lineage,
-        fleet=as_json(fleet),
-        hosts=[
-            {
-                "id": host.id,
-                "name": host.name,
-                "revision": host.revision,
-                "is_silent": host.is_silent,
-                "reported_seconds_ago": host.reported_seconds_ago,
-                "listener": {"state": host.listener.state, "error": host.listener.error},
-            }
-            for host in status.hosts
-        ],
-        problems=here.problems(status.problems),
-    )
+    fleet = status.fleet
+    found: StatusAnswer = {
+        "revision": status.revision,
+        "lineage": status.lineage,
+        "fleet": progress_json(progress_of(here, fleet.revision)),
+        "hosts": [host_json(fleet, host) for host in status.hosts],
+        "problems": here.problems(status.problems),
+    }
+    return _answer(found)
 
 
 def get_document() -> Response:
     """Return the OpenAPI document of this interface, made from the declared settings."""
-    here = visit()
-    return jsonify(document(here.state.declaration, here.inputs, request.script_root + _prefix()))
-
-
-def _prefix() -> str:
-    """Return where this blueprint is mounted."""
-    return request.path.removesuffix("/api/openapi.json")
+    here = viewer()
+    prefix = request.script_root + request.path.removesuffix("/api/openapi.json")
+    return _answer(document(here.state.declaration, here.inputs, prefix))
 
 
 # -- write ----------------------------------------------------------------------------------------
@@ -161,59 +158,57 @@ def _prefix() -> str:
 
 def patch_settings() -> Response:
     """Change some settings as one revision."""
-    here = visit()
+    here = viewer()
     expected = _expected_revision()
     if expected is None:
-        abort(428, 'Say which revision you have seen: If-Match: "41", as in the ETag of GET.')
+        abort(428, 'Send the revision that you have seen: If-Match: "41", as in the ETag of GET.')
     body = _body(Patch)
-    extra = body.model_extra or {}
-    values = {**body.settings, **extra}
+    values = {**body.settings, **(body.model_extra or {})}
     resets = frozenset(body.reset)
-    refusal = _name_refusal(values.keys() | resets)
-    if refusal is not None:
-        return refusal
-    signature = Signature(here.permission.name, body.comment, "api")
+    _check_names(values.keys() | resets)
     try:
         done = here.state.writer.update(
             {name: value for name, value in values.items() if name not in resets},
-            signature,
+            Signature(here.permission.name, body.comment, "api"),
             resets=resets,
             expected_revision=expected if expected >= 0 else None,
         )
     except InvalidSetting as error:
-        return make_response(_invalid(error.errors, values), 422)
+        return _invalid(error.errors, values)
     except RevisionConflict as error:
         return _conflict(error, values, resets)
     return _done(done)
 
 
-def _name_refusal(names: AbstractSet[str]) -> Response | None:
-    """Return why settings of these names cannot be changed; what is hidden counts as unknown."""
-    here = visit()
+def _check_names(names: AbstractSet[str]) -> None:
+    """Refuse settings that may not be changed; one that may not be seen counts as unknown."""
+    here = viewer()
+    if names and not here.editable:
+        abort(403, "You have no permission to change settings.")
     seen = [one.name for one in here.inputs]
     unknown = sorted(names - set(seen))
     if unknown:
         findings = [
-            {
-                "type": "unknown_setting",
-                "loc": (name,),
-                "msg": f"There is no setting {name}.{suggest(name, seen)}",
-            }
+            {"type": "unknown_setting", "loc": (name,), "msg": f"There is no setting {name}."}
             for name in unknown
         ]
-        return make_response(_invalid(findings, {}), 422)
+        for finding, name in zip(findings[:_MOST_SUGGESTIONS], unknown, strict=False):
+            if len(name) <= _MAX_NAME_LENGTH:
+                finding["msg"] = f"{finding['msg']}{suggest(name, seen)}"
+        abort(_invalid(findings))
     forbidden = sorted(names - here.editable)
     if forbidden:
-        abort(403, f"You may not change {', '.join(forbidden)}.")
-    return None
+        abort(403, f"You have no permission to change {', '.join(forbidden)}.")
 
 
 def post_rollback() -> Response:
     """Make a new revision equal to an earlier one."""
-    here = visit()
+    here = viewer()
     expected = _expected_revision()
     body = _body(Rollback)
-    now = present(here.state)
+    if not here.editable:
+        abort(403, "You have no permission to change settings.")
+    now = sql_snapshot(here.state)
     writer = here.state.writer
     try:
         if expected is not None and expected >= 0 and expected != now.revision:
@@ -221,16 +216,16 @@ def post_rollback() -> Response:
         then = writer.settings_at(body.revision)
         changed = [n for n, value in now.values.items() if value != getattr(then, n)]
         if any(name not in here.editable for name in changed):
-            abort(403, "Going back there would change settings that you may not change.")
+            abort(403, "The rollback would change settings that you have no permission to change.")
         done = writer.rollback(
             body.revision,
-            Signature(here.permission.name, body.comment, "api"),
+            Signature(here.permission.name, rollback_comment(body.revision, body.comment), "api"),
             expected_revision=now.revision,
         )
     except UnknownRevision as error:
         abort(404, str(error))
     except InvalidSetting as error:
-        return make_response(_invalid(error.errors, {}), 422)
+        return _invalid(error.errors)
     except RevisionConflict as error:
         return _conflict(error, {}, frozenset())
     return _done(done)
@@ -249,77 +244,83 @@ def _expected_revision() -> int | None:
     return int(match[1] or match[2])
 
 
-def _body(model: Any) -> Any:
+def _body(model: type[Body]) -> Body:
     """Return the body, or refuse it."""
-    data = request.get_data()
+    # A body in chunks does not say how long it is.
+    is_chunked = request.content_length is None
+    data = request.stream.read(MAX_BODY_BYTES + 1) if is_chunked else request.get_data()
+    if len(data) > MAX_BODY_BYTES:
+        abort(413)
     try:
-        return model.model_validate_json(data)
+        given = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        message = f"The body is not JSON: {error}"
+        abort(_invalid([{"type": "json_invalid", "loc": (), "msg": message}], status=400))
+    try:
+        return model.model_validate(given)
     except ValidationError as error:
-        findings = error.errors(include_url=False)
-        status = 400 if findings[0]["type"] == "json_invalid" else 422
-        abort(make_response(_invalid(findings, {}), status))
+        abort(_invalid(error.errors(include_url=False)))
 
 
 def _done(done: Update) -> Response:
-    """Tell what a write did."""
-    may_see = visit().permission.may_see
-    answer = jsonify(
-        revision=done.revision,
-        changes={
+    """Return what a write did."""
+    may_see = viewer().permission.may_see
+    found: Done = {
+        "revision": done.revision,
+        "changes": {
             name: {"old": _masked(name, old), "new": _masked(name, new)}
             for name, (old, new) in done.changes.items()
             if may_see(name)
         },
-        announced=done.announced,
-    )
-    answer.set_etag(str(done.revision))
-    return answer
+        "announced": done.announced,
+    }
+    return _answer(found, revision=done.revision)
 
 
 # -- refuse ---------------------------------------------------------------------------------------
 
 
 def _conflict(error: RevisionConflict, values: dict[str, Any], resets: frozenset[str]) -> Response:
-    """Tell both versions of what was to be changed, and who has changed it meanwhile."""
-    here = visit()
-    now, latest = present(here.state), here.state.history.latest()
-    known = [one for one in here.inputs if one.name in values or one.name in resets]
+    """Return both versions of what was to be changed, and who has changed it meanwhile."""
+    here = viewer()
+    now, latest = sql_snapshot(here.state), here.state.history.latest()
     defaults = here.state.declaration.defaults
-    answer = jsonify(
-        error="conflict",
-        message=str(error),
-        expected=error.expected,
-        actual=error.actual,
-        settings={
+    found: Conflict = {
+        "error": "conflict",
+        "message": str(error),
+        "expected": error.expected,
+        "actual": error.actual,
+        "settings": {
             one.name: {
                 "yours": _masked(one.name, values.get(one.name, getattr(defaults, one.name))),
                 "present": _masked(one.name, now.values[one.name]),
-                "changed": _signature(latest.get(one.name)),
+                "changed": _last_change(latest.get(one.name)),
             }
-            for one in known
+            for one in here.inputs
+            if one.name in values or one.name in resets
         },
-    )
-    answer.status_code = 409
-    answer.set_etag(str(now.revision))
-    return answer
+    }
+    return _answer(found, 409, revision=now.revision)
 
 
-def _invalid(findings: Any, values: dict[str, Any]) -> Response:
-    """Tell what is wrong in pydantic's words; of what was given, nothing that is a secret."""
-    secrets = visit().state.declaration.secrets
-    errors = []
+def _invalid(
+    findings: Iterable[Any], values: dict[str, Any] | None = None, *, status: int = 422
+) -> Response:
+    """Return what is wrong in pydantic's words, with the values that were sent but no secret."""
+    secrets = viewer().state.declaration.secrets
+    errors: list[Finding] = []
     for finding in findings:
         loc = [part if isinstance(part, int) else str(part) for part in finding.get("loc", ())]
-        entry = {"type": finding["type"], "loc": loc, "msg": finding["msg"]}
-        if len(loc) == 1 and loc[0] in values and loc[0] not in secrets:
-            entry["input"] = to_plain(values[str(loc[0])])
+        entry: Finding = {"type": finding["type"], "loc": loc, "msg": finding["msg"]}
+        if values is not None and len(loc) == 1 and loc[0] in values and loc[0] not in secrets:
+            entry["input"] = plain(values[str(loc[0])])
         errors.append(entry)
-    return jsonify(error="invalid", message="; ".join(e["msg"] for e in errors), errors=errors)
+    message = "; ".join(entry["msg"] for entry in errors)
+    found: Invalid = {"error": "invalid", "message": message, "errors": errors}
+    return _answer(found, status)
 
 
 def problem(error: HTTPException) -> Response:
     """Return an error as JSON."""
     name = (error.name or "error").lower().replace(" ", "_")
-    answer = jsonify(error=name, message=error.description)
-    answer.status_code = error.code or 500
-    return answer
+    return _answer({"error": name, "message": error.description}, error.code or 500)

@@ -1,4 +1,4 @@
-"""The blueprint: which address leads where, who may come in, and what every answer carries."""
+"""The blueprint: which path leads to which view, who has permission, and common headers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from . import api, changes, pages
 from .forms import check_secret_key
 from .origin import guarded
 from .permission import Authorize, as_permission
-from .visit import Visit
+from .viewer import Viewer
 
 if TYPE_CHECKING:
     from uwsgi_waffle.process.state import State
@@ -32,7 +32,7 @@ __all__ = ["make_blueprint"]
 
 logger = logging.getLogger(__name__)
 
-#: Nothing but our own files, and no code or style within a page; forms go nowhere else.
+#: Only the package's own files, no code or style within a page, and forms for this site only.
 _CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -45,8 +45,9 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-#: Largest form that is read, in bytes: hundreds of settings, a few of them large.
-_MAX_FORM_BYTES = 16 * 1024 * 1024
+#: How many fields of a form are read beside a few for each setting.
+_MOST_OTHER_FIELDS = 100
+_FIELDS_OF_A_SETTING = 5
 
 View = Callable[..., Any]
 
@@ -55,7 +56,7 @@ def make_blueprint(state: Callable[[], State], authorize: Authorize) -> Blueprin
     """Return the pages and the JSON interface of one extension.
 
     :param state: returns the state of the current application
-    :raises ConfigError: *authorize* is no function
+    :raises ConfigError: *authorize* cannot be called
     """
     if not callable(authorize):
         message = (
@@ -73,8 +74,8 @@ def make_blueprint(state: Callable[[], State], authorize: Authorize) -> Blueprin
     blueprint.before_request(_gate(state, authorize))
     blueprint.after_request(_protect)
     blueprint.register_error_handler(HTTPException, _refuse)
-    blueprint.register_error_handler(StoreUnavailable, _store_is_away)
-    blueprint.register_error_handler(ConfigError, _say_how_to_configure)
+    blueprint.register_error_handler(StoreUnavailable, _refuse_without_store)
+    blueprint.register_error_handler(ConfigError, _refuse_without_key)
     blueprint.context_processor(lambda: {"asset_version": _asset_version()})
     _add_pages(blueprint)
     _add_api(blueprint)
@@ -82,13 +83,13 @@ def make_blueprint(state: Callable[[], State], authorize: Authorize) -> Blueprin
 
 
 def _add_pages(blueprint: Blueprint) -> None:
-    """Say which page stands where."""
+    """Add the paths of the pages."""
     _route(blueprint, "/", "settings", GET=pages.show_settings)
     _route(blueprint, "/edit", "edit", POST=changes.edit)
     _route(blueprint, "/review", "review", POST=changes.review)
     _route(blueprint, "/save", "save", POST=changes.save_review)
-    _route(blueprint, "/revision/<int:revision>", "wave", GET=pages.show_wave)
-    _route(blueprint, "/revision/<int:revision>/processes", "wave_rows", GET=pages.wave_rows)
+    _route(blueprint, "/revision/<int:revision>", "revision", GET=pages.show_revision)
+    _route(blueprint, "/revision/<int:revision>/processes", "progress", GET=pages.show_progress)
     _route(blueprint, "/history", "history", GET=pages.show_history)
     _route(blueprint, "/compare", "compare", GET=pages.compare)
     _route(
@@ -103,7 +104,7 @@ def _add_pages(blueprint: Blueprint) -> None:
 
 
 def _add_api(blueprint: Blueprint) -> None:
-    """Say what stands where under ``/api/``."""
+    """Add the paths under ``/api/``."""
     _route(
         blueprint,
         "/api/settings",
@@ -121,7 +122,7 @@ def _add_api(blueprint: Blueprint) -> None:
 def _route(blueprint: Blueprint, path: str, endpoint: str, **views: View) -> None:
     """Lead a path to a view for each method.
 
-    All methods are ours: what Werkzeug refuses by itself would not carry our headers.
+    All methods are handled here: what Werkzeug refuses by itself would lack our headers.
     """
 
     def dispatch(**arguments: Any) -> Any:
@@ -130,7 +131,7 @@ def _route(blueprint: Blueprint, path: str, endpoint: str, **views: View) -> Non
             raise MethodNotAllowed([*views, "OPTIONS", *(["HEAD"] if "GET" in views else [])])
         return views[method](**arguments)
 
-    # A redirect to the path with a slash would be Werkzeug's, too.
+    # A redirect to the path with a slash would lack them, too.
     blueprint.add_url_rule(path, endpoint, dispatch, methods=_METHODS, strict_slashes=False)
 
 
@@ -139,20 +140,31 @@ def _nowhere(_rest: str) -> None:
 
 
 def _gate(state: Callable[[], State], authorize: Authorize) -> Callable[[], None]:
-    """Return what lets somebody in, or refuses."""
+    """Return a function that refuses requests without permission, or that are too large."""
 
     def enter() -> None:
         if request.endpoint is not None and request.endpoint.endswith(".static"):
-            return  # the same files for everybody, as in the package
+            return  # the package's files hold nothing of the application
         permission = as_permission(authorize(request))
         if permission is None:
-            abort(403, "You may not come in here.")
-        g.waffle_visit = Visit(state(), permission)
+            abort(403, "You have no permission to open this page.")
+        g.waffle_viewer = Viewer(state(), permission)
         if not _is_api():
             check_secret_key()
-        request.max_form_memory_size = _MAX_FORM_BYTES
+        _check_size(len(g.waffle_viewer.inputs))
 
     return enter
+
+
+def _check_size(setting_count: int) -> None:
+    """Refuse a body that is larger than any form or JSON of these settings, before it is parsed."""
+    if (request.content_length or 0) > api.MAX_BODY_BYTES:
+        abort(413)
+    request.max_form_memory_size = api.MAX_BODY_BYTES
+    if request.mimetype == "application/x-www-form-urlencoded":
+        fields = request.get_data(parse_form_data=False).count(b"&")
+        if fields > _FIELDS_OF_A_SETTING * setting_count + _MOST_OTHER_FIELDS:
+            abort(413)
 
 
 def _is_api() -> bool:
@@ -160,7 +172,7 @@ def _is_api() -> bool:
 
 
 def _protect(response: Response) -> Response:
-    """Add what every answer carries."""
+    """Add the headers of every answer."""
     response.headers.update(_HEADERS)
     if "public" not in response.headers.get("Cache-Control", ""):
         is_static = request.endpoint is not None and request.endpoint.endswith(".static")
@@ -170,7 +182,7 @@ def _protect(response: Response) -> Response:
 
 
 def _refuse(error: HTTPException) -> HTTPException | Response:
-    """Answer with an error in the form of the page or the interface."""
+    """Return an error as a page or as JSON."""
     if error.response is not None or error.code is None or error.code < _FIRST_ERROR:
         return error  # a redirect to a login page, say
     answer = api.problem(error) if _is_api() else _error_page(error)
@@ -185,25 +197,25 @@ _FIRST_ERROR = 400
 
 def _error_page(error: HTTPException) -> Response:
     body = render_template(
-        "waffle_admin/error.html", error=error, visit=g.get("waffle_visit"), app_name=""
+        "waffle_admin/error.html", error=error, viewer=g.get("waffle_viewer"), app_name=""
     )
     return make_response(body, error.code)
 
 
-def _store_is_away(error: StoreUnavailable) -> HTTPException | Response:
-    """Say that the database does not answer; its address without a password stands in the error."""
+def _refuse_without_store(error: StoreUnavailable) -> HTTPException | Response:
+    """Answer that the database does not; the error names its address without the password."""
     return _refuse(ServiceUnavailable(str(error)))
 
 
-def _say_how_to_configure(error: ConfigError) -> HTTPException | Response:
-    """Say what the application must be given before it can show a form."""
+def _refuse_without_key(error: ConfigError) -> HTTPException | Response:
+    """Answer what the application must configure before it can show a form."""
     logger.error("waffle: %s", error)
     return _refuse(InternalServerError(str(error)))
 
 
 @cache
 def _asset_version() -> str:
-    """Return what changes with the files that pages load."""
+    """Return a text that changes whenever the static files do, for their URLs."""
     digest = hashlib.sha256()
     for path in sorted((Path(__file__).parent / "static").iterdir()):
         digest.update(path.read_bytes())

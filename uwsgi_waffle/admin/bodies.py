@@ -1,4 +1,4 @@
-"""What the JSON interface is sent, as pydantic models: they refuse, and they document."""
+"""What is sent to the JSON interface, as pydantic models: they refuse, and they document."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _whole(number: object) -> object:
 
 #: SQL's own integers end there.
 Revision = Annotated[int, Field(ge=0, lt=2**63, strict=True), BeforeValidator(_whole)]
-#: No NUL, which no database stores.
+#: Without NUL, which databases do not store.
 Comment = Annotated[str, Field(max_length=10_000, pattern=r"^[^\x00]*$")]
 
 

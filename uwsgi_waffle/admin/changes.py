@@ -11,11 +11,21 @@ from uwsgi_waffle.errors import InvalidSetting, RevisionConflict, UnknownRevisio
 from uwsgi_waffle.sql.store import Signature
 from uwsgi_waffle.values.snapshot import Snapshot
 
-from .edits import Draft, Line, Submission, by_name, difference, draft, present, save
+from .edits import (
+    Draft,
+    Line,
+    Submission,
+    by_name,
+    difference,
+    draft,
+    rollback_comment,
+    save,
+    sql_snapshot,
+)
 from .fields import normalise
-from .forms import ChangeForm, digest, is_digest_of
+from .forms import ChangeForm, as_revision, digest, is_digest_of
 from .pages import page, settings_page
-from .visit import visit
+from .viewer import viewer
 
 __all__ = ["edit", "review", "roll_back", "save_review", "show_rollback"]
 
@@ -23,19 +33,19 @@ _CONTROLS = frozenset({"csrf_token", "revision", "comment", "reset", "ask"})
 
 
 def _submission(form: ChangeForm) -> Submission:
-    """Return what a form says; nobody's form says anything about what they may not change."""
+    """Return what a form holds; refuse settings that its sender may not change."""
     names, resets = _texts(), frozenset(request.form.getlist("reset"))
     theirs = frozenset(
         name for name in names.keys() | resets if request.form.get(f"choose-{name}") == "theirs"
     )
-    forbidden = sorted((names.keys() | resets) - visit().editable)
+    forbidden = sorted((names.keys() | resets) - viewer().editable)
     if forbidden:
-        abort(403, f"You may not change {', '.join(forbidden)}.")
+        abort(403, f"You have no permission to change {', '.join(forbidden)}.")
     return Submission(form.made_from, names, resets, theirs)
 
 
 def _texts() -> dict[str, str]:
-    """Return the text of each setting; a box that is ticked sends two, the last of them counts."""
+    """Return the text of each setting; the last of the two that a ticked box sends."""
     return {
         name: normalise(given[-1])
         for name, given in request.form.lists()
@@ -43,48 +53,48 @@ def _texts() -> dict[str, str]:
     }
 
 
-def _forgery(form: ChangeForm) -> int:
+def _status_of(form: ChangeForm) -> int:
     return 400 if form.is_forged else 422
 
 
 def edit() -> str:
     """Show the form again, with what was typed, on the way back from the review."""
     form = ChangeForm()
-    said = _submission(form)
-    return settings_page(said.texts, resets=said.resets, revision=form.made_from)
+    sent = _submission(form)
+    return settings_page(sent.texts, resets=sent.resets, revision=form.made_from)
 
 
 def review() -> str | tuple[str, int] | Response:
     """Show old and new side by side, before anything is saved."""
     form = ChangeForm()
     problems = form.problems()
-    said = _submission(form)
+    sent = _submission(form)
     if problems:
         body = settings_page(
-            said.texts, resets=said.resets, revision=form.made_from, problems=problems
+            sent.texts, resets=sent.resets, revision=form.made_from, problems=problems
         )
-        return body, _forgery(form)
-    planned = draft(visit().state, said, is_whole_form=True)
+        return body, _status_of(form)
+    planned = draft(viewer().state, sent, is_whole_form=True)
     if planned.errors:
         body = settings_page(
-            said.texts, resets=said.resets, revision=form.made_from, errors=planned.errors
+            sent.texts, resets=sent.resets, revision=form.made_from, errors=planned.errors
         )
         return body, 422
     if not planned.lines:
         flash("Nothing to save: every setting has that value already.")
         return redirect(url_for(".settings"), code=303)
-    return _review_page(said, planned), 409 if planned.conflicts else 200
+    return _review_page(sent, planned), 409 if planned.conflicts else 200
 
 
 def _review_page(
-    said: Submission, planned: Draft, *, comment: str = "", problems: list[str] | None = None
+    sent: Submission, planned: Draft, *, comment: str = "", problems: list[str] | None = None
 ) -> str:
-    """Return the review of a draft; from here on the form is made from the present revision."""
+    """Return the review of a draft, as a form made from the present revision."""
     names = {line.name for line in planned.lines}
     texts = {
-        name: text for name, text in said.texts.items() if name in names | planned.errors.keys()
+        name: text for name, text in sent.texts.items() if name in names | planned.errors.keys()
     }
-    secrets = visit().state.declaration.secrets
+    secrets = viewer().state.declaration.secrets
     form = ChangeForm(formdata=None, revision=planned.base.revision, comment=comment)
     return page(
         "review",
@@ -111,53 +121,53 @@ def _sentences(planned: Draft) -> list[str]:
 
 
 def save_review() -> str | tuple[str, int] | Response:
-    """Save what was reviewed, and show it spread."""
+    """Save what was reviewed, and show how far it has come."""
     form = ChangeForm()
     problems = form.problems()
-    said = _submission(form)
-    problems += _secret_problems(said)
+    sent = _submission(form)
+    problems += _secret_problems(sent)
     if problems:
-        planned = draft(visit().state, said, is_whole_form=False)
-        body = _review_page(said, planned, comment=form.comment.data or "", problems=problems)
-        return body, _forgery(form)
+        planned = draft(viewer().state, sent, is_whole_form=False)
+        body = _review_page(sent, planned, comment=form.comment.data or "", problems=problems)
+        return body, _status_of(form)
     unanswered = _unanswered()
     if unanswered is not None:
-        # As if the form were older than the other change, which makes it a conflict again.
-        said = replace(said, revision=unanswered)
-    planned, done = save(visit().state, said, visit().permission.name, form.comment.data or "")
+        # With a form older than the other change it is a conflict again.
+        sent = replace(sent, revision=unanswered)
+    planned, done = save(viewer().state, sent, viewer().permission.name, form.comment.data or "")
     if done is None and not planned.lines and not planned.errors:
         flash("Nothing to save: every setting has that value already.")
         return redirect(url_for(".settings"), code=303)
     if done is None:
-        body = _review_page(said, planned, comment=form.comment.data or "")
+        body = _review_page(sent, planned, comment=form.comment.data or "")
         return body, 409 if planned.conflicts else 422
-    return redirect(url_for(".wave", revision=done.revision), code=303)
+    return redirect(url_for(".revision", revision=done.revision), code=303)
 
 
 def _unanswered() -> int | None:
-    """Return the revision before the first change that nobody has chosen about, if there is one."""
+    """Return the revision before the first conflict without a choice, if there is one."""
     asked = (entry.partition(":") for entry in request.form.getlist("ask"))
     before = [
-        int(revision) - 1
+        as_revision(revision) - 1
         for name, _, revision in asked
-        if request.form.get(f"choose-{name}") not in ("mine", "theirs") and revision.isdecimal()
+        if request.form.get(f"choose-{name}") not in ("mine", "theirs") and as_revision(revision)
     ]
     return min(before, default=None)
 
 
-def _secret_problems(said: Submission) -> list[str]:
+def _secret_problems(sent: Submission) -> list[str]:
     """Return which secrets were not typed the same twice."""
     problems = []
     for key, given in request.form.items():
         name = key.removeprefix("digest-")
-        if name == key or name in said.theirs or name not in visit().editable:
+        if name == key or name in sent.theirs or name not in viewer().editable:
             continue
-        text = said.texts.get(name, "")
+        text = sent.texts.get(name, "")
         if not text:
-            problems.append(f"{name}: type the secret again, as it is not sent back to a browser.")
+            problems.append(f"{name}: type the secret again, as pages do not contain secrets.")
         elif not is_digest_of(given, name, text):
             problems.append(
-                f"{name}: that is not what was typed first. The last one would be saved."
+                f"{name}: this differs from what was typed before. Type what is to be saved again."
             )
     return problems
 
@@ -174,8 +184,8 @@ def _rollback_page(
 
     :param problems: why it was not done
     """
-    here = visit()
-    now = present(here.state)
+    here = viewer()
+    now = sql_snapshot(here.state)
     problems = list(problems or ())
     lines: list[Line] = []
     try:
@@ -207,9 +217,9 @@ def _rollback_lines(revision: int, now: Snapshot) -> list[Line]:
     """Return what going back would change.
 
     :raises UnknownRevision: the history does not reach that revision
-    :raises InvalidSetting: what was right then is refused today
+    :raises InvalidSetting: a value of that revision is refused today
     """
-    state = visit().state
+    state = viewer().state
     then = state.writer.settings_at(revision)
     return [
         difference(state, name, now.values[name], getattr(then, name))
@@ -219,22 +229,22 @@ def _rollback_lines(revision: int, now: Snapshot) -> list[Line]:
 
 
 def roll_back(revision: int) -> str | tuple[str, int] | Response:
-    """Go back to a revision, and show that spread."""
-    here = visit()
+    """Go back to a revision, and show how far that has come."""
+    here = viewer()
     form = ChangeForm()
     problems = form.problems()
     comment = form.comment.data or ""
     if problems:
-        return _rollback_page(revision, comment=comment, problems=problems, status=_forgery(form))
-    now = present(here.state)
+        return _rollback_page(revision, comment=comment, problems=problems, status=_status_of(form))
+    now = sql_snapshot(here.state)
     try:
         if form.made_from != now.revision:
             return _overtaken(revision, now.revision, comment)
         if any(line.name not in here.editable for line in _rollback_lines(revision, now)):
-            abort(403, "Going back there would change settings that you may not change.")
+            abort(403, "The rollback would change settings that you have no permission to change.")
         done = here.state.writer.rollback(
             revision,
-            Signature(here.permission.name, comment or None, "page"),
+            Signature(here.permission.name, rollback_comment(revision, comment), "page"),
             expected_revision=now.revision,
         )
     except RevisionConflict as error:
@@ -242,15 +252,15 @@ def roll_back(revision: int) -> str | tuple[str, int] | Response:
     except (InvalidSetting, UnknownRevision):
         return _rollback_page(revision, comment=comment)
     if not done.changes:
-        flash(f"Nothing to do: the settings are those of revision {revision} already.")
+        flash(f"Nothing to do: the settings are equal to revision {revision} already.")
         return redirect(url_for(".history"), code=303)
-    return redirect(url_for(".wave", revision=done.revision), code=303)
+    return redirect(url_for(".revision", revision=done.revision), code=303)
 
 
 def _overtaken(revision: int, newest: int, comment: str) -> str | tuple[str, int]:
-    """Return the review of a rollback anew, as somebody has changed something meanwhile."""
+    """Return the review of a rollback again, as another change came first."""
     problem = (
-        f"Somebody has made revision {newest} since you opened this page, so nothing was changed. "
-        "This is what going back would do now."
+        f"Revision {newest} was made since you opened this page, so nothing was changed. "
+        "The rollback would do this now."
     )
     return _rollback_page(revision, comment=comment, problems=[problem], status=409)

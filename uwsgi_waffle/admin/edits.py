@@ -1,13 +1,13 @@
-"""From a form to one revision: what is meant, what is wrong, and who else was at it.
+"""From a form to one revision: what is to change, what is wrong, and what is in conflict.
 
 A form carries the revision it was made from. What differs from that revision is what its sender
-means to change; what somebody else has changed since then, and differently, is a conflict.
+wants to change; a setting that another revision has changed differently since is a conflict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from uwsgi_waffle.errors import InvalidSetting, RevisionConflict
@@ -24,20 +24,31 @@ if TYPE_CHECKING:
     from uwsgi_waffle.process.state import State
 
 
-__all__ = ["Draft", "Line", "Submission", "draft", "present", "save", "settings_at"]
+__all__ = [
+    "Draft",
+    "Line",
+    "Submission",
+    "by_name",
+    "difference",
+    "draft",
+    "rollback_comment",
+    "save",
+    "settings_at",
+    "sql_snapshot",
+]
 
-#: How often somebody else may be quicker before we give up.
+#: How often another change may come first before saving is given up.
 _TRIES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a form says.
+    """What a form holds.
 
     :ivar revision: the revision that the form was made from
     :ivar texts: setting name -> its text
     :ivar resets: names of the settings to set back to their defaults
-    :ivar theirs: names where somebody else's value stays
+    :ivar theirs: names where the value of the other change stays
     """
 
     revision: int
@@ -47,7 +58,7 @@ class Submission:
 
     @property
     def names(self) -> frozenset[str]:
-        """The settings that it says something about."""
+        """The settings that are in the form."""
         return frozenset(self.texts) | self.resets
 
 
@@ -55,7 +66,7 @@ class Submission:
 class Line:
     """One setting that a draft changes, as it is shown.
 
-    :ivar theirs: who has changed it meanwhile, where somebody has
+    :ivar theirs: the other change made to it meanwhile, if there is one
     :ivar is_reset: it goes back to its default
     """
 
@@ -72,7 +83,8 @@ class Draft:
     """What would be saved.
 
     :ivar base: the present settings
-    :ivar values: name -> value of what changes, but for what goes back to its default
+    :ivar values: name -> value of the settings that change, without :attr:`resets`
+    :ivar resets: the settings that go back to their defaults
     :ivar lines: what changes, in order of declaration
     :ivar errors: name -> what is wrong; ``""`` -> what is wrong with the whole
     """
@@ -85,12 +97,12 @@ class Draft:
 
     @property
     def conflicts(self) -> tuple[Line, ...]:
-        """What somebody else has changed meanwhile."""
+        """The lines of settings that another change has changed meanwhile."""
         return tuple(line for line in self.lines if line.theirs is not None)
 
 
-def present(state: State) -> Snapshot:
-    """Return what SQL holds now, which another host may have changed a moment ago.
+def sql_snapshot(state: State) -> Snapshot:
+    """Return what SQL holds now, which may be later than what this process serves.
 
     :raises StoreUnavailable: the database did not answer
     """
@@ -118,46 +130,38 @@ def _decoded(state: State, record: Record) -> Snapshot:
 
 
 def draft(state: State, submission: Submission, *, is_whole_form: bool) -> Draft:
-    """Return what a form would change, looked at against the present settings.
+    """Return what a form would change of the present settings.
 
-    :param is_whole_form: the form holds settings that its sender did not touch
+    :param is_whole_form: the form also holds settings that its sender did not edit
     :raises StoreUnavailable: the database did not answer
     """
-    now = present(state)
+    now = sql_snapshot(state)
     errors: dict[str, list[str]] = {}
     base = settings_at(state, submission.revision, now)
-    meant = _meant(state, submission, base if is_whole_form else None, errors)
+    edited = _edited(state, submission, base if is_whole_form else None, errors)
     resets = submission.resets - submission.theirs
-    wanted = {**meant, **{name: getattr(state.declaration.defaults, name) for name in resets}}
+    wanted = {**edited, **{name: getattr(state.declaration.defaults, name) for name in resets}}
     after = _validated(state, now, wanted, errors)
     latest = state.history.latest() if submission.revision != now.revision else {}
     lines, values = [], {}
     for line in _lines(state, now, wanted, after):
         if is_whole_form and base is not None and _is_same(line.name, after, base.settings):
-            continue  # only its text was another one, such as 1.0 for 1
-        if line.name in meant:  # else it goes back to its default, or a validator has changed it
-            values[line.name] = meant[line.name]
+            continue  # its text differs, its value does not, such as 1.0 for 1
+        if line.name in edited:  # else it goes back to its default, or a validator has changed it
+            values[line.name] = edited[line.name]
         change = latest.get(line.name)
         is_theirs = change is not None and change.revision > submission.revision
-        lines.append(
-            Line(
-                line.name,
-                line.old,
-                line.new,
-                line.is_secret,
-                line.name in resets,
-                change if is_theirs else None,
-            )
-        )
+        theirs = change if is_theirs else None
+        lines.append(replace(line, is_reset=line.name in resets, theirs=theirs))
     return Draft(now, values, resets & {line.name for line in lines}, tuple(lines), errors)
 
 
 def save(
     state: State, submission: Submission, actor: str, comment: str
 ) -> tuple[Draft, Update | None]:
-    """Save what a form says as one revision, unless something is wrong with it or in its way.
+    """Save a form as one revision, unless it has an error or a conflict.
 
-    :return: the draft; and what was done, ``None`` where nothing was
+    :return: the draft; and what was done, ``None`` where nothing was saved
     :raises StoreUnavailable: the database did not answer
     """
     signature = Signature(actor, comment or None, "page")
@@ -176,18 +180,18 @@ def save(
             planned.errors.update(by_name(error))
             return planned, None
         except RevisionConflict:
-            continue  # somebody was quicker: look again whether it was about the same settings
+            continue  # another change came first; it may be about the same settings
         return planned, done
-    planned.errors[""] = ["Others kept saving at the same moment. Try again."]
+    planned.errors[""] = ["Other changes kept coming first, so nothing was saved. Try again."]
     return planned, None
 
 
-def _meant(
+def _edited(
     state: State, submission: Submission, base: Snapshot | None, errors: dict[str, list[str]]
 ) -> dict[str, object]:
-    """Return what the texts mean, but for those that the form was made with."""
+    """Return the values of the texts that the sender has edited."""
     inputs = {one.name: one for one in inputs_of(state.declaration)}
-    meant: dict[str, object] = {}
+    edited: dict[str, object] = {}
     for name, text in submission.texts.items():
         if name in submission.resets or name in submission.theirs:
             continue
@@ -195,10 +199,10 @@ def _meant(
         if _is_untouched(one, text, base):
             continue
         try:
-            meant[name] = one.value(text)
+            edited[name] = one.value(text)
         except ValueError as error:
             errors.setdefault(name, []).append(str(error))
-    return meant
+    return edited
 
 
 def _is_untouched(one: Input, text: str, base: Snapshot | None) -> bool:
@@ -211,7 +215,7 @@ def _is_untouched(one: Input, text: str, base: Snapshot | None) -> bool:
 def _validated(
     state: State, now: Snapshot, wanted: Mapping[str, object], errors: dict[str, list[str]]
 ) -> WaffleSettings | None:
-    """Return the settings after the change, or say what is wrong with them."""
+    """Return the settings after the change, ``None`` after adding what is wrong to *errors*."""
     try:
         return state.declaration.validate(now.settings, wanted)
     except InvalidSetting as error:
@@ -221,7 +225,7 @@ def _validated(
 
 
 def by_name(error: InvalidSetting) -> dict[str, list[str]]:
-    """Return pydantic's messages by setting; those of the whole under the empty name."""
+    """Return pydantic's messages by setting; those about the whole under the empty name."""
     found: dict[str, list[str]] = {}
     for item in error.errors:
         place = [str(part) for part in item.get("loc", ())]
@@ -236,7 +240,7 @@ def _lines(
 ) -> Iterable[Line]:
     """Yield what differs from the present settings, in order of declaration.
 
-    Where the change is refused, all that is wanted.
+    Where the change is refused, that is everything that was to change.
     """
     for name in state.declaration.names:
         if after is None:
@@ -254,3 +258,8 @@ def difference(state: State, name: str, old: Any, new: Any) -> Line:
 
 def _is_same(name: str, one: WaffleSettings | None, other: WaffleSettings) -> bool:
     return one is not None and bool(getattr(one, name) == getattr(other, name))
+
+
+def rollback_comment(revision: int, comment: str | None) -> str:
+    """Return the comment of a rollback: the one given, or else that it is a rollback."""
+    return comment or f"rollback to revision {revision}"

@@ -1,4 +1,4 @@
-"""Settings as inputs of a form: which kind, its text for a value, and the value of a text."""
+"""Settings as inputs of a form: the kind, the text for a value, and the value of a text."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from weakref import WeakKeyDictionary
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
-from pydantic_core import to_jsonable_python
+from pydantic_core import from_json
 
-from uwsgi_waffle.values.settings import MASK, Declaration
+from uwsgi_waffle.ops.plain import plain
+from uwsgi_waffle.values.declaration import Declaration
+from uwsgi_waffle.values.settings import MASK
 
 __all__ = ["Choice", "Input", "inputs_of", "schemas_of", "shown"]
 
@@ -42,7 +44,7 @@ class Input:
     :ivar is_optional: an empty text is ``None``
     :ivar attributes: bounds of the value, as attributes of the element
     :ivar schema: the JSON schema of the setting, without defaults
-    :ivar default: the default, as it is shown; nothing of a secret
+    :ivar default: the default, as it is shown; ``""`` for a secret
     """
 
     name: str
@@ -57,26 +59,26 @@ class Input:
     default: str = field(repr=False)
 
     def text(self, value: object) -> str:
-        """Return what a form holds for a value; nothing of a secret."""
+        """Return what a form holds for a value; ``""`` for a secret."""
         if self.is_secret:
             return ""
-        plain = to_plain(value)
+        found = plain(value)
         if self.kind == "select":
-            return _dump(plain)
-        if plain is None:
+            return _dump(found)
+        if found is None:
             return ""
         if self.kind == "json":
-            return json.dumps(plain, indent=2, ensure_ascii=False)
-        if not isinstance(plain, str):
-            return _dump(plain)
+            return json.dumps(found, indent=2, ensure_ascii=False)
+        if not isinstance(found, str):
+            return _dump(found)
         # Browsers leave out seconds that are zero.
         is_clock = self.kind in ("time", "datetime-local")
-        return _NO_SECONDS.sub("", plain) if is_clock else normalise(plain)
+        return _NO_SECONDS.sub("", found) if is_clock else normalise(found)
 
     def value(self, text: str) -> object:
-        """Return what a text stands for, as far as pydantic would not see to it.
+        """Return what a text stands for, as far as pydantic would not do that.
 
-        :raises ValueError: it is no JSON where it must be; says where it is not
+        :raises ValueError: it must be JSON and is not; names the place
         """
         if self.is_optional and not text.strip():
             return None
@@ -89,7 +91,7 @@ class Input:
         return text
 
     def html_type(self, text: str) -> str:
-        """Return the type of input for a text; browsers have none for instants with a zone."""
+        """Return the type of input for a text; browsers lack one for instants with a zone."""
         if self.kind in ("time", "datetime-local") and _has_zone(text):
             return "text"
         if self.kind == "text" and ("\n" in text or len(text) > _LONG_TEXT):
@@ -103,44 +105,37 @@ _LONG_TEXT = 100
 
 
 def normalise(text: str) -> str:
-    """Return a text as a browser sends it, but for the ends of lines."""
+    """Return a text as a browser sends it, with the ends of lines that Python has."""
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
-
-
-def to_plain(value: object) -> Any:
-    """Return a value as JSON has it; pydantic's secrets are a row of asterisks."""
-    if isinstance(value, set | frozenset):
-        return sorted((to_plain(item) for item in value), key=json.dumps)
-    return to_jsonable_python(value, fallback=str)
 
 
 def shown(value: object, *, is_secret: bool = False) -> str:
     """Return a value as it is shown to people."""
     if is_secret:
         return MASK
-    plain = to_plain(value)
-    if plain is None:
+    found = plain(value)
+    if found is None:
         return "not set"
-    if isinstance(plain, bool):
-        return "yes" if plain else "no"
-    if isinstance(plain, str):
-        return plain or "(empty)"
-    text = json.dumps(plain, ensure_ascii=False)
-    return text if len(text) <= _LONG_TEXT else json.dumps(plain, indent=2, ensure_ascii=False)
+    if isinstance(found, bool):
+        return "yes" if found else "no"
+    if isinstance(found, str):
+        return found or "(empty)"
+    text = json.dumps(found, ensure_ascii=False)
+    return text if len(text) <= _LONG_TEXT else json.dumps(found, indent=2, ensure_ascii=False)
 
 
 class _Lenient(GenerateJsonSchema):
-    """Makes a schema of everything; what JSON has no words for may be anything."""
+    """Makes a schema of everything; a type that JSON Schema cannot express may be anything."""
 
     ignored_warning_kinds = {"non-serializable-default", "skipped-choice"}  # noqa: RUF012  # as there
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
-        """Return the schema of what has none."""
+        """Return the schema of a type that JSON Schema cannot express."""
         del schema, error_info
         return {}
 
     def default_schema(self, schema: Any) -> dict[str, Any]:
-        """Leave defaults out: that of a secret must not be seen."""
+        """Leave defaults out: a secret's must not be seen."""
         return self.generate_inner(schema["schema"])
 
 
@@ -278,27 +273,24 @@ def _attributes(schema: dict[str, Any], kind: str) -> dict[str, str]:
     return found
 
 
-def _dump(plain: object) -> str:
-    return json.dumps(plain, ensure_ascii=False)
+def _dump(found: object) -> str:
+    return json.dumps(found, ensure_ascii=False)
 
 
 def _load(text: str) -> object:
     """Return what a JSON text stands for.
 
-    :raises ValueError: it is none; says where
+    :raises ValueError: it is not JSON; names the place
     """
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        message = f"This is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        raise ValueError(message) from None
-    except (ValueError, RecursionError):
-        message = "This is not JSON that can be read: it is nested too deeply, or a number too long"
+        return from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        message = f"This is not JSON: {error}"
         raise ValueError(message) from None
 
 
 def _number(text: str) -> object:
-    """Return a number, or the text as it is, for pydantic to say what is wrong with it."""
+    """Return a number, or the text as it is, which pydantic then refuses."""
     try:
         return int(text)
     except ValueError:

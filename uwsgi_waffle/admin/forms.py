@@ -1,4 +1,4 @@
-"""The one door to Flask-WTF: forms that nobody else's page can send, and tokens for requests."""
+"""Forms that no other site's page can send, and tokens for requests: the one door to Flask-WTF."""
 
 from __future__ import annotations
 
@@ -8,20 +8,27 @@ import secrets
 
 from flask import current_app
 from flask_wtf import FlaskForm  # type: ignore[import-untyped]
-from flask_wtf.csrf import generate_csrf, validate_csrf  # type: ignore[import-untyped]
+from flask_wtf.csrf import validate_csrf  # type: ignore[import-untyped]
 from wtforms import HiddenField, TextAreaField, ValidationError  # type: ignore[import-untyped]
 from wtforms.validators import Length  # type: ignore[import-untyped]
 
 from uwsgi_waffle.errors import ConfigError
 
-__all__ = ["ChangeForm", "check_secret_key", "digest", "has_valid_token", "is_digest_of", "token"]
+__all__ = [
+    "ChangeForm",
+    "as_revision",
+    "check_secret_key",
+    "digest",
+    "has_valid_token",
+    "is_digest_of",
+]
 
 #: Longest comment that the history takes.
 _MAX_COMMENT = 10_000
 
 
 class ChangeForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF has no types
-    """What every form of these pages holds beside the settings."""
+    """The fields that every form of these pages has beside the settings."""
 
     class Meta(FlaskForm.Meta):  # type: ignore[misc]  # (as above)
         """Check the token whatever ``WTF_CSRF_ENABLED`` says: these pages change a running app."""
@@ -33,13 +40,13 @@ class ChangeForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF has no types
     comment = TextAreaField("Why? (optional)", validators=[Length(max=_MAX_COMMENT)])
 
     def problems(self) -> list[str]:
-        """Return what is wrong with what was sent, in sentences."""
+        """Return what is wrong with the form, in sentences."""
         if self.validate():
             return []
         if self.csrf_token.errors:
             message = (
-                "This page was open for too long, or did not come from here, so nothing was "
-                "saved. Look it over and send it again."
+                "This page was open for too long, or came from another site, so nothing was "
+                "saved. Check it and send it again."
             )
             return [message]
         return [f"Comment: {error}" for error in self.comment.errors]
@@ -51,9 +58,13 @@ class ChangeForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF has no types
 
     @property
     def made_from(self) -> int:
-        """The revision that the form was made from; 0, older than all, where it is no number."""
-        text = self.revision.data or ""
-        return int(text) if text.isascii() and text.isdigit() and len(text) < _MAX_DIGITS else 0
+        """The revision that the form was made from; 0, the oldest, where it is not a number."""
+        return as_revision(self.revision.data or "")
+
+
+def as_revision(text: str) -> int:
+    """Return the revision that a form holds as a text; 0 where it is not a revision."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _MAX_DIGITS else 0
 
 
 #: SQL's own integers end there.
@@ -61,9 +72,9 @@ _MAX_DIGITS = 19
 
 
 def check_secret_key() -> None:
-    """Refuse to make a form that could not be told from a forged one.
+    """Refuse to make a form without a token.
 
-    :raises ConfigError: the application has no key to sign tokens with
+    :raises ConfigError: the application has no key that signs tokens
     """
     if not (current_app.config.get("WTF_CSRF_SECRET_KEY") or current_app.secret_key):
         message = (
@@ -72,12 +83,6 @@ def check_secret_key() -> None:
             "output of `python -c 'import secrets; print(secrets.token_hex())'`."
         )
         raise ConfigError(message, key="SECRET_KEY")
-
-
-def token() -> str:
-    """Return a token for this session."""
-    text: str = generate_csrf()
-    return text
 
 
 def has_valid_token(given: str | None) -> bool:
@@ -91,7 +96,7 @@ def has_valid_token(given: str | None) -> bool:
 
 
 def digest(name: str, text: str, salt: str | None = None) -> str:
-    """Return what tells whether a secret is typed the same again, and nothing else of it."""
+    """Return a salted digest of a secret, which shows only whether it is typed the same again."""
     salt = salt or secrets.token_hex(8)
     key = current_app.config.get("WTF_CSRF_SECRET_KEY") or current_app.secret_key or b""
     raw = key.encode() if isinstance(key, str) else key
@@ -100,6 +105,6 @@ def digest(name: str, text: str, salt: str | None = None) -> str:
 
 
 def is_digest_of(given: str, name: str, text: str) -> bool:
-    """Return whether a secret is the one that a digest was made of."""
+    """Return whether a digest was made of this secret."""
     salt = given.partition(":")[0]
     return bool(salt) and hmac.compare_digest(given.encode(), digest(name, text, salt).encode())

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the JSON interface, made from the declared settings and the bodies."""
+"""The OpenAPI document of the JSON interface, made from the settings, bodies and answers."""
 
 from __future__ import annotations
 
@@ -6,44 +6,48 @@ import json
 from copy import deepcopy
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from uwsgi_waffle import __version__
-from uwsgi_waffle.values.settings import Declaration
+from uwsgi_waffle.values.declaration import Declaration
 
+from .answers import ANSWERS
 from .bodies import HistoryQuery, Patch, Rollback
 from .fields import Input, schemas_of
 
 __all__ = ["document"]
 
-_REVISION = {"type": "integer", "minimum": 0}
-_TEXT_OR_NULL = {"type": ["string", "null"]}
 _IF_MATCH = {
     "name": "If-Match",
     "in": "header",
     "description": "The revision that you have seen, as in the ETag; * for any.",
     "schema": {"type": "string", "pattern": r'^(\*|"[0-9]{1,18}")$'},
 }
+#: Refusals of a body, beside those.
+_BODY_REFUSALS = {
+    413: ("The body is too large.", "Problem"),
+    415: ("The content type is not JSON.", "Problem"),
+}
 _ETAG = {"ETag": {"description": "The revision.", "schema": {"type": "string"}}}
-#: What may be answered to anything.
+#: Refusals that any operation may answer.
 _REFUSALS = {
     400: ("The request cannot be read.", "Problem"),
-    403: ("You may not do that, or the request comes from another site.", "Problem"),
+    403: ("You have no permission, or the request comes from another site.", "Problem"),
     503: ("The database does not answer.", "Problem"),
 }
 
 
 def document(declaration: Declaration, inputs: tuple[Input, ...], prefix: str) -> dict[str, Any]:
-    """Return the document, of the settings that whoever asks may see.
+    """Return the document, of the settings that the viewer may see.
 
     :param prefix: where the blueprint is mounted
     """
     whole = deepcopy(schemas_of(declaration))
     properties = {one.name: deepcopy(dict(one.schema)) for one in inputs}
     definitions = whole.get("$defs", {})
-    schemas = {**_schemas(inputs), **definitions, "Settings": _object(properties)}
+    schemas = {**_answers(list(properties)), **definitions, "Settings": _object(properties)}
     schemas["Patch"] = _patch(properties)
-    schemas["Rollback"] = _of_model(Rollback)
+    schemas["Rollback"] = Rollback.model_json_schema()
     found = {
         "openapi": "3.1.0",
         "info": {
@@ -63,7 +67,7 @@ def document(declaration: Declaration, inputs: tuple[Input, ...], prefix: str) -
 
 
 def _paths() -> dict[str, Any]:
-    """Return what is answered where."""
+    """Return which path answers what."""
     return {
         "/settings": {
             "get": _operation("getSettings", "See the settings.", "SettingsAnswer", headers=_ETAG),
@@ -75,8 +79,7 @@ def _paths() -> dict[str, Any]:
                 parameters=[{**_IF_MATCH, "required": True}],
                 body="Patch",
                 refusals={
-                    409: ("Somebody else was quicker; both versions.", "Conflict"),
-                    415: ("The body is not JSON.", "Problem"),
+                    409: ("Another change came first; both versions.", "Conflict"),
                     422: ("A value is refused, in pydantic's words.", "Invalid"),
                     428: ("If-Match is missing.", "Problem"),
                 },
@@ -101,9 +104,8 @@ def _paths() -> dict[str, Any]:
                 body="Rollback",
                 refusals={
                     404: ("The history does not reach that revision.", "Problem"),
-                    409: ("Somebody else was quicker.", "Conflict"),
-                    415: ("The body is not JSON.", "Problem"),
-                    422: ("What was right then is refused today.", "Invalid"),
+                    409: ("Another change came first.", "Conflict"),
+                    422: ("A value of that revision is refused today.", "Invalid"),
                 },
             )
         },
@@ -127,7 +129,8 @@ def _operation(  # noqa: PLR0913  # each is one part of an operation
     responses: dict[str, Any] = {"200": {"description": "Done.", "content": _json(answer)}}
     if headers:
         responses["200"]["headers"] = headers
-    for code, (description, schema) in sorted({**_REFUSALS, **(refusals or {})}.items()):
+    known = {**_REFUSALS, **(_BODY_REFUSALS if body else {}), **(refusals or {})}
+    for code, (description, schema) in sorted(known.items()):
         responses[str(code)] = {"description": description, "content": _json(schema)}
     found: dict[str, Any] = {"operationId": name, "summary": summary, "responses": responses}
     if parameters:
@@ -143,19 +146,15 @@ def _json(schema: str) -> dict[str, Any]:
 
 def _patch(properties: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of the body of PATCH: settings stand in ``settings``, or beside it."""
-    schema = _of_model(Patch)
+    schema = Patch.model_json_schema()
     schema["properties"]["settings"] = {
         **_object(properties),
         "description": schema["properties"]["settings"]["description"],
     }
-    schema["properties"]["reset"]["items"] = {"enum": list(properties)} if properties else False
+    schema["properties"]["reset"]["items"] = _one_of(list(properties))
     schema["properties"].update(properties)
     schema["additionalProperties"] = False
     return schema
-
-
-def _of_model(model: type[BaseModel]) -> dict[str, Any]:
-    return model.model_json_schema()
 
 
 def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
@@ -178,88 +177,18 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _exactly(**properties: Any) -> dict[str, Any]:
-    """Return the schema of an object that has all of these, and nothing else."""
-    return {**_object(properties), "required": list(properties)}
+def _answers(names: list[str]) -> dict[str, Any]:
+    """Return the schemas of the answers, to a viewer who may see the settings of these names."""
+    adapters = [(answer, "serialization", TypeAdapter(answer)) for answer in ANSWERS]
+    schemas: dict[str, Any] = TypeAdapter.json_schemas(adapters)[1]["$defs"]  # type: ignore[arg-type]  # a literal
+    for name, schema in schemas.items():
+        # A body that is not JSON is a problem with the findings of an invalid one.
+        schema["additionalProperties"] = name == "Problem"
+    for key in ("settings", "declarations"):
+        schemas["SettingsAnswer"]["properties"][key]["propertyNames"] = _one_of(names)
+    return schemas
 
 
-def _schemas(inputs: tuple[Input, ...]) -> dict[str, Any]:
-    """Return the schemas of what is answered."""
-    names = {"enum": [one.name for one in inputs]} if inputs else False
-    by_name = {"type": "object", "propertyNames": names}
-    changed = _exactly(
-        revision=_REVISION,
-        actor=_TEXT_OR_NULL,
-        comment=_TEXT_OR_NULL,
-        source={"type": "string"},
-        at={"type": "string", "format": "date-time"},
-    )
-    changed_or_null = {"anyOf": [changed, {"type": "null"}]}
-    boolean, text, anything = {"type": "boolean"}, {"type": "string"}, True
-    return {
-        "SettingsAnswer": _exactly(
-            revision=_REVISION,
-            settings={**by_name, "description": "Name -> value; secrets are masked."},
-            declarations={
-                **by_name,
-                "additionalProperties": _exactly(
-                    description=text,
-                    group=text,
-                    default=anything,
-                    is_default=boolean,
-                    is_secret=boolean,
-                    may_edit=boolean,
-                    schema={"type": "object"},
-                    changed=changed_or_null,
-                ),
-            },
-        ),
-        "HistoryAnswer": _exactly(
-            changes={
-                "type": "array",
-                "items": _exactly(
-                    **changed["properties"],
-                    name=text,
-                    old=anything,
-                    new=anything,
-                    is_default=boolean,
-                ),
-            }
-        ),
-        "Done": _exactly(
-            revision=_REVISION,
-            changes={
-                "type": "object",
-                "additionalProperties": _exactly(old=anything, new=anything),
-            },
-            announced=boolean,
-        ),
-        "StatusAnswer": _exactly(
-            revision={"type": ["integer", "null"]},
-            lineage=_TEXT_OR_NULL,
-            fleet={"type": "object"},
-            hosts={"type": "array", "items": {"type": "object"}},
-            problems={"type": "array", "items": text},
-        ),
-        "Problem": {**_object({"error": text, "message": text}), "additionalProperties": True},
-        "Conflict": _exactly(
-            error={"const": "conflict"},
-            message=text,
-            expected=_REVISION,
-            actual=_REVISION,
-            settings={
-                "type": "object",
-                "additionalProperties": _exactly(
-                    yours=anything, present=anything, changed=changed_or_null
-                ),
-            },
-        ),
-        "Invalid": _exactly(
-            error={"const": "invalid"},
-            message=text,
-            errors={
-                "type": "array",
-                "items": {**_object({}), "additionalProperties": True, "required": ["loc", "msg"]},
-            },
-        ),
-    }
+def _one_of(names: list[str]) -> Any:
+    """Return the schema of one of these names; that of nothing where there are none."""
+    return {"enum": names} if names else False

@@ -1,4 +1,4 @@
-"""The pages that show: settings, a change on its way, the history, a comparison, the status."""
+"""The pages that show: settings, a revision, the history, a comparison, the status."""
 
 from __future__ import annotations
 
@@ -7,20 +7,31 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from flask import Response, abort, jsonify, render_template, request
+from flask import Response, abort, render_template, request
 
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.ops.doctor import examine
+from uwsgi_waffle.ops.plain import json_text
 from uwsgi_waffle.ops.status import collect
 from uwsgi_waffle.sql.history import Change
 
-from .edits import Line, difference, present, settings_at
+from .edits import Line, difference, settings_at, sql_snapshot
 from .fields import Input, shown
 from .forms import ChangeForm
-from .visit import ShownChange, Visit, visit
-from .wave import as_json, wave
+from .progress import progress_json, progress_of
+from .viewer import ShownChange, Viewer, viewer
 
-__all__ = ["Field", "page"]
+__all__ = [
+    "Field",
+    "compare",
+    "page",
+    "settings_page",
+    "show_history",
+    "show_progress",
+    "show_revision",
+    "show_settings",
+    "show_status",
+]
 
 #: How many revisions a page of history shows.
 _PAGE_LENGTH = 20
@@ -28,7 +39,7 @@ _PAGE_LENGTH = 20
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One setting on the page: its input, what stands in it, and what is told beside it."""
+    """One setting on the page: its input, the text in it, and what is shown beside it."""
 
     input: Input
     text: str
@@ -48,7 +59,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class RevisionLines:
-    """One revision of the history: who, when and why, and what changed."""
+    """One revision of the history: who, when and why, and the settings that it changed."""
 
     first: Change
     lines: list[ShownChange] = field(default_factory=list)
@@ -58,15 +69,15 @@ def page(template: str, /, **context: Any) -> str:
     """Return a page, with what every page shows."""
     return render_template(
         f"waffle_admin/{template}.html",
-        visit=visit(),
-        app_name=visit().state.app.name,
+        viewer=viewer(),
+        app_name=viewer().state.app.name,
         now=datetime.now(timezone.utc),
         **context,
     )
 
 
 def show_settings() -> str:
-    """Show the settings, as a form to those who may change some."""
+    """Show the settings, as a form where the viewer may change some."""
     return settings_page()
 
 
@@ -78,19 +89,22 @@ def settings_page(
     revision: int | None = None,
     problems: list[str] | None = None,
 ) -> str:
-    """Return the settings as a form; filled with what was sent and what is wrong with it, if any.
+    """Return the settings as a form, filled with what was sent, if anything was.
 
-    :param revision: the revision that what was sent was made from
-    :param problems: what is wrong with no single setting
+    :param texts: setting name -> the text that was sent
+    :param errors: setting name -> what is wrong with it; ``""`` -> what is wrong with the whole
+    :param revision: the revision that the form was made from
+    :param problems: what is wrong with the form
     """
-    here = visit()
-    errors, problems = errors or {}, list(problems or ())
+    here = viewer()
+    errors = errors or {}
     snapshot = here.snapshot
     latest: dict[str, Change] = {}
+    unavailable = ""
     try:
         latest = here.state.history.latest()
     except StoreUnavailable as error:
-        problems.append(f"{error} These are the last known settings; they cannot be changed now.")
+        unavailable = f"{error} These are the last known settings."
     asked = request.args.get("q", "").strip()
     fields = [
         _field(here, one, texts or {}, resets, latest, errors.get(one.name, []))
@@ -107,7 +121,8 @@ def settings_page(
         groups=groups,
         asked=asked,
         revision=snapshot.revision,
-        whole_errors=[*problems, *errors.get("", ())],
+        unavailable=[unavailable] if unavailable else [],
+        whole_errors=[*(problems or ()), *errors.get("", ())],
         wrong=[one for one in fields if one.errors],
         stored_problems=here.problems(tuple(str(problem) for problem in snapshot.problems)),
     )
@@ -119,8 +134,8 @@ def _matches(one: Input, asked: str) -> bool:
     return all(word in text for word in words)
 
 
-def _field(  # noqa: PLR0913, PLR0917  # each is one thing that is told of a setting
-    here: Visit,
+def _field(  # noqa: PLR0913, PLR0917  # each is one thing that is shown of a setting
+    here: Viewer,
     one: Input,
     texts: Mapping[str, str],
     resets: frozenset[str],
@@ -146,33 +161,36 @@ def _field(  # noqa: PLR0913, PLR0917  # each is one thing that is told of a set
     )
 
 
-def show_wave(revision: int) -> str:
-    """Show which processes have taken a revision."""
-    here = visit()
-    if revision > present(here.state).revision:
+def show_revision(revision: int) -> str:
+    """Show which processes serve a revision, and what it changed."""
+    here = viewer()
+    if revision > sql_snapshot(here.state).revision:
         abort(404, f"There is no revision {revision} yet.")
     made = here.state.history.timeline(1, before=revision + 1)
     lines = here.visible([change for change in made if change.revision == revision])
     saved_at = lines[0].change.at.timestamp() if lines else None
-    found = wave(here.state, revision, saved_at)
-    return page("wave", wave=found, revision=revision, lines=lines, saved_at=saved_at)
+    found = progress_of(here, revision, saved_at)
+    return page("revision", progress=found, revision=revision, lines=lines, saved_at=saved_at)
 
 
-def wave_rows(revision: int) -> Response:
-    """Tell the same as JSON; without SQL, as the page asks for it several times a second."""
+def show_progress(revision: int) -> Response:
+    """Return which processes serve a revision as JSON, for the page to ask again and again."""
     saved_at = request.args.get("at", type=float)
-    return jsonify(as_json(wave(visit().state, revision, saved_at)))
+    return Response(
+        json_text(progress_json(progress_of(viewer(), revision, saved_at))),
+        mimetype="application/json",
+    )
 
 
 def show_history() -> str:
     """Show who changed what, when and why, newest first."""
-    here = visit()
-    # No database stores a NUL, and some refuse to look for one.
+    here = viewer()
+    # Databases do not store NUL, and some refuse to look for one.
     name = request.args.get("name", "").replace("\0", "") or None
     before = request.args.get("before", type=_revision)
     if name is not None and not here.permission.may_see(name):
-        abort(403, f"You may not see {name}.")
-    names = [name] if name is not None else _visible_names(here)
+        abort(403, f"You have no permission to see {name}.")
+    names = [name] if name is not None else here.permission.see
     changes = here.state.history.timeline(_PAGE_LENGTH + 1, names=names, before=before)
     revisions = _by_revision(here, changes)
     has_more = len(revisions) > _PAGE_LENGTH
@@ -182,24 +200,18 @@ def show_history() -> str:
         name=name,
         revisions=revisions,
         older=revisions[-1].first.revision if has_more else None,
-        present_revision=here.snapshot.revision,
+        current_revision=here.snapshot.revision,
         before=before,
     )
 
 
 def _revision(text: str) -> int:
-    """Return a number as SQL's own integers have it; a larger one finds the same."""
+    """Return a number within the bounds of SQL's integers, past which there are no revisions."""
     return min(max(int(text), 0), 2**63 - 1)
 
 
-def _visible_names(here: Visit) -> list[str] | None:
-    """Return the names to ask the history for; ``None`` for all, those no longer declared too."""
-    see = here.permission.see
-    return None if see is None else list(see)
-
-
-def _by_revision(here: Visit, changes: list[Change]) -> list[RevisionLines]:
-    """Return lines of history by revision."""
+def _by_revision(here: Viewer, changes: list[Change]) -> list[RevisionLines]:
+    """Return the lines of the history that may be seen, by revision."""
     found: dict[int, RevisionLines] = {}
     for line in here.visible(changes):
         entry = found.setdefault(line.change.revision, RevisionLines(line.change))
@@ -209,8 +221,8 @@ def _by_revision(here: Visit, changes: list[Change]) -> list[RevisionLines]:
 
 def compare() -> str:
     """Show what differs between two revisions."""
-    here = visit()
-    now = present(here.state)
+    here = viewer()
+    now = sql_snapshot(here.state)
     newer = request.args.get("b", now.revision, type=int)
     older = request.args.get("a", max(newer - 1, 0), type=int)
     problems = []
@@ -219,7 +231,7 @@ def compare() -> str:
     for revision, settings in zip((older, newer), found, strict=True):
         if settings is None:
             problems.append(
-                f"There is no revision {revision} to compare: the present one is {now.revision}, "
+                f"There is no revision {revision} to compare: the current one is {now.revision}, "
                 "and old ones may have been pruned."
             )
     one, other = found
@@ -235,21 +247,20 @@ def compare() -> str:
         newer=newer,
         lines=lines,
         problems=problems,
-        present_revision=now.revision,
+        current_revision=now.revision,
     )
 
 
 def show_status() -> str:
     """Show every process of every host, and what is not as it should be."""
-    here = visit()
+    here = viewer()
     status = collect(here.state)
-    # What the doctor says may name any setting.
+    # The doctor's findings may name any setting.
     findings = examine(here.state).findings if here.permission.sees_all else ()
     return page(
         "status",
         status=status,
         problems=here.problems(status.problems),
         findings=[finding for finding in findings if finding.code != "value-unusable"],
-        wave=wave(here.state, status.fleet.revision),
-        instant=lambda seconds: datetime.fromtimestamp(seconds, timezone.utc),
+        progress=progress_of(here, status.fleet.revision),
     )

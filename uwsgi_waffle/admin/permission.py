@@ -1,4 +1,4 @@
-"""Who may see and change what, as the application's ``authorize`` says."""
+"""Who may see and change which settings, as the application's ``authorize`` says."""
 
 from __future__ import annotations
 
@@ -7,21 +7,31 @@ from dataclasses import dataclass
 
 from flask import Request
 
-__all__ = ["Authorize", "Permission"]
+__all__ = ["Authorize", "Permission", "as_permission"]
 
 
 @dataclass(frozen=True)
 class Permission:
-    """What somebody may do.
+    """What a person may do.
 
     :ivar name: who it is, for the history
     :ivar see: names of the settings to show; ``None`` for all
-    :ivar edit: names of those to let change, as far as they may be seen; ``None`` for all
+    :ivar edit: names of those that may be changed, as far as they may be seen; ``None`` for all
     """
 
     name: str
     see: Collection[str] | None = None
     edit: Collection[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a text in place of a collection of names: it would match pieces of itself.
+
+        :raises TypeError: it is one
+        """
+        for key, names in (("see", self.see), ("edit", self.edit)):
+            if isinstance(names, str):
+                message = f"Permission({key}={names!r}): give a collection of names: [{names!r}]."
+                raise TypeError(message)
 
     def may_see(self, name: str) -> bool:
         """Return whether a setting, and its history, is shown."""
@@ -33,7 +43,7 @@ class Permission:
 
     @property
     def sees_all(self) -> bool:
-        """Whether nothing is hidden."""
+        """Whether every setting is shown."""
         return self.see is None
 
 
@@ -42,9 +52,9 @@ Authorize = Callable[[Request], "str | Permission | None"]
 
 
 def as_permission(answer: object) -> Permission | None:
-    """Return what an ``authorize`` has answered; nobody's name is no permission.
+    """Return what an ``authorize`` has answered; an empty name counts as no permission.
 
-    :raises TypeError: it is no answer
+    :raises TypeError: it is of another type
     """
     if isinstance(answer, str):
         return Permission(answer) if answer else None

@@ -1,1 +1,1 @@
-"""Redis: announcements between hosts, and their reports. Rule: the only place that imports redis."""
+"""Redis: announcements and reports of hosts. Rule: the only place that imports redis."""

@@ -1,7 +1,7 @@
 """Announcements on Redis: that a state of the settings exists, never a value.
 
-Publish and subscribe loses messages by nature, so nothing relies on it: a subscriber reads SQL
-after every (re)connection, and polls.
+Publish and subscribe may lose messages, so nothing relies on it: a listener reads SQL after every
+(re)connection, and polls.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ PING_AFTER_SECONDS = 3.0
 DEAD_AFTER_SECONDS = 8.0
 #: Seconds for which a server that did not answer is not tried again.
 LEAVE_SILENT_SECONDS = 4.0
-#: Largest message that is looked at; ours have less than 600 bytes.
+#: Largest message that is decoded; ours have less than 600 bytes.
 MAX_MESSAGE_BYTES = 2_000
 #: Largest revision that databases and snapshots hold.
 _MAX_REVISION = 2**63 - 1
@@ -49,8 +49,8 @@ _MAX_REVISION = 2**63 - 1
 class Announcement:
     """That a state of the settings exists.
 
-    :ivar namespace: whose
-    :ivar position: which state
+    :ivar namespace: that of the settings
+    :ivar position: the state
     """
 
     namespace: str
@@ -67,7 +67,7 @@ class Announcement:
 
     @classmethod
     def decode(cls, message: object) -> tuple[Announcement, str] | None:
-        """Return what a message says, and its signatures; ``None`` where it is malformed."""
+        """Return what a message announces, and its signatures; ``None`` where it is malformed."""
         if not isinstance(message, str | bytes) or len(message) > MAX_MESSAGE_BYTES:
             return None
         try:
@@ -97,16 +97,14 @@ class Announcement:
 class Heard:
     """What a subscription received.
 
-    :ivar announcements: those of our namespace and database, whose signature is right
+    :ivar announcements: those of our namespace that are signed by our key
     :ivar reconnected: the connection was made anew, so messages may be lost
-    :ivar ignored: how many messages were malformed, or forged in the name of our database
-    :ivar other_lineage: that of another database announced under our namespace, if any
+    :ivar ignored: how many messages of our namespace were not signed by our key, or malformed
     """
 
     announcements: list[Announcement]
     reconnected: bool = False
     ignored: int = 0
-    other_lineage: str = ""
 
 
 class Bus:
@@ -131,14 +129,14 @@ class Bus:
 
     @property
     def is_resting(self) -> bool:
-        """Whether Redis did not answer a moment ago, and is not tried again yet."""
+        """Whether Redis has just failed to answer, and is not tried again yet."""
         return time.monotonic() < self._down_until
 
     def publish(self, position: Position, keys: Sequence[str] | None = None) -> bool:
-        """Announce a state, and return whether a subscriber can have heard; never raises.
+        """Announce a state, and return whether a subscriber received it; never raises.
 
-        While Redis is away it is tried only now and then, so that not every change waits for it:
-        other hosts see the change by polling SQL.
+        While Redis does not answer it is tried only now and then, so that few changes wait for it:
+        other hosts see the rest by polling SQL.
 
         :param keys: what signs it; the present keys if left out
         """
@@ -148,32 +146,41 @@ class Bus:
         try:
             receivers = self._publish(Announcement(self._namespace, position).encode(keys))
         except FAILURES as error:
-            silent = isinstance(error, RedisTimeoutError)
-            pause_seconds = LEAVE_SILENT_SECONDS if silent else self._backoff.next_seconds()
-            self._down_until = time.monotonic() + pause_seconds
-            if not self._logged_down:
-                logger.warning(
-                    "waffle: revision %d could not be announced on Redis at %s (%s). It is "
-                    "committed, and served on this host; other hosts see it when they next poll "
-                    "SQL, within %g s, or once Redis is back.",
-                    position.revision,
-                    self.location,
-                    reason(error),
-                    self._poll_seconds,
-                )
-            self._logged_down = True
+            self.rest(error)
             return False
         self._backoff.reset()
         self._logged_down = False
         return receivers > 0
 
+    def rest(self, error: BaseException) -> None:
+        """Leave Redis alone for a moment after a failure, which is logged once."""
+        silent = isinstance(error, RedisTimeoutError) or isinstance(
+            error.__cause__, RedisTimeoutError
+        )
+        pause_seconds = LEAVE_SILENT_SECONDS if silent else self._backoff.next_seconds()
+        self._down_until = time.monotonic() + pause_seconds
+        if not self._logged_down:
+            logger.warning(
+                "waffle: changes could not be announced on Redis at %s (%s). They are committed "
+                "and served on this host; other hosts see them when they next poll SQL, within "
+                "%g s, or once Redis is back.",
+                self.location,
+                reason(error),
+                self._poll_seconds,
+            )
+        self._logged_down = True
+
     def _publish(self, message: str) -> int:
         """Publish, and return how many subscribers of the server received it."""
         try:
-            return int(self._client.get().publish(self.channel, message))
+            return self._publish_once(message)
         except RedisConnectionError:
-            # A pooled connection that died while it was idle; a new one may work.
-            return int(self._client.get().publish(self.channel, message))
+            # The pooled connection may have died while it was idle; a new one is tried.
+            return self._publish_once(message)
+
+    def _publish_once(self, message: str) -> int:
+        client = self._client
+        return int(client.get().publish(self.channel, message, **client.at(self.channel)))
 
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:
@@ -181,20 +188,20 @@ class Bus:
 
         :raises BusUnavailable: Redis did not answer
         """
-        pubsub = None
+        pubsub: Any = None
         try:
-            pubsub = self._client.get().pubsub()
+            pubsub = self._client.pubsub()
             pubsub.subscribe(self.channel)
             subscription = Subscription(pubsub, self._namespace, self._keys)
             subscription.wait_for_confirmation()
             self._down_until = 0.0  # it answers, so changes may be announced again
         except FAILURES as error:
-            _close(pubsub)
+            self._client.close_pubsub(pubsub)
             raise BusUnavailable(reason(error)) from error
         try:
             yield subscription
         finally:
-            _close(pubsub)
+            self._client.close_pubsub(pubsub)
 
 
 class Subscription:
@@ -238,7 +245,7 @@ class Subscription:
         return heard
 
     def _sort(self, message: dict[str, Any], heard: Heard) -> None:
-        """Add a message to what it belongs to."""
+        """Add a message to what was heard."""
         if message["type"] == "subscribe":  # redis-py reconnected by itself
             heard.reconnected = True
         if message["type"] != "message":
@@ -252,9 +259,8 @@ class Subscription:
             return
         if announcement.is_signed(self._keys(), signatures):
             heard.announcements.append(announcement)
-            return
-        heard.ignored += 1
-        heard.other_lineage = announcement.position.lineage
+        else:
+            heard.ignored += 1
 
     def _next(self, timeout_seconds: float) -> dict[str, Any] | None:
         message: dict[str, Any] | None = self._pubsub.get_message(timeout=max(timeout_seconds, 0))
@@ -277,11 +283,5 @@ class Subscription:
             self._pubsub.ping()
 
 
-#: Messages taken in one go, so that a flood cannot keep a listener from its other work.
+#: Messages received in one go, so that a flood cannot keep a listener from its other work.
 _MAX_AT_ONCE = 1000
-
-
-def _close(pubsub: Any) -> None:
-    if pubsub is not None:
-        with suppress(*FAILURES):  # it is closed because it is broken
-            pubsub.close()

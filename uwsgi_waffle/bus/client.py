@@ -1,7 +1,8 @@
-"""The one door to redis-py: a client that fails fast, and what its failures are called."""
+"""The only module that imports redis-py: a client that fails fast, and its kinds of failure."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Protocol
 
 import redis
@@ -28,19 +29,19 @@ __all__ = [
 #: Seconds to wait for Redis to take a connection or to answer; an update waits no longer than this.
 ANSWER_SECONDS = 1.0
 
-#: What redis-py raises when the server, or the network before it, is not there. A client of a
-#: Cluster has an error of its own, outside the tree, for one that it cannot reach.
+#: What redis-py raises where the server, or the network before it, cannot be reached. For a Cluster
+#: it has another error, outside the tree of the rest.
 FAILURES = (RedisError, RedisClusterException, OSError)
 
 
 class BusUnavailable(Exception):
-    """Redis did not answer."""
+    """Redis did not answer, or did not accept a command."""
 
 
 class RedisClient(Protocol):
-    """What is asked of a ready client: ``Redis``, a Sentinel's master, ``RedisCluster``."""
+    """What a ready client needs: ``Redis``, a Sentinel's master, ``RedisCluster``."""
 
-    def publish(self, channel: str, message: str) -> Any:
+    def publish(self, channel: str, message: str, **options: Any) -> Any:
         """Publish a message."""
 
     def pubsub(self) -> Any:
@@ -49,12 +50,12 @@ class RedisClient(Protocol):
     def pipeline(self, *, transaction: bool = True) -> Any:
         """Return a pipeline."""
 
-    def time(self) -> Any:
+    def time(self, **options: Any) -> Any:
         """Return the server's clock: seconds since the epoch, and microseconds."""
 
 
 class SharedClient:
-    """The client of one application in one process, made when it is first asked for.
+    """The client of one application in one process, made when it is first needed.
 
     :ivar location: where Redis is, without a password
     """
@@ -63,7 +64,7 @@ class SharedClient:
         """Connect to nothing yet.
 
         :param given: a ready client to use in place of the configured address
-        :raises ConfigError: redis-py cannot make anything of the URL
+        :raises ConfigError: redis-py does not accept the URL
         """
         self.location = config.redis_location if given is None else f"<{type(given).__name__}>"
         if given is None and config.redis_url is not None:
@@ -71,6 +72,7 @@ class SharedClient:
         self._config = config
         self._given = given
         self._made: RedisClient | None = None
+        self._pubsubs: list[Any] = []
 
     def get(self) -> RedisClient:
         """Return the client."""
@@ -80,13 +82,48 @@ class SharedClient:
             self._made = _make_client(self._config)
         return self._made
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether it is a client of a Redis Cluster, whose pipelines do not take every command."""
+        return hasattr(self.get(), "get_node_from_key")
+
+    def at(self, key: str) -> dict[str, Any]:
+        """Return the option that sends a command without a key to the node which holds *key*.
+
+        In a Cluster each node has a clock of its own, and counts its own subscribers only.
+        """
+        client: Any = self.get()
+        return {"target_nodes": client.get_node_from_key(key)} if self.is_cluster else {}
+
+    def pubsub(self) -> Any:
+        """Return a new publish and subscribe connection; :meth:`close_pubsub` closes it."""
+        pubsub = self.get().pubsub()
+        self._pubsubs.append(pubsub)
+        return pubsub
+
+    def close_pubsub(self, pubsub: Any) -> None:
+        """Close a connection of :meth:`pubsub`, if it is one; a broken one raises nothing."""
+        if pubsub in self._pubsubs:
+            self._pubsubs.remove(pubsub)
+            with suppress(*FAILURES):
+                pubsub.close()
+
     def after_fork(self) -> None:
-        """Leave the parent's sockets to the parent; a ready client's pool sees to it by itself."""
-        self._made = None
+        """Leave the parent's sockets to the parent; the pool of a ready client does so by itself.
+
+        What the parent made stays referenced: redis-py's finalisers take locks, which a thread of
+        the parent may have held at the fork, so to run one here could wait for ever.
+        """
+        _made_before_fork.append((self._made, self._pubsubs))
+        self._made, self._pubsubs = None, []
+
+
+#: Clients and connections of a parent process, which its children never touch again.
+_made_before_fork: list[object] = []
 
 
 def _make_client(config: Config) -> RedisClient:
-    """Return a client that fails fast: whoever uses it has a back-off of its own."""
+    """Return a client that fails fast: each user of it has a back-off."""
     options: dict[str, Any] = {
         "socket_timeout": ANSWER_SECONDS,
         "socket_connect_timeout": ANSWER_SECONDS,
@@ -102,7 +139,7 @@ def _make_client(config: Config) -> RedisClient:
 
 
 def _check_url(config: Config) -> None:
-    """Find out at start, not at the first change, whether redis-py takes the URL.
+    """Find out at the start, not at the first change, whether redis-py accepts the URL.
 
     :raises ConfigError: it does not
     """
@@ -112,8 +149,8 @@ def _check_url(config: Config) -> None:
     except (RedisError, TypeError, ValueError) as error:
         why = redact_url(reason(error)).rstrip(".")
         message = (
-            f"WAFFLE_REDIS_URL = {config.redis_location!r}: {why}. Leave out what redis-py does "
-            "not know, or correct it."
+            f"WAFFLE_REDIS_URL = {config.redis_location!r}: {why}. Remove or correct the part that "
+            "redis-py does not accept."
         )
         raise ConfigError(message, key="WAFFLE_REDIS_URL", value=config.redis_location) from None
 

@@ -1,22 +1,23 @@
-"""Every process of every host, as frozen values: who serves which state, and who does not."""
+"""Every process of every host, as frozen values: which state each of them serves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from uwsgi_waffle.errors import WaffleError
 from uwsgi_waffle.host.processes import ListenerState, ProcessSlot
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.values.position import Position
 
-__all__ = ["Fleet", "HostStatus", "Laggard", "Refusal", "this_host"]
+__all__ = ["Fleet", "HostStatus", "Laggard", "NotConverged", "Refusal", "this_host"]
 
 
 @dataclass(frozen=True, slots=True)
 class HostStatus:
     """One host: all processes that share one host snapshot.
 
-    :ivar id: 16 hexadecimal digits that tell it from others of the same name
+    :ivar id: 16 hexadecimal digits that distinguish it from others of the same name
     :ivar name: its host name
     :ivar position: the state in its host snapshot
     :ivar listener: what the best of its listeners does
@@ -25,10 +26,11 @@ class HostStatus:
     :ivar exceptions: those that do not, the first of them where there are many
     :ivar unlisted: how many workers uWSGI runs beside those that are listed: they have not loaded
         the application
-    :ivar fault: why its processes cannot be vouched for, ``""`` where they can
+    :ivar fault: why what it reports of its processes proves nothing, ``""`` where it does
     :ivar declaration: a digest of the settings that its release declares
     :ivar processes: its living processes; empty where only a summary was asked for
-    :ivar reported_seconds_ago: how long ago it reported, by Redis's clock; 0 for this host
+    :ivar reported_at: when it reported, by Redis's clock; 0 for this host
+    :ivar reported_seconds_ago: how long ago that was
     :ivar is_silent: it reported before, but not lately: cut off from Redis, or gone
     """
 
@@ -43,6 +45,7 @@ class HostStatus:
     fault: str = ""
     declaration: str = ""
     processes: tuple[ProcessSlot, ...] = ()
+    reported_at: float = 0.0
     reported_seconds_ago: float = 0.0
     is_silent: bool = False
 
@@ -90,7 +93,8 @@ class Refusal:
 
     def __str__(self) -> str:
         what = self.name or "the settings as a whole"
-        return f"pid {self.pid} on {self.host} refuses {what} ({self.reason}); it serves the {self.serving}"
+        refuses = f"pid {self.pid} on {self.host} refuses {what}"
+        return f"{refuses} ({self.reason}); it serves the {self.serving}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +105,10 @@ class Fleet:
     without ``WAFFLE_MULTIPROC``, outside uWSGI) serves the state when its next request starts.
 
     :ivar position: the state in question, which is SQL's
-    :ivar hosts: every host that is known
-    :ivar seconds: how long it was waited for
+    :ivar hosts: every known host
+    :ivar seconds: how long the fleet was waited for
     :ivar later: states that SQL has moved to since, which count as well
-    :ivar unknown: why others may exist that are not known, ``""`` where all are
+    :ivar unknown: why there may be unknown hosts, ``""`` where all are known
     """
 
     position: Position
@@ -143,7 +147,7 @@ class Fleet:
         return position == self.position or position in self.later
 
     def label(self, host: HostStatus) -> str:
-        """Return what to call a host: its name, with a piece of its id where that is not enough."""
+        """Return the name of a host, with the start of its id where several have that name."""
         is_alone = all(other.name != host.name or other.id == host.id for other in self.hosts)
         return host.name if is_alone else f"{host.name}#{host.id[:6]}"
 
@@ -172,6 +176,10 @@ class Fleet:
             for process in host.exceptions:
                 if not self.is_served(process.position):
                     yield Laggard(label, process, self._describe(process.position))
+            unnamed = host.following - host.served - len(host.exceptions)
+            if unnamed > 0:
+                more = "1 more process does" if unnamed == 1 else f"{unnamed} more processes do"
+                yield Laggard(label, None, f"{more} not serve revision {host.revision}")
         if self.unknown:
             yield Laggard("(any other)", None, self.unknown)
 
@@ -186,10 +194,12 @@ class Fleet:
                 )
 
     def _describe(self, position: Position) -> str:
-        """Return where a process or host is, which is not where it should be."""
+        """Return where a process or host is that does not serve the state."""
         has = f"has revision {position.revision}"
         if not position.exists:
             return "has no revision yet"
+        if not self.position.exists:
+            return f"{has}, but SQL holds no settings"
         if position.lineage != self.position.lineage:
             return f"{has} of another database"
         if position.revision == self.position.revision:
@@ -208,6 +218,21 @@ class Fleet:
         return (
             f"revision {self.revision}: {self.applied} of {self.total} {noun} on {hosts} in {spent}"
         )
+
+
+class NotConverged(WaffleError):
+    """Some process is not known to serve a revision whole, and the time is up."""
+
+    def __init__(self, message: str, *, revision: int, fleet: Fleet) -> None:
+        super().__init__(message)
+        #: Which process served which state at the end.
+        self.fleet = fleet
+        #: The revision that was waited for.
+        self.revision = revision
+        #: Processes and hosts that are behind, silent or ahead of SQL.
+        self.missing: tuple[Laggard, ...] = fleet.missing
+        #: Processes whose release refuses a value of the revision.
+        self.refused: tuple[Refusal, ...] = fleet.refused
 
 
 def this_host(
@@ -260,7 +285,7 @@ def _unlisted(processes: Iterable[ProcessSlot]) -> int:
 
 
 def _best(states: Iterable[ListenerState]) -> ListenerState:
-    """Return the state of a host that has several listeners: one that hears is enough."""
+    """Return the state of a host that has several listeners: one that hears Redis is enough."""
     order = {"live": 0, "polling": 1, "absent": 2}
     return min(states, key=lambda state: order[state.state], default=ListenerState())
 

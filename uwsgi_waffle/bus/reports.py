@@ -1,21 +1,24 @@
-"""Hosts reporting to each other through Redis: who serves which state, never a value.
+"""Reports of hosts to each other through Redis: which state each process serves, never a value.
 
 All hosts of a database share two hashes: short summaries, which ``wait`` reads at any number of
-hosts, and the processes in full, which ``status`` shows. Each entry is signed, and says when it was
-made by Redis's clock. A summary is published as well, so that who waits need not look again.
+hosts, and all processes in full, which ``status`` shows. Each entry is signed, and dated by Redis's
+clock. A summary is published as well, so that ``wait`` need not look again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
+from pydantic_core import from_json
 
 from uwsgi_waffle.config import Config
-from uwsgi_waffle.host.processes import ProcessSlot
 from uwsgi_waffle.values.position import NOWHERE, Position
 
 from .client import FAILURES, BusUnavailable, SharedClient, reason
@@ -28,15 +31,23 @@ __all__ = ["FORGET_SECONDS", "REPORT_SECONDS", "SILENT_SECONDS", "HostReports", 
 REPORT_SECONDS = 1.0
 #: Seconds without a report after which a host counts as cut off.
 SILENT_SECONDS = 4.0
-#: Seconds after which a host that did not say goodbye is forgotten.
+#: Seconds without a report after which a host is forgotten.
 FORGET_SECONDS = 300
+#: Seconds after which Redis is asked for its time, where no other answer brought it along.
+ASK_TIME_SECONDS = 10.0
 #: Most processes named in a summary; the rest are counted.
 MAX_EXCEPTIONS = 8
-#: Largest entry that is looked at, and largest hash: 1,024 processes, and thousands of hosts.
-MAX_ENTRY_BYTES = 512 * 1024
+#: Largest entry that is read, and largest hash: 1,024 processes, and thousands of hosts.
+MAX_ENTRY_BYTES = 1024 * 1024
 MAX_HASH_BYTES = 64 * 1024 * 1024
+#: Largest of the other keys, which hold a few short entries each.
+MAX_SET_BYTES = 64 * 1024
 #: Highest positions that are kept for the next writer, see :meth:`HostReports.highest`.
 _KEPT_POSITIONS = 8
+#: Other databases that are looked at.
+_KNOWN_LINEAGES = 16
+
+_is_lineage = re.compile("[0-9a-f]{16}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +68,27 @@ class HostReports:
     """The reports of all hosts of one application."""
 
     def __init__(
-        self, config: Config, client: SharedClient, keys: Callable[[], Sequence[str]]
+        self, config: Config, client: SharedClient, keys: Callable[[str], Sequence[str]]
     ) -> None:
         """Connect to nothing yet.
 
-        :param keys: returns what signs and verifies at the moment
+        :param keys: returns what signs and verifies the reports of a lineage
         """
         self._client = client
         self._keys = keys
         # The braces keep all keys of an application on one node of a Redis Cluster.
         self._prefix = f"{{{config.redis_channel}:{config.namespace}}}"
         self._lineages = f"{self._prefix}:lineages"
+        self._ahead_seconds = 0.0  # Redis's clock of our monotonic one, by the last answer
+        self._answered_at = -ASK_TIME_SECONDS
 
     def put(self, host: HostStatus) -> None:
         """Report a host; nothing is reported before it has a position.
 
         :raises BusUnavailable: Redis did not answer, or did not accept it
         """
-        keys = self._keys()
         lineage = host.position.lineage
+        keys = self._keys(lineage)
         if not keys or not lineage:
             return
         with _translated():
@@ -83,17 +96,22 @@ class HostReports:
             summary = _seal(keys, encode_host(replace(host, processes=()), seconds))
             detail = _seal(keys, encode_host(host, seconds))
             top = _seal(keys, json.dumps([lineage, host.position.revision, host.position.stamp]))
-            pipeline = self._client.get().pipeline(transaction=False)
+            pipeline = self._pipeline()
             pipeline.hset(self._key(lineage, "hosts"), host.id, summary)
             pipeline.hset(self._key(lineage, "details"), host.id, detail)
-            for name in ("hosts", "details"):
-                pipeline.expire(self._key(lineage, name), FORGET_SECONDS)
             pipeline.zadd(self._key(lineage, "highest"), {top: host.revision})
             pipeline.zremrangebyrank(self._key(lineage, "highest"), 0, -_KEPT_POSITIONS - 1)
             pipeline.zadd(self._lineages, {lineage: seconds})
             pipeline.zremrangebyscore(self._lineages, "-inf", seconds - FORGET_SECONDS)
-            pipeline.execute()
-            self._client.get().publish(self.channel(lineage), summary)
+            for name in ("hosts", "details"):
+                pipeline.expire(self._key(lineage, name), FORGET_SECONDS)
+            channel = self.channel(lineage)
+            if self._client.is_cluster:
+                pipeline.execute()
+                self._client.get().publish(channel, summary, **self._client.at(channel))
+            else:
+                pipeline.publish(channel, summary)
+                self._execute(pipeline)
 
     def retire(self, host_id: str, lineage: str) -> None:
         """Remove a host whose last process ends, or that is gone for good.
@@ -101,44 +119,46 @@ class HostReports:
         :raises BusUnavailable: Redis did not answer
         """
         with _translated():
-            pipeline = self._client.get().pipeline(transaction=False)
-            pipeline.hdel(self._key(lineage, "hosts"), host_id)
-            pipeline.hdel(self._key(lineage, "details"), host_id)
-            pipeline.execute()
+            self._remove(lineage, [host_id])
 
-    def read(self, lineage: str, *, in_full: bool = False) -> Reported:
+    def read(self, lineage: str, *, before: str = "", in_full: bool = False) -> Reported:
         """Return what Redis holds of the hosts of a database, in a fixed number of commands.
 
+        :param before: the lineage that the database had before, where some hosts may still be
         :param in_full: with the processes of each host
         :raises BusUnavailable: Redis did not answer, or holds more than hosts ever report
         """
-        key = self._key(lineage, "details" if in_full else "hosts")
+        wanted = [name for name in dict.fromkeys((before, lineage)) if name]
+        kind = "details" if in_full else "hosts"
         with _translated():
-            self._check_size(key)
-            pipeline = self._client.get().pipeline(transaction=False)
-            pipeline.hgetall(key)
-            pipeline.time()
-            pipeline.zrevrange(self._lineages, 0, 15, withscores=True)
-            entries, (seconds, microseconds), lineages = pipeline.execute()
-        now = seconds + microseconds / 1e6
-        keys = self._keys()
-        hosts, ignored, forgotten = [], 0, []
-        for host_id, entry in entries.items():
-            host = decode_host(keys, entry, now)
-            if host is None or host.id != _text(host_id):
-                ignored += 1
-            elif host.reported_seconds_ago > FORGET_SECONDS:
-                forgotten.append(host.id)
-            else:
-                hosts.append(host)
-        for host_id in forgotten:
-            self.retire(host_id, lineage)
+            self._check_size(MAX_HASH_BYTES, *(self._key(name, kind) for name in wanted))
+            self._check_size(MAX_SET_BYTES, self._lineages)
+            pipeline = self._pipeline()
+            for name in wanted:
+                pipeline.hgetall(self._key(name, kind))
+            pipeline.zrevrange(self._lineages, 0, _KNOWN_LINEAGES - 1, withscores=True)
+            (*hashes, lineages), now = self._execute(pipeline)
+        hosts: dict[str, HostStatus] = {}
+        ignored = 0
+        for name, entries in zip(wanted, hashes, strict=True):
+            forgotten = []
+            for host_id, entry in entries.items():
+                host = decode_host(self._keys(name), entry, now)
+                if host is None or host.id != _text(host_id):
+                    ignored += 1
+                elif host.reported_seconds_ago > FORGET_SECONDS:
+                    forgotten.append(host.id)
+                elif host.id not in hosts or not host.is_silent:
+                    hosts[host.id] = host  # of two lineages, the one that it reports now
+            if forgotten:
+                with _translated():
+                    self._remove(name, forgotten)
         others = tuple(
             name
-            for name in (_text(found) for found, at in lineages if now - at < SILENT_SECONDS)
-            if name != lineage and len(name) == len(lineage or "0" * 16)
+            for name in (_text(found) for found, at in lineages if abs(now - at) < SILENT_SECONDS)
+            if name not in wanted and _is_lineage(name)
         )
-        by_name = sorted(hosts, key=lambda host: (host.name, host.id))
+        by_name = sorted(hosts.values(), key=lambda host: (host.name, host.id))
         return Reported(tuple(by_name), ignored, others)
 
     def highest(self, lineage: str) -> Position:
@@ -146,13 +166,15 @@ class HostReports:
 
         :raises BusUnavailable: Redis did not answer
         """
+        key = self._key(lineage, "highest")
         with _translated():
-            pipeline = self._client.get().pipeline(transaction=False)
-            pipeline.zrevrange(self._key(lineage, "highest"), 0, _KEPT_POSITIONS - 1)
-            entries = pipeline.execute()[0]
+            self._check_size(MAX_SET_BYTES, key)
+            pipeline = self._pipeline()
+            pipeline.zrevrange(key, 0, _KEPT_POSITIONS - 1)
+            (entries,) = pipeline.execute()
         found = NOWHERE
         for entry in entries:
-            text = _open(self._keys(), entry)
+            text = _open(self._keys(lineage), entry)
             position = Position(*json.loads(text)) if text is not None else NOWHERE
             if position.lineage == lineage and position.revision > found.revision:
                 found = position
@@ -164,7 +186,9 @@ class HostReports:
 
         :raises BusUnavailable: Redis did not answer
         """
-        with _translated(), contextlib.closing(self._client.get().pubsub()) as pubsub:
+        with _translated(), contextlib.ExitStack() as stack:
+            pubsub = self._client.pubsub()
+            stack.callback(self._client.close_pubsub, pubsub)
             pubsub.subscribe(self.channel(lineage))
 
             def receive(timeout_seconds: float) -> list[HostStatus]:
@@ -173,8 +197,9 @@ class HostReports:
                     message = pubsub.get_message(timeout=max(timeout_seconds, 0.0))
                     while message is not None:
                         if message["type"] == "message":
-                            host = decode_host(self._keys(), message["data"], None)
-                            hosts += [] if host is None else [host]
+                            now, keys = self._redis_seconds(), self._keys(lineage)
+                            host = decode_host(keys, message["data"], now)
+                            hosts += [] if host is None or host.is_silent else [host]
                         message = pubsub.get_message(timeout=0)
                 return hosts
 
@@ -187,50 +212,83 @@ class HostReports:
     def _key(self, lineage: str, name: str) -> str:
         return f"{self._prefix}:{lineage}:{name}"
 
+    def _pipeline(self) -> Any:
+        return self._client.get().pipeline(transaction=False)
+
+    def _execute(self, pipeline: Any) -> tuple[list[Any], float]:
+        """Run a pipeline, and return the answers and the time by Redis's clock."""
+        if self._client.is_cluster:
+            return list(pipeline.execute()), self._ask_time()
+        pipeline.time()
+        asked_at = time.monotonic()
+        *answers, answer = pipeline.execute()
+        return answers, self._note_time(answer, asked_at)
+
     def _redis_seconds(self) -> float:
-        seconds, microseconds = self._client.get().time()
-        return float(seconds + microseconds / 1e6)
+        """Return the time by Redis's clock, by its last answer where that is recent."""
+        now = time.monotonic()
+        is_recent = now - self._answered_at < ASK_TIME_SECONDS
+        return now + self._ahead_seconds if is_recent else self._ask_time()
 
-    def _check_size(self, key: str) -> None:
-        """Refuse to read a hash that is larger than all hosts' reports can be.
+    def _ask_time(self) -> float:
+        client, asked_at = self._client, time.monotonic()
+        return self._note_time(client.get().time(**client.at(self._lineages)), asked_at)
 
-        :raises BusUnavailable: it is
+    def _note_time(self, answer: tuple[int, int], asked_at: float) -> float:
+        """Note how far Redis's clock is ahead of ours, and return its time."""
+        redis_seconds, now = answer[0] + answer[1] / 1e6, time.monotonic()
+        self._ahead_seconds = redis_seconds - (asked_at + now) / 2
+        self._answered_at = now  # second: another thread may read both meanwhile
+        return redis_seconds
+
+    def _remove(self, lineage: str, host_ids: Sequence[str]) -> None:
+        pipeline = self._pipeline()
+        for name in ("hosts", "details"):
+            pipeline.hdel(self._key(lineage, name), *host_ids)
+        pipeline.execute()
+
+    def _check_size(self, max_bytes: int, *keys: str) -> None:
+        """Refuse to read what is larger than all reports can be.
+
+        :raises BusUnavailable: a key holds more
         """
-        pipeline = self._client.get().pipeline(transaction=False)
-        pipeline.memory_usage(key, samples=0)
-        size = pipeline.execute(raise_on_error=False)[0]
-        if isinstance(size, int) and size > MAX_HASH_BYTES:
-            message = (
-                f"the key {key} holds {size:,} bytes, more than hosts report: something else "
-                f"writes to it. Delete it: `redis-cli DEL '{key}'`"
-            )
-            raise BusUnavailable(message)
+        pipeline = self._pipeline()
+        for key in keys:
+            pipeline.memory_usage(key, samples=0)
+        # An error is that of an ACL which does not allow the command: then the key is just read.
+        for key, size in zip(keys, pipeline.execute(raise_on_error=False), strict=True):
+            if isinstance(size, int) and size > max_bytes:
+                message = (
+                    f"the key {key} holds {size:,} bytes, more than hosts report: another program "
+                    f"writes to it. Delete it: `redis-cli DEL '{key}'`"
+                )
+                raise BusUnavailable(message)
 
 
-_processes: TypeAdapter[tuple[ProcessSlot, ...]] = TypeAdapter(tuple[ProcessSlot, ...])
 _host: TypeAdapter[HostStatus] = TypeAdapter(HostStatus)
 
 
 def encode_host(host: HostStatus, seconds: float) -> str:
-    """Return a host as it is reported, made at *seconds* by Redis's clock; never a value."""
+    """Return a host as it is reported at *seconds* by Redis's clock; never a value."""
     fields = asdict(replace(host, exceptions=host.exceptions[:MAX_EXCEPTIONS]))
-    fields["reported_seconds_ago"] = seconds
+    fields["reported_at"] = seconds
     return json.dumps(fields)
 
 
-def decode_host(keys: Sequence[str], entry: object, now: float | None) -> HostStatus | None:
+def decode_host(keys: Sequence[str], entry: object, now: float) -> HostStatus | None:
     """Return the host that a signed entry describes, ``None`` where it is forged or malformed.
 
-    :param now: Redis's clock; ``None`` for an entry that has just been published
+    :param now: the time by Redis's clock
     """
     text = _open(keys, entry)
     if text is None:
         return None
     try:
-        host = _host.validate_json(text)
-    except ValidationError:
+        host = _host.validate_python(from_json(text, allow_inf_nan=False))
+    except ValueError:  # pydantic's own among them
         return None
-    age = 0.0 if now is None else max(now - host.reported_seconds_ago, 0.0)
+    # Where Redis's clock was set back, what seems to come from the future is as old as it is early.
+    age = abs(now - host.reported_at)
     return replace(host, reported_seconds_ago=age, is_silent=age > SILENT_SECONDS)
 
 

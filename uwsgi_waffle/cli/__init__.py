@@ -1,4 +1,6 @@
-"""``flask waffle``: see, change, prove and undo from the command line.
+"""``flask waffle``: see, change, verify and undo from the command line.
+
+Rule: the only place that imports click.
 
 Flask finds the group by an entry point, so an application needs no code for it. ``_base`` holds
 what all commands share, ``_render`` what they print; the other modules hold the commands by theme

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -16,9 +15,11 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
-from uwsgi_waffle.bus.fleet import Fleet
-from uwsgi_waffle.errors import NotConverged, RevisionConflict, WaffleError
+from uwsgi_waffle.bus.client import BusUnavailable
+from uwsgi_waffle.bus.fleet import Fleet, NotConverged
+from uwsgi_waffle.errors import RevisionConflict, WaffleError
 from uwsgi_waffle.ops.convergence import wait
+from uwsgi_waffle.ops.plain import json_text
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.process.writes import Update, Writer
 from uwsgi_waffle.sql.store import Signature
@@ -37,7 +38,7 @@ class Failed(click.ClickException):
     """Refused, or not converged: one line on stderr, exit status 1."""
 
     def __init__(self, error: object) -> None:
-        super().__init__(" ".join(str(error).split()))
+        super().__init__(_render.one_line(str(error)))
 
 
 class WaffleGroup(AppGroup):
@@ -46,8 +47,8 @@ class WaffleGroup(AppGroup):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
         logger = logging.getLogger(PACKAGE)
-        # Without a handler Python prints warnings by itself; commands say for themselves what
-        # matters. What the application has set up for its logs is left alone.
+        # Without a handler Python would print warnings, which the commands report themselves.
+        # Handlers of the application are left alone.
         quiet = logging.NullHandler()
         logger.addHandler(quiet)
         try:
@@ -60,7 +61,7 @@ class WaffleGroup(AppGroup):
 
 @click.group("waffle", cls=WaffleGroup)
 def cli() -> None:
-    """See, change, prove and undo live settings."""
+    """See, change, verify and undo live settings."""
 
 
 # -- options ----------------------------------------------------------------------------------
@@ -83,7 +84,7 @@ timeout_option = click.option(
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """How a change is to be made, and what is to be told of it."""
+    """How a change is to be made, and what is to be printed about it."""
 
     actor: str | None
     comment: str | None
@@ -95,14 +96,14 @@ class How:
     def signature(self, comment: str | None = None) -> Signature:
         """Return who changes something from the command line, and why.
 
-        :param comment: why, where they do not say
+        :param comment: why, where the operator does not say
         """
         actor = self.actor if self.actor is not None else _login_name()
         return Signature(actor, self.comment or comment, "cli")
 
 
 def change_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add what every command that makes a revision takes; it comes as *how*."""
+    """Add the options of every command that makes a revision; it gets them as *how*."""
 
     @wraps(command)
     def with_how(*args: Any, **given: Any) -> None:
@@ -130,7 +131,7 @@ def change_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _login_name() -> str | None:
-    """Return the name of who is logged in; ``sudo`` remembers who that was."""
+    """Return the name of the user who is logged in, which ``sudo`` keeps."""
     name = os.environ.get("SUDO_USER")
     if name:
         return name
@@ -143,7 +144,7 @@ def _login_name() -> str | None:
 
 
 def get_state() -> State:
-    """Return the state of the application at hand, as it was loaded.
+    """Return the state of the current application, as it was loaded.
 
     :raises Failed: it has no WaffleConf
     """
@@ -171,14 +172,15 @@ def present_state() -> State:
 # -- ends -----------------------------------------------------------------------------------------
 
 
-def echo_json(value: object) -> None:
-    """Print a value as JSON: indented on a terminal and elsewhere, keys in order of meaning."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+def echo_json(value: object, *, indent: int | None = 2) -> None:
+    """Print a value as JSON: keys in order of meaning, and nothing that a terminal obeys."""
+    lines = json_text(value, indent=indent).split("\n")
+    click.echo("\n".join(map(_render.printable, lines)))
 
 
 def note(text: str) -> None:
-    """Say something on the side."""
-    click.echo(text, err=True)
+    """Print a remark on stderr, in one line."""
+    click.echo(_render.one_line(text), err=True)
 
 
 def make_change(
@@ -188,12 +190,12 @@ def make_change(
     *,
     comment: str | None = None,
 ) -> None:
-    """Make a change, and print what it did and what has become of it in the fleet.
+    """Make a change, and print what it did and how far it has come in the fleet.
 
-    :param change: given the signature and the expected revision
+    :param change: given the writer, the signature and the expected revision
     :param comment: why, where the operator does not say
-    :raises Failed: somebody came first; says who, and what they changed
-    :raises NotConverged: some process has not taken it in time
+    :raises Failed: another change came first; names who made it, and what it changed
+    :raises NotConverged: some process does not serve it in time
     """
     try:
         done = change(state.writer, how.signature(comment), how.expect)
@@ -210,13 +212,11 @@ def make_change(
             {
                 "revision": done.revision,
                 "changes": _render.changes_json(done.changes, masked),
-                "fleet": None if fleet is None else fleet_json(fleet, failure),
+                "fleet": None if fleet is None else _render.fleet_json(fleet),
             }
         )
-    elif fleet is not None and failure is None:
-        echo_fleet(fleet)
-    if failure is not None:
-        raise failure
+    if fleet is not None:
+        end_with_fleet(state, fleet, failure, as_json=how.as_json)
 
 
 def _echo_changes(done: Update, masked: Iterable[str]) -> None:
@@ -236,20 +236,41 @@ def wait_for_fleet(
         return failure.fleet, failure
 
 
-def echo_fleet(fleet: Fleet) -> None:
-    """Print that a revision is everywhere."""
-    click.echo(str(fleet))
+def end_with_fleet(
+    state: State, fleet: Fleet, failure: NotConverged | None, *, as_json: bool
+) -> None:
+    """Print that a revision is everywhere, or fail.
+
+    :raises NotConverged: it is not
+    """
+    if failure is not None:
+        raise failure
+    if not as_json:
+        click.echo(str(fleet))
     if not fleet.total:
-        note("No process of the application is known to this user; `flask waffle doctor` says why.")
+        note(_where_it_looked(state))
 
 
-def fleet_json(fleet: Fleet, failure: NotConverged | None) -> dict[str, Any]:
-    """Return how far a revision has come, by name."""
-    return _render.fleet_json(fleet if failure is None else failure.fleet)
+def _where_it_looked(state: State) -> str:
+    """Return where no process was found, and what else is alive there."""
+    config = state.config
+    text = (
+        "No process of the application is known here. Looked in: database "
+        f"{state.store.database.url}, namespace {config.namespace}, host snapshot "
+        f"{state.host.path}."
+    )
+    with suppress(BusUnavailable):
+        lineage = state.host.position.lineage
+        if config.multiproc and state.reports.read(lineage).other_lineages:
+            text += (
+                f" Another database is announced on {state.redis.location} under the same channel "
+                "and namespace, so the processes may use that one."
+            )
+    return f"{text} `flask waffle doctor` looks for the reason."
 
 
 def _explained(state: State, conflict: RevisionConflict) -> Failed:
-    """Return a conflict with who came first, and what they changed."""
+    """Return a conflict with who made the changes that came first, and what they are."""
     since = [c for c in state.history.changes(limit=200) if c.revision > conflict.expected]
     if not since:
         return Failed(conflict)

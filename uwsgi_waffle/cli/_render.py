@@ -6,6 +6,7 @@ Nothing here asks anything; click leaves colours out where it does not write to 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,14 +20,28 @@ import click
 from uwsgi_waffle.bus.fleet import Fleet, HostStatus
 from uwsgi_waffle.host.processes import ProcessSlot
 from uwsgi_waffle.ops.doctor import Diagnosis
+from uwsgi_waffle.ops.plain import flat, host_json, plain
 from uwsgi_waffle.ops.status import Status
 from uwsgi_waffle.sql.history import Change
-from uwsgi_waffle.values.settings import MASK, plain_json
+from uwsgi_waffle.values.settings import MASK
 
 #: The narrowest terminal that lines are made for, and the widest that is of use.
 NARROWEST, WIDEST = 60, 120
-#: How many changes are named where somebody was overtaken.
+#: How many changes a refusal by `--expect` names.
 MOST_NAMED = 3
+#: What a terminal obeys instead of showing it: control characters, ends of lines, and marks that
+#: change the direction of text; and surrogates, which cannot be written.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""Return a text that others wrote so that a terminal only shows it, in one line.
+
+    What a terminal would obey is written as ``\u001b``, which means the same within JSON.
+    """
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def width() -> int:
@@ -37,27 +52,29 @@ def width() -> int:
 # -- values -----------------------------------------------------------------------------------
 
 
-def to_json(value: object) -> Any:
-    """Return a value as JSON has it; as a text where it has no such form."""
-    try:
-        return plain_json(value)
-    except ValueError:
-        return str(value)
-
-
 def shown(value: object) -> str:
     """Return a value in one line, as ``set`` would take it."""
-    return (
-        value
-        if value == MASK and isinstance(value, str)
-        else json.dumps(to_json(value), ensure_ascii=False)
-    )
+    if value == MASK:
+        return MASK
+    return printable(json.dumps(plain(value), ensure_ascii=False))
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line."""
+    return printable(" ".join(text.split()))
 
 
 def shorten(text: str, most: int) -> str:
     """Return a text that takes no more than *most* columns, in one line."""
-    text = " ".join(text.split())
+    text = one_line(text)
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def wrapped(text: str, *, first: str = "", rest: str = "", columns: int = 0) -> list[str]:
+    """Return a text in lines that fit, each after its indent."""
+    return textwrap.wrap(
+        one_line(text), columns or width(), initial_indent=first, subsequent_indent=rest
+    )
 
 
 def table(
@@ -86,36 +103,38 @@ def _joined(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def changes(changed: Mapping[str, tuple[Any, Any]], masked: Iterable[str]) -> Iterator[str]:
     """Yield a line for each setting that changed."""
-    secret = frozenset(masked)
-    for name, (old, new) in changed.items():
-        hidden = name in secret
-        yield change_line(name, MASK if hidden else old, MASK if hidden else new)
-
-
-def change_line(name: str, old: object, new: object, *, indent: str = "", end: str = "") -> str:
-    """Return ``NAME: old -> new`` in one line; of a long value the beginning."""
-    room = width() - len(f"{indent}{name}:  -> {end}")
-    before, after = shown(old), shown(new)
-    # Each may have half the room, and what the other does not need of its own.
-    for_before = max(room // 2, room - len(after))
-    before = shorten(before, for_before)
-    after = shorten(after, room - len(before))
-    arrow = f"{click.style(before, fg='red')} -> {click.style(after, fg='green')}"
-    return f"{indent}{click.style(name, bold=True)}: {arrow}{end}"
+    for name, (old, new) in _masked(changed, masked).items():
+        yield change_line(name, old, new)
 
 
 def changes_json(
     changed: Mapping[str, tuple[Any, Any]], masked: Iterable[str]
 ) -> dict[str, dict[str, Any]]:
     """Return changes by name."""
-    secret = frozenset(masked)
     return {
-        name: {
-            "old": MASK if name in secret else to_json(old),
-            "new": MASK if name in secret else to_json(new),
-        }
-        for name, (old, new) in changed.items()
+        name: {"old": plain(old), "new": plain(new)}
+        for name, (old, new) in _masked(changed, masked).items()
     }
+
+
+def _masked(
+    changed: Mapping[str, tuple[Any, Any]], masked: Iterable[str]
+) -> dict[str, tuple[Any, Any]]:
+    secret = frozenset(masked)
+    return {n: (MASK, MASK) if n in secret else both for n, both in changed.items()}
+
+
+def change_line(name: str, old: object, new: object, *, indent: str = "", end: str = "") -> str:
+    """Return ``NAME: old -> new`` in one line; of a long value the beginning."""
+    name = one_line(name)
+    room = width() - len(f"{indent}{name}:  -> {end}")
+    before, after = shown(old), shown(new)
+    # Each may have half the room, and what the other leaves.
+    for_before = max(room // 2, room - len(after))
+    before = shorten(before, for_before)
+    after = shorten(after, room - len(before))
+    arrow = f"{click.style(before, fg='red')} -> {click.style(after, fg='green')}"
+    return f"{indent}{click.style(name, bold=True)}: {arrow}{end}"
 
 
 def history(lines: Sequence[Change]) -> Iterator[str]:
@@ -126,45 +145,30 @@ def history(lines: Sequence[Change]) -> Iterator[str]:
         if number:
             yield ""
         head = click.style(f"revision {revision}", fg="yellow", bold=True)
-        yield f"{head}  {moment(first.at)}  {first.actor or '(nobody)'}, by {first.source}"
+        yield f"{head}  {moment(first.at)}  {_author(first)}"
         if first.comment:
-            yield from textwrap.wrap(
-                first.comment, width(), initial_indent="    ", subsequent_indent="    "
-            )
+            yield from wrapped(first.comment, first="    ", rest="    ")
         for change in of_revision:
             end = " (default)" if change.is_default else ""
             yield change_line(change.name, change.old, change.new, indent="  ", end=end)
 
 
-def history_json(lines: Iterable[Change]) -> list[dict[str, Any]]:
-    """Return the history as a list."""
-    return [
-        {
-            "revision": change.revision,
-            "name": change.name,
-            "old": to_json(change.old),
-            "new": to_json(change.new),
-            "is_default": change.is_default,
-            "actor": change.actor,
-            "comment": change.comment,
-            "source": change.source,
-            "at": change.at.isoformat(),
-        }
-        for change in lines
-    ]
-
-
 def overtaken(since: Sequence[Change]) -> str:
     """Return who made the changes, the latest first, and what they were."""
-    told = [
-        f"{change.actor or 'somebody'} ({change.source}) changed {change.name} from "
+    named = [
+        f"{_author(change)} changed {change.name} from "
         f"{shorten(shown(change.old), 40)} to {shorten(shown(change.new), 40)} in revision "
         f"{change.revision}" + (f" ({change.comment})" if change.comment else "")
         for change in since[:MOST_NAMED]
     ]
     if len(since) > MOST_NAMED:
-        told.append(f"and {len(since) - MOST_NAMED} changes more")
-    return "; ".join(told)
+        named.append(f"and {len(since) - MOST_NAMED} more changes")
+    return "; ".join(named)
+
+
+def _author(change: Change) -> str:
+    """Return who made a change, and through which interface."""
+    return f"{one_line(change.actor or '') or '(no name)'} ({change.source})"
 
 
 def moment(at: datetime) -> str:
@@ -187,31 +191,33 @@ def status(found: Status, *, namespace: str, database: str) -> Iterator[str]:
         yield from _host(fleet, host, is_this=host.id == found.host.id)
     for number, problem in enumerate(found.problems):
         yield from [""] if number == 0 else []
-        yield from _item(problem, fg="red")
+        yield from _item(problem)
 
 
 def _summary(fleet: Fleet) -> str:
-    """Return how many processes have the revision."""
+    """Return how many processes serve the revision."""
     missing = (*fleet.missing, *fleet.refused)
     hosts = "1 host" if len(fleet.hosts) == 1 else f"{len(fleet.hosts)} hosts"
-    total = fleet.total
-    noun = "process" if total == 1 else "processes"
-    text = f"{fleet.applied} of {total} {noun} on {hosts} at revision {fleet.revision}"
+    noun = "process" if fleet.total == 1 else "processes"
+    text = f"{fleet.applied} of {fleet.total} {noun} on {hosts} at revision {fleet.revision}"
     return click.style(text, fg="red" if missing else "green")
 
 
 def _host(fleet: Fleet, host: HostStatus, *, is_this: bool) -> Iterator[str]:
-    name = click.style(fleet.label(host), bold=True)
+    name = click.style(one_line(fleet.label(host)), bold=True)
     where = " (this host)" if is_this else ""
     if host.is_silent:
         silent = f"silent for {host.reported_seconds_ago:.0f} s; last known:"
         yield f"{name}{where}: {click.style(silent, fg='red')}"
     else:
         yield f"{name}{where}: revision {host.revision}, listener {_listener(host)}"
-    if host.listener.error and not is_this:  # of this host it stands among the problems
-        yield from _item(host.listener.error, fg="red")
+    if not is_this:  # those of this host stand among the problems
+        for text in dict.fromkeys((host.listener.error, host.fault)):
+            yield from _item(text) if text else ()
+    if host.unlisted:
+        yield from _item(f"{host.unlisted} of uWSGI's workers have not loaded the application")
     for process in host.processes:
-        yield _process(fleet, process, is_known=not host.is_silent)
+        yield from _process(fleet, process, is_known=not host.is_silent)
 
 
 def _listener(host: HostStatus) -> str:
@@ -220,30 +226,35 @@ def _listener(host: HostStatus) -> str:
     return click.style(listener.state, fg="green" if listener.state == "live" else "red") + since
 
 
-def _process(fleet: Fleet, process: ProcessSlot, *, is_known: bool) -> str:
-    """Return the line of a process: what it is, its revision, since when."""
+def _process(fleet: Fleet, process: ProcessSlot, *, is_known: bool) -> Iterator[str]:
+    """Yield the line of a process: what it is, its revision, since when; and what it refuses."""
     number = str(process.worker) if process.worker else ""
-    what = f"  {process.role:<9}{number:>3}  pid {process.pid:<8}"
-    state = f"revision {process.revision:<7} since {_since(process.since)}"
+    line = f"  {process.role:<9}{number:>3}  pid {process.pid:<8}"
+    line += f"  revision {process.revision:<7} since {_since(process.since)}"
     refused = process.refused
-    if refused is not None and is_known:
-        text = f"{what}  {state}  refuses {refused.name or 'the settings'} ({refused.reason})"
-        return click.style(f"{text}; serves the {refused.serving}", fg="red")
-    if fleet.is_served(process.position) and is_known:
-        return f"{what}  {state}"
-    behind = "  behind" if process.follows else "  at its next request"
-    text = f"{what}  {state}{behind if is_known else ''}"
-    return click.style(text, fg="red" if process.follows else None)
+    if is_known and refused is not None:
+        yield click.style(line, fg="red")
+        more = f", and {process.refused_count - 1} more" if process.refused_count > 1 else ""
+        yield from _item(
+            f"refuses {refused.name or 'the settings as a whole'} ({refused.reason}){more}; it "
+            f"serves the {refused.serving}"
+        )
+    elif is_known and fleet.is_served(process.position):
+        yield line
+    else:
+        behind = "  behind" if process.follows else "  at its next request"
+        yield click.style(
+            f"{line}{behind if is_known else ''}", fg="red" if process.follows else None
+        )
 
 
 def _since(seconds: float) -> str:
     return moment(datetime.fromtimestamp(seconds, timezone.utc)).removesuffix(" UTC")
 
 
-def _item(text: str, *, fg: str) -> Iterator[str]:
-    """Yield a text as an item of a list, wrapped."""
-    lines = textwrap.wrap(text, width(), initial_indent="  ! ", subsequent_indent="    ")
-    return (click.style(line, fg=fg) for line in lines)
+def _item(text: str) -> Iterator[str]:
+    """Yield what is wrong as an item of a list."""
+    return (click.style(line, fg="red") for line in wrapped(text, first="  ! ", rest="    "))
 
 
 def status_json(found: Status) -> dict[str, Any]:
@@ -252,8 +263,10 @@ def status_json(found: Status) -> dict[str, Any]:
         "revision": found.revision,
         "lineage": found.lineage,
         "converged": not found.fleet.missing and not found.fleet.refused,
-        "process": asdict(found.process),
+        "process": flat(found.process),
         "fleet": fleet_json(found.fleet),
+        "ignored": found.ignored,
+        "other_lineages": list(found.other_lineages),
         "problems": list(found.problems),
     }
 
@@ -274,20 +287,11 @@ def fleet_json(fleet: Fleet) -> dict[str, Any]:
             for laggard in fleet.missing
         ],
         "refused": [asdict(refusal) for refusal in fleet.refused],
-        "hosts": [_host_json(fleet, host) for host in fleet.hosts],
+        "hosts": [
+            {**host_json(fleet, host), "processes": [flat(process) for process in host.processes]}
+            for host in fleet.hosts
+        ],
     }
-
-
-def _host_json(fleet: Fleet, host: HostStatus) -> dict[str, Any]:
-    processes = [_flat(asdict(process)) for process in host.processes]
-    known = {**_flat(asdict(host)), "label": fleet.label(host), "processes": processes}
-    del known["exceptions"]
-    return known
-
-
-def _flat(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return fields with those of the position in its place."""
-    return {**fields.pop("position"), **fields}
 
 
 # -- the doctor -------------------------------------------------------------------------------
@@ -296,11 +300,12 @@ def _flat(fields: dict[str, Any]) -> dict[str, Any]:
 def diagnosis(found: Diagnosis) -> Iterator[str]:
     """Yield what was looked at, then each finding with its fix."""
     for line in found.looked_at:
-        yield f"{click.style('ok', fg='green')}    {line}"
+        yield f"{click.style('ok', fg='green')}    {one_line(line)}"
     for finding in found.findings:
         fg = "red" if finding.is_wrong else "yellow"
-        lines = textwrap.wrap(finding.fact, width() - 6)
-        lines += textwrap.wrap(f"Fix: {finding.fix}", width() - 6)
+        columns = width() - 6
+        lines = wrapped(finding.fact, columns=columns)
+        lines += wrapped(f"Fix: {finding.fix}", columns=columns)
         word = "wrong" if finding.is_wrong else "note"
         yield f"{click.style(word, fg=fg)}{' ' * (6 - len(word))}{lines[0]}"
         yield from (f"      {line}" for line in lines[1:])

@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
+from pydantic_core import from_json
 
 from uwsgi_waffle.errors import InvalidSetting
-from uwsgi_waffle.values.settings import Declaration, WaffleSettings
+from uwsgi_waffle.values.declaration import Declaration
+from uwsgi_waffle.values.settings import WaffleSettings
 
-__all__ = ["differences", "from_json_texts", "parse_assignments", "readings"]
+__all__ = ["differences", "from_json_texts", "from_readings", "parse_assignments", "readings"]
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
     """Return NAME=VALUE arguments by name.
 
-    :raises click.UsageError: one is none, or a name comes twice
+    :raises click.UsageError: one has another form, or a name comes twice
     """
     given: dict[str, str] = {}
     for assignment in assignments:
@@ -35,35 +37,27 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
 def readings(text: str, *, text_first: bool = False) -> list[str]:
     """Return the JSON texts that something typed may stand for, the likelier first.
 
-    ``5`` is a number, and ``["a"]`` a list; but a setting that takes neither gets the text.
+    ``5`` is a number, and ``["a"]`` a list; but a setting that accepts neither gets the text.
     """
     as_text = json.dumps(text)
     try:
-        json.loads(text, parse_constant=_refuse_constant)
+        from_json(text, allow_inf_nan=False)
     except ValueError:
         return [as_text]
     return [as_text, text] if text_first else [text, as_text]
 
 
-def _refuse_constant(name: str) -> None:
-    """Take NaN and its like for words, as JSON knows no such numbers.
-
-    :raises ValueError: always
-    """
-    raise ValueError(name)
-
-
 def from_readings(
     declaration: Declaration, current: WaffleSettings, given: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """Return values by name, each by the first of its readings that the setting takes.
+    """Return values by name, each by the first of its readings that the setting accepts.
 
     :raises UnknownSetting: a name is not declared
     :raises InvalidSetting: a value, or the whole, is refused
     """
     declaration.check_known(given)
     chosen = {
-        name: next((text for text in texts if _takes(declaration, current, name, text)), texts[0])
+        name: next((text for text in texts if _accepts(declaration, current, name, text)), texts[0])
         for name, texts in given.items()
     }
     return from_json_texts(declaration, current, chosen)
@@ -83,8 +77,8 @@ def from_json_texts(
     return {name: getattr(settings, name) for name in texts}
 
 
-def _takes(declaration: Declaration, current: WaffleSettings, name: str, text: str) -> bool:
-    """Return whether a setting by itself takes a JSON text."""
+def _accepts(declaration: Declaration, current: WaffleSettings, name: str, text: str) -> bool:
+    """Return whether a setting by itself accepts a JSON text."""
     try:
         from_json_texts(declaration, current, {name: text})
     except InvalidSetting as error:

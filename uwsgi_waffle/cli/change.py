@@ -22,15 +22,10 @@ __all__ = ["reset", "rollback", "set_settings"]
 @click.option(
     "--from-stdin",
     metavar="NAME",
-    help="Read the value of NAME from standard input, where no history of a shell keeps it.",
+    help="Read the value of NAME from standard input, which keeps it out of the shell's history.",
 )
 @change_options
-def set_settings(
-    assignments: Sequence[str],
-    *,
-    from_stdin: str | None,
-    how: How,
-) -> None:
+def set_settings(assignments: Sequence[str], *, from_stdin: str | None, how: How) -> None:
     """Change settings, all or none, as one revision.
 
     A VALUE is JSON, such as 5, true or '["a"]', or else a text.
@@ -64,15 +59,10 @@ def _read_value(name: str) -> str:
 @cli.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @change_options
-def reset(
-    names: Sequence[str],
-    *,
-    how: How,
-) -> None:
+def reset(names: Sequence[str], *, how: How) -> None:
     """Set settings back to their defaults, as one revision."""
-    state = present_state()
     make_change(
-        state,
+        present_state(),
         how,
         lambda writer, signed, expect: writer.reset(names, signed, expected_revision=expect),
     )
@@ -82,12 +72,7 @@ def reset(
 @click.argument("revision", type=click.IntRange(min=0))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @change_options
-def rollback(
-    revision: int,
-    *,
-    yes: bool,
-    how: How,
-) -> None:
+def rollback(revision: int, *, yes: bool, how: How) -> None:
     """Go back to an earlier revision.
 
     Shows the difference and asks; then makes a new revision equal to REVISION.
@@ -107,7 +92,7 @@ def rollback(
 
 
 def _differs(state: State, revision: int) -> bool:
-    """Show what a rollback would change, and return whether that is anything."""
+    """Show what a rollback would change, and return whether it would change something."""
     after = state.writer.settings_at(revision)
     changes = differences(state.declaration, state.serving.current.settings, after)
     for line in _render.changes(changes, state.declaration.secrets):

@@ -1,8 +1,7 @@
-"""Commands that tell how things are: ``status``, ``wait``, ``doctor``."""
+"""Commands that answer whether all is well: ``status``, ``wait``, ``doctor``."""
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -10,16 +9,15 @@ import click
 
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.ops.doctor import examine
-from uwsgi_waffle.ops.status import collect
+from uwsgi_waffle.ops.status import Status, collect
 from uwsgi_waffle.process.state import State
 
 from . import _render
 from ._base import (
     Failed,
     cli,
-    echo_fleet,
     echo_json,
-    fleet_json,
+    end_with_fleet,
     get_state,
     json_option,
     timeout_option,
@@ -41,7 +39,7 @@ __all__ = ["doctor", "status", "wait"]
 )
 @json_option
 def status(*, watch: bool, interval: float, as_json: bool) -> None:
-    """Show which process has which revision.
+    """Show which process serves which revision.
 
     A line for each process of each host, and what is not as it should be.
     """
@@ -58,35 +56,41 @@ def status(*, watch: bool, interval: float, as_json: bool) -> None:
 
 
 def _print_frame(state: State, *, as_json: bool) -> None:
-    """Print one of many: on a clear screen; as JSON, in one line."""
-    _look(state)
+    """Print one status of many: on a clear screen; as JSON, in one line."""
+    found = _collect(state)
     if as_json:
-        click.echo(json.dumps(_render.status_json(collect(state)), default=str))
+        echo_json(_render.status_json(found), indent=None)
         return
-    lines = _lines(state)
+    text = _text(state, found)
     click.clear()
-    click.echo("\n".join(lines))
+    click.echo(text)
 
 
 def _print_status(state: State, *, as_json: bool) -> None:
-    _look(state)
+    found = _collect(state)
     if as_json:
-        echo_json(_render.status_json(collect(state)))
+        echo_json(_render.status_json(found))
     else:
-        click.echo("\n".join(_lines(state)))
+        click.echo(_text(state, found))
 
 
-def _look(state: State) -> None:
-    """Take what SQL holds now; where it does not answer, the status says so."""
+def _collect(state: State) -> Status:
+    """Return the present status; where SQL does not answer, the status says so."""
+    _follow(state)
+    return collect(state)
+
+
+def _follow(state: State) -> None:
+    """Serve what SQL holds now, or else what the host snapshot does."""
     try:
         state.refresh()
     except StoreUnavailable:
         state.serving.catch_up()
 
 
-def _lines(state: State) -> list[str]:
+def _text(state: State, found: Status) -> str:
     namespace, database = state.config.namespace, state.store.database.url
-    return list(_render.status(collect(state), namespace=namespace, database=database))
+    return "\n".join(_render.status(found, namespace=namespace, database=database))
 
 
 @cli.command()
@@ -94,13 +98,13 @@ def _lines(state: State) -> list[str]:
 @timeout_option
 @json_option
 def wait(revision: int | None, *, timeout: float, as_json: bool) -> None:
-    """Wait until every process has REVISION.
+    """Wait until every process serves REVISION.
 
-    By default the present one. Ends with status 1 where some process of some host has not taken it
-    in time, and names those.
+    By default the present one. Ends with status 1 where some process of some host does not serve
+    it in time, or refuses a value of it, and names those.
     """
     state = get_state()
-    _look(state)
+    _follow(state)
     newest = state.store.peek().revision
     wanted = newest if revision is None else revision
     if wanted > newest:
@@ -108,11 +112,8 @@ def wait(revision: int | None, *, timeout: float, as_json: bool) -> None:
         raise Failed(message)
     fleet, failure = wait_for_fleet(state, wanted, timeout)
     if as_json:
-        echo_json(fleet_json(fleet, failure))
-    elif failure is None:
-        echo_fleet(fleet)
-    if failure is not None:
-        raise failure
+        echo_json(_render.fleet_json(fleet))
+    end_with_fleet(state, fleet, failure, as_json=as_json)
 
 
 @cli.command()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from uwsgi_waffle.errors import UnknownSetting
+from uwsgi_waffle.ops.plain import change_json, plain
 from uwsgi_waffle.process.state import State
+from uwsgi_waffle.sql.history import Change
 from uwsgi_waffle.values.settings import MASK
 
 from . import _render
@@ -47,7 +51,7 @@ def list_settings(*, reveal: bool, as_json: bool) -> None:
 
 
 def describe(state: State, name: str, *, reveal: bool) -> dict[str, Any]:
-    """Return all there is to say about a setting."""
+    """Return what `list` and `get` show of a setting."""
     declaration = state.declaration
     text = declaration.to_json(state.serving.current.settings, name)
     default = declaration.default_json[name]
@@ -78,7 +82,11 @@ def get(name: str, *, reveal: bool, as_json: bool) -> None:
         echo_json({"revision": state.serving.current.revision, **item})
         return
     value = item["value"]
-    click.echo(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    if not isinstance(value, str):
+        value = _render.printable(json.dumps(value, ensure_ascii=False))
+    elif sys.stdout.isatty():  # a program gets it as it is
+        value = "\n".join(map(_render.printable, value.split("\n")))
+    click.echo(value)
 
 
 @cli.command()
@@ -100,13 +108,21 @@ def history(name: str | None, *, limit: int, everything: bool, reveal: bool, as_
     """
     state = present_state()
     lines = state.history.changes(name, None if everything else limit, reveal=reveal)
-    # What is not declared any more may still have a history.
+    # A setting that is no longer declared may still have a history.
     if name is not None and not lines and name not in state.declaration.names:
         raise UnknownSetting([name], state.declaration.names)
+    if reveal:
+        lines = [_revealed(line) for line in lines]
     if as_json:
-        echo_json(_render.history_json(lines))
+        echo_json([change_json(line) for line in lines])
         return
     for line in _render.history(lines):
         click.echo(line)
     if not lines:
         click.echo("Nothing has been changed yet.")
+
+
+def _revealed(change: Change) -> Change:
+    """Return a line of the history with what pydantic's secret types hide."""
+    old, new = (plain(value, reveal=True) for value in (change.old, change.new))
+    return replace(change, old=old, new=new)

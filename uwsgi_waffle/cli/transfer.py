@@ -1,4 +1,4 @@
-"""Commands that carry settings over: ``export``, ``import``, ``adopt-legacy``."""
+"""Commands that move settings elsewhere: ``export``, ``import``, ``adopt-legacy``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["adopt_legacy", "export", "import_settings"]
 
 @cli.command()
 @reveal_option
-@click.option("--json", "_as_json", is_flag=True, help="Print JSON, as it does anyway.")
+@click.option("--json", "_as_json", is_flag=True, help="Print JSON, which is the default.")
 def export(*, reveal: bool, _as_json: bool) -> None:
     """Print all settings as JSON, for `import`."""
     state = present_state()
@@ -60,7 +60,7 @@ def export(*, reveal: bool, _as_json: bool) -> None:
 @dry_run_option
 @change_options
 def import_settings(file: TextIO, *, dry_run: bool, how: How) -> None:
-    """Take over what `export` wrote.
+    """Set what `export` wrote.
 
     From FILE, or - for standard input. All or none, as one revision. Settings that the file does
     not name stay as they are, and so do secrets that it masks.
@@ -70,7 +70,7 @@ def import_settings(file: TextIO, *, dry_run: bool, how: How) -> None:
     masked = [n for n in given if n in state.declaration.secrets and given[n] == MASK]
     for name in masked:
         del given[name]
-        note(f"Left as it is, as the file masks it: {name}")
+        note(f"Left as it is, because the file masks it: {name}")
     texts = {name: json.dumps(value) for name, value in given.items()}
     values = from_json_texts(state.declaration, state.serving.current.settings, texts)
     if dry_run:
@@ -87,11 +87,11 @@ def import_settings(file: TextIO, *, dry_run: bool, how: How) -> None:
 def _read_export(file: TextIO) -> dict[str, Any]:
     """Return the settings that a file holds.
 
-    :raises Failed: it is not what `export` writes
+    :raises Failed: it has another form than what `export` writes
     """
     try:
         found = json.load(file)
-    except ValueError as error:  # what is not UTF-8 as well
+    except ValueError as error:  # UnicodeDecodeError is one
         message = f"{file.name} is not JSON: {error}"
         raise Failed(message) from None
     settings = found.get("settings") if isinstance(found, dict) else None
@@ -108,7 +108,7 @@ def _report_plan(
     *,
     as_json: bool,
 ) -> None:
-    """Print what a change would do, after finding out whether it would be refused."""
+    """Print what a change would do; raises where it would be refused."""
     current = state.serving.current
     after = state.declaration.validate(current.settings, values)
     changes = differences(state.declaration, current.settings, after)
@@ -126,7 +126,7 @@ def _report_plan(
 
 @cli.command("adopt-legacy")
 @click.option(
-    "--table", default="confs", show_default=True, metavar="NAME", help="The table to take over."
+    "--table", default="confs", show_default=True, metavar="NAME", help="The table to import."
 )
 @click.option(
     "--key-column", default="key", show_default=True, metavar="NAME", help="Its column of keys."
@@ -152,10 +152,10 @@ def adopt_legacy(  # noqa: PLR0913  # as many as there are options
     dry_run: bool,
     how: How,
 ) -> None:
-    """Take over the table of Flask-WaffleConf 0.3.
+    """Import the table of Flask-WaffleConf 0.3.
 
-    Its values are pickles. Scalars, lists, tuples, sets and dicts of them are taken over, as one
-    revision; nothing else is run, but named and left. The table stays as it is.
+    Its values are pickles. Scalars, and lists, tuples, sets and dicts of them, are imported as one
+    revision. Any other pickle is not run; its name is printed. The table stays as it is.
     """
     state = present_state()
     source = state.store.database if database is None else Database(database, auto_create=False)
@@ -167,10 +167,11 @@ def adopt_legacy(  # noqa: PLR0913  # as many as there are options
     if dry_run:
         _report_plan(state, adoption.values, adoption.left, as_json=how.as_json)
         return
-    values = adoption.values
     make_change(
         state,
         how,
-        lambda writer, signed, expect: writer.update(values, signed, expected_revision=expect),
+        lambda writer, signed, expect: writer.update(
+            adoption.values, signed, expected_revision=expect
+        ),
         comment=f"adopted from table {table}",
     )

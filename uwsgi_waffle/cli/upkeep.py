@@ -6,15 +6,19 @@ import logging
 import re
 import signal
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
 import click
 
 from uwsgi_waffle.bus.client import BusUnavailable
+from uwsgi_waffle.bus.fleet import HostStatus
+from uwsgi_waffle.bus.reports import SILENT_SECONDS
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.sql.maintenance import create_tables, prune, resync, rotate_keys
 from uwsgi_waffle.values.position import Position
 
+from . import _render
 from ._base import (
     PACKAGE,
     Failed,
@@ -27,7 +31,7 @@ from ._base import (
     present_state,
 )
 
-__all__ = ["init_db", "listen", "prune_history", "resync_database", "rotate"]
+__all__ = ["forget_host", "init_db", "listen", "prune_history", "resync_database", "rotate"]
 
 
 @cli.command("init-db")
@@ -48,8 +52,8 @@ def init_db(*, as_json: bool) -> None:
 def resync_database(*, as_json: bool) -> None:
     """Let a restored backup be served.
 
-    Hosts take no revision that is lower than theirs. This makes SQL's the highest, so that its
-    values are served everywhere.
+    Hosts ignore a revision that is lower than theirs. This makes SQL's the highest, so that its
+    values are served everywhere. It may run on any host.
     """
     state = get_state()
     record = resync(state.store, _positions(state))
@@ -65,41 +69,112 @@ def resync_database(*, as_json: bool) -> None:
 
 
 def _positions(state: State) -> list[Position]:
-    """Return what each host has seen of SQL; where Redis is away, what this one has."""
+    """Return every position that a host is known to have served of this database."""
     positions = [state.host.position, state.serving.current.position]
     if state.config.multiproc:
         try:
-            lineage = state.store.peek().lineage
-            reported = state.reports.read(lineage).hosts
+            lineage = state.store.peek().lineage or state.host.position.lineage
             positions.append(state.reports.highest(lineage))
+            reported = state.reports.read(lineage).hosts
         except BusUnavailable as error:
-            note(f"Warning: Redis does not answer ({error}): other hosts may be ahead of SQL.")
+            note(
+                f"Warning: Redis at {state.redis.location} does not answer ({error}): other hosts "
+                "may be ahead of SQL. Run this again once it does."
+            )
         else:
             positions += [host.position for host in reported]
+            positions += [process.position for host in reported for process in host.exceptions]
     return positions
 
 
 @cli.command("rotate-keys")
 @json_option
 def rotate(*, as_json: bool) -> None:
-    """Seal all secrets anew with the first key.
+    """Make a new message key, and seal all secrets anew.
 
-    The first of WAFFLE_ENCRYPTION_KEYS; values and history, in one transaction.
+    The message key signs what hosts announce and report. Secrets, values and history, are sealed
+    with the first of WAFFLE_ENCRYPTION_KEYS, where there are any. All in one transaction.
     """
     state = present_state()
-    secrets = state.declaration.secrets
-    done = rotate_keys(state.store, state.cipher, secrets, beyond=state.host.position)
-    if done.values or done.history:
-        state.writer.spread(done.record)
+    latest = max(_positions(state), key=lambda position: position.revision)
+    done = rotate_keys(state.store, state.cipher, state.declaration.secrets, beyond=latest)
+    state.writer.spread(done.record)
+    revision = done.record.revision
     if as_json:
-        counts = {"values": done.values, "history": done.history}
-        echo_json({"revision": done.record.revision, **counts})
+        echo_json({"revision": revision, "values": done.values, "history": done.history})
         return
     click.echo(
-        f"Sealed with the first key: {done.values} present values, {done.history} lines of "
-        f"history.\nrevision {done.record.revision}: same values. The other keys can go once "
-        "every process has the new first key."
+        "New message key: announcements and reports are signed with it; the one before it is "
+        "accepted until the next rotation."
     )
+    if state.cipher.seals:
+        click.echo(
+            f"Sealed with the first encryption key: {done.values} present values, {done.history} "
+            "lines of history. The other encryption keys can go once every process has the first."
+        )
+    else:
+        click.echo("No secret was sealed, as WAFFLE_ENCRYPTION_KEYS is not set.")
+    click.echo(f"revision {revision}: the values are the same.")
+
+
+# -- hosts ------------------------------------------------------------------------------------
+
+
+@cli.command("forget")
+@click.argument("name", metavar="HOST")
+@json_option
+def forget_host(name: str, *, as_json: bool) -> None:
+    """Forget a host that is gone for good.
+
+    HOST is its name, or the first digits of its id. `wait` and `set` wait for a host that went
+    silent until it is forgotten, which happens by itself after 300 seconds.
+    """
+    state = get_state()
+    if not state.config.multiproc:
+        message = "WAFFLE_MULTIPROC is off, so no host reports, and there is none to forget."
+        raise Failed(message)
+    lineage = state.store.peek().lineage
+    try:
+        host = _find_host(name, state.reports.read(lineage).hosts)
+        state.reports.retire(host.id, lineage)
+    except BusUnavailable as error:
+        message = f"Redis at {state.redis.location} does not answer ({error})."
+        raise Failed(message) from error
+    if as_json:
+        seconds = round(host.reported_seconds_ago, 1)
+        echo_json({"id": host.id, "name": host.name, "reported_seconds_ago": seconds})
+    else:
+        click.echo(
+            f"Forgotten: host {_render.one_line(host.name)} (id {host.id}), which last reported "
+            f"{host.reported_seconds_ago:.0f} s ago."
+        )
+
+
+def _find_host(name: str, hosts: Sequence[HostStatus]) -> HostStatus:
+    """Return the one silent host of that name, or whose id begins so.
+
+    :raises Failed: there is no such host, more than one, or it is not silent
+    """
+    found = [host for host in hosts if host.name == name]
+    found = found or [host for host in hosts if name and host.id.startswith(name.lower())]
+    known = ", ".join(f"{host.name} (id {host.id})" for host in found or hosts)
+    if not found:
+        message = f"No host {name} has reported. Known: {known or 'none'}."
+        raise Failed(message)
+    if len(found) > 1:
+        message = f"Several hosts match {name}: {known}. Give the first digits of an id."
+        raise Failed(message)
+    host = found[0]
+    if host.reported_seconds_ago <= SILENT_SECONDS:
+        message = (
+            f"Host {host.name} (id {host.id}) reported {host.reported_seconds_ago:.1f} s ago, so "
+            "it would be listed again at once. End its processes first."
+        )
+        raise Failed(message)
+    return host
+
+
+# -- the history ------------------------------------------------------------------------------
 
 
 @cli.command("prune")
@@ -115,9 +190,10 @@ def rotate(*, as_json: bool) -> None:
 def prune_history(
     *, keep: int | None, older_than: str | None, dry_run: bool, as_json: bool
 ) -> None:
-    """Forget old history. Present values stay, and so does each setting's last change.
+    """Forget old history.
 
-    What is left can be rolled back to as before.
+    Present values stay, and so does each setting's last change, so that the revisions that are
+    left can be rolled back to as before.
     """
     if (keep is None) == (older_than is None):
         message = "Give either --keep N or --older-than AGE."
@@ -142,7 +218,7 @@ _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds", "w": "weeks
 def _age(text: str) -> timedelta:
     """Return an age such as ``90d``.
 
-    :raises click.UsageError: it is none
+    :raises click.UsageError: it has another form
     """
     found = re.fullmatch(r"(\d{1,6})([wdhms])", text.strip())
     if found is None:
@@ -151,11 +227,14 @@ def _age(text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
+# -- the listener -----------------------------------------------------------------------------
+
+
 @cli.command()
 def listen() -> None:
-    """Run a listener as a process of its own.
+    """Run a listener in this process.
 
-    Until SIGTERM or Ctrl-C. For hosts whose servers run no listener of their own.
+    Until SIGTERM or Ctrl-C. For hosts whose servers run no listener.
     """
     state = get_state()
     stop = _Stop()
@@ -165,21 +244,24 @@ def listen() -> None:
     if not logging.getLogger().handlers:
         log.addHandler(logging.StreamHandler())
     if not state.config.multiproc:
-        note("Warning: WAFFLE_MULTIPROC is off, so nobody announces changes on Redis.")
+        note("Warning: WAFFLE_MULTIPROC is off, so no process announces changes on Redis.")
     if not state.host.is_shared:
-        message = f"The host snapshot {state.host.path} cannot be used, so nobody would be told."
+        message = (
+            f"The host snapshot {state.host.path} cannot be used ({state.host.not_shared_reason}), "
+            "so no other process would see what this one hears."
+        )
         raise Failed(message)
     state.adopt_process(is_listener=True)
     click.echo(f"Listening for namespace {state.config.namespace}, Redis {state.redis.location}")
     state.loop.run(state.serving.catch_up, stop)
-    # Its goodbye is said when Python ends, as that of any process.
+    # It is retired when Python ends, as any process is.
     click.echo("Ended.")
 
 
 class _Stop:
-    """What a signal handler may set: unlike a ``threading.Event``, without a lock."""
+    """What a signal handler may set: unlike a ``threading.Event`` it has no lock."""
 
-    #: How late a wait notices.
+    #: Seconds after which a wait notices.
     LOOK_SECONDS = 0.1
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""One listener for each uWSGI instance: a lock that the kernel drops when its holder dies."""
+"""One listener for each uWSGI instance: a lock that the kernel drops when its process ends."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ __all__ = ["Election"]
 
 logger = logging.getLogger(__name__)
 
-#: (pid, file, instance) -> the candidate of that process that won: a record lock keeps out other
+#: (pid, file, instance) -> the candidate of that process that won: a record lock excludes other
 #: processes only, and one process may hold several applications of one namespace.
 _winners: dict[tuple[int, Path, int], Election] = {}
 
 
 class Election:
-    """The candidates of one instance, in one process.
+    """A candidate for the listener of one instance.
 
-    A record lock on one byte of a file beside the host snapshot; the byte's number is the
-    instance's, so instances that share the host snapshot do not compete. Record locks, unlike
+    The lock is a record lock on one byte of a file beside the host snapshot. The byte's number is
+    the instance's, so instances that share the host snapshot do not compete. Record locks, unlike
     ``flock``, do not pass to children.
     """
 
     def __init__(self, snapshot_path: Path, master_pid: int) -> None:
-        """Be a candidate of the instance whose master has that pid."""
+        """Stand for the instance whose master has that pid."""
         self._path = snapshot_path.with_name(snapshot_path.name + ".listeners")
         self._instance = _pid_namespace() << 31 | master_pid
         self._descriptor: int | None = None
@@ -42,7 +42,7 @@ class Election:
             won = self._lock()
         except OSError as error:
             logger.warning(
-                "waffle: no listener can be elected (%s); each process that could be it listens.",
+                "waffle: no listener can be elected (%s), so each candidate listens.",
                 error,
             )
             return True
@@ -51,7 +51,7 @@ class Election:
         return won
 
     def resign(self) -> None:
-        """Let another candidate be the listener."""
+        """Leave the lock to another candidate."""
         if _winners.get(self._key()) is not self:
             return
         if self._descriptor is not None:

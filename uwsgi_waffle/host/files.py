@@ -1,7 +1,6 @@
 """Opening the host snapshot file: private, of one size, of this layout, or replaced.
 
-Nothing in the file is believed before it has been checked, and nothing is followed: another
-user's file or directory, a link, or a file that others may write is refused.
+Another user's file or directory, a link, and a file that others may write are refused.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ import stat
 import struct
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from uwsgi_waffle.config import Config, redact_url
@@ -41,7 +39,7 @@ class RefusedFile(Exception):
 
 
 class ForeignFile(RefusedFile):
-    """A file that must be left to those who made it."""
+    """A file that must be left to another release or namespace."""
 
 
 class MappedFile:
@@ -54,7 +52,8 @@ class MappedFile:
         self.path = path
         self.memory = mmap.mmap(descriptor, layout.FILE_BYTES)
         self.words = memoryview(self.memory).cast("Q")
-        self._identity = _identity(os.fstat(descriptor))
+        found = os.fstat(descriptor)
+        self._identity = found.st_dev, found.st_ino, layout.FILE_BYTES
 
     def is_in_place(self) -> bool:
         """Return whether the file is still the one at its path, and still of its size.
@@ -65,19 +64,20 @@ class MappedFile:
             found = self.path.lstat()
         except OSError:
             return False
-        return _identity(found) == self._identity and found.st_size == layout.FILE_BYTES
+        identity = found.st_dev, found.st_ino, found.st_size
+        return identity == self._identity
 
     def abandon(self) -> None:
-        """Have other processes that still map this file look for the one in its place.
+        """Make other processes that still map this file look for the one in its place.
 
-        They see a record that is not there, and so look closer.
+        They find the sequence number of a record that does not exist, and so verify the file.
         """
         if self.memory.size() >= layout.FILE_BYTES:
             moved_on = self.words[layout.SEQUENCE_WORD] + 1
             self.words[layout.SEQUENCE_WORD] = moved_on & layout.WORD_MAX
 
     def close(self) -> None:
-        """Unmap the file; readers must have let go of ``words``."""
+        """Unmap the file; readers must have released ``words``."""
         self.words.release()
         self.memory.close()
 
@@ -85,14 +85,13 @@ class MappedFile:
 def open_file(path: Path, namespace: str, host_id: int) -> MappedFile:
     """Return the snapshot file at *path*, made or replaced where it cannot be used.
 
-    :param host_id: what a new file tells this host from others by
-    :raises RefusedFile: the directory is not ours to trust, or the file a newer release's
+    :param host_id: the random number that identifies this host in a new file
+    :raises RefusedFile: the directory cannot be trusted, or the file must be left to its owner
     :raises OSError: the file system has no room, is read-only, ...
     """
     _check_directory(path.parent)
     refusal: Exception | None = None
-    with locked(path) as held:
-        check_held(path, held=held)
+    with locked(path):
         try:
             return _open_checked(path, namespace)
         except FileNotFoundError:
@@ -114,67 +113,78 @@ def open_file(path: Path, namespace: str, host_id: int) -> MappedFile:
     return mapped
 
 
-@contextmanager
-def locked(
-    path: Path, suffix: str = ".lock", *, wait_seconds: float | None = None
-) -> Iterator[bool]:
-    """Hold the lock of a snapshot file, and give whether it is held.
+class locked:  # noqa: N801  # used as a function is; a generator would cost each update two more calls
+    """Hold the lock of a snapshot file.
 
     The lock file is opened anew each time: a descriptor inherited through a fork would share the
     parent's lock instead of competing for it.
-
-    :param wait_seconds: how long to wait for it at most; :data:`LOCK_SECONDS` if left out
-    :raises OSError: it cannot be opened, or is another user's, who could keep us waiting
     """
-    descriptor = os.open(
-        path.with_name(path.name + suffix), _OPEN | os.O_CREAT, stat.S_IRUSR | stat.S_IWUSR
-    )
-    held = False
-    try:
-        owner = os.fstat(descriptor).st_uid
-        if owner != os.geteuid():
-            message = f"{path.name}{suffix} belongs to user {owner}"
-            raise PermissionError(message)
-        held = _acquire(descriptor, LOCK_SECONDS if wait_seconds is None else wait_seconds)
-        yield held
-    finally:
-        if held:
-            # Closing would not do: a child forked meanwhile has the descriptor too, and would hold
-            # the lock until it ends.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
 
+    def __init__(
+        self, path: Path, suffix: str = ".lock", *, wait_seconds: float | None = None
+    ) -> None:
+        """Take no lock yet.
 
-def check_held(path: Path, *, held: bool) -> None:
-    """Refuse to go on without a lock.
+        :param wait_seconds: how long to wait for it at most, after which the block runs without
+            it; if left out, :data:`LOCK_SECONDS`, after which the block does not run
+        """
+        self._path = path.with_name(path.name + suffix)
+        self._wait_seconds = wait_seconds
+        self._descriptor = -1
+        self._is_held = False
 
-    :raises TimeoutError: it is not held
-    """
-    if not held:
-        message = f"another process has held {path.name}.lock for {LOCK_SECONDS:g} s"
-        raise TimeoutError(message)
+    def __enter__(self) -> bool:
+        """Return whether the lock is held.
 
+        :raises OSError: it cannot be opened, or belongs to another user, who could block us
+        :raises TimeoutError: another process holds it for too long
+        """
+        mode = stat.S_IRUSR | stat.S_IWUSR
+        self._descriptor = os.open(self._path, _OPEN | os.O_CREAT, mode)
+        try:
+            owner = os.fstat(self._descriptor).st_uid
+            if owner != os.geteuid():
+                message = f"{self._path.name} belongs to user {owner}"
+                raise PermissionError(message)  # noqa: TRY301  # a call less for each update
+            with suppress(BlockingIOError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._is_held = True
+            self._is_held = self._is_held or self._acquire()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        return self._is_held
 
-def _acquire(descriptor: int, wait_seconds: float) -> bool:
-    """Take a lock, and return whether it is held.
+    def __exit__(self, *_: object) -> None:
+        if self._is_held:
+            # Closing it is not enough: a child forked meanwhile has the descriptor too, and would
+            # hold the lock until it ends.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        os.close(self._descriptor)
 
-    By trying again: under gevent, whoever waits within ``flock`` keeps a greenlet of its own
-    process, which may hold the lock, from ever giving it back.
-    """
-    deadline = time.monotonic() + wait_seconds
-    while True:
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(LOCK_RETRY_SECONDS)
+    def _acquire(self) -> bool:
+        """Wait for the lock, and return whether it is held.
+
+        By trying again: under gevent, a greenlet that waits within ``flock`` blocks the one of its
+        own process that may hold the lock.
+        """
+        wait_seconds = LOCK_SECONDS if self._wait_seconds is None else self._wait_seconds
+        deadline = time.monotonic() + wait_seconds
+        while time.monotonic() < deadline:
+            time.sleep(LOCK_RETRY_SECONDS)
+            with suppress(BlockingIOError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+        if self._wait_seconds is None:
+            message = f"another process has held {self._path.name} for {LOCK_SECONDS:g} s"
+            raise TimeoutError(message)
+        return False
 
 
 def default_path(config: Config) -> Path:
-    """Return the file that every process of this user, namespace and database means.
+    """Return the path that all processes of this user, namespace and database share.
 
-    The layout is part of the name, so that two releases running side by side do not replace each
+    The layout is part of the name, so that two releases that run side by side do not replace each
     other's file again and again.
     """
     memory = Path("/dev/shm")  # noqa: S108  # the directory made in it is private, and checked
@@ -185,7 +195,7 @@ def default_path(config: Config) -> Path:
 
 
 def _check_directory(directory: Path) -> None:
-    """Make the directory if need be, and refuse one that others could tamper with.
+    """Make the directory if it is missing, and refuse one that others could tamper with.
 
     :raises RefusedFile: it is a link, another user's, or writable by others
     """
@@ -195,7 +205,7 @@ def _check_directory(directory: Path) -> None:
         raise RefusedFile(f"{directory} is not a directory")
     if found.st_uid not in (os.geteuid(), 0):
         raise RefusedFile(f"{directory} belongs to user {found.st_uid}")
-    # In a sticky directory, such as /tmp, others may add files but not take ours away.
+    # In a sticky directory, such as /tmp, others may add files but not remove ours.
     if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
         raise RefusedFile(f"{directory} may be written by others; run `chmod go-w {directory}`")
 
@@ -203,7 +213,7 @@ def _check_directory(directory: Path) -> None:
 def _open_checked(path: Path, namespace: str) -> MappedFile:
     """Map an existing file.
 
-    :raises RefusedFile: it is not a file of ours, of this size and layout
+    :raises RefusedFile: it is not this user's, or not of this size and layout
     """
     descriptor = os.open(path, _OPEN)
     try:
@@ -228,10 +238,10 @@ def _open_checked(path: Path, namespace: str) -> MappedFile:
 
 
 def _check_layout(words: memoryview[int], namespace: str) -> None:
-    """Refuse a file whose words stand elsewhere than we would look for them.
+    """Refuse a file of another layout or namespace.
 
-    :raises ForeignFile: a newer release, or another namespace, goes on using it
-    :raises RefusedFile: it is older, or none of ours
+    :raises ForeignFile: a newer release, or another namespace, uses it
+    :raises RefusedFile: it is older, or not a snapshot
     """
     if words[layout.MAGIC_WORD] != layout.MAGIC:
         raise RefusedFile("it is not a snapshot")
@@ -243,14 +253,14 @@ def _check_layout(words: memoryview[int], namespace: str) -> None:
         raise RefusedFile(f"it is of layout {version}, not {layout.VERSION}")
     if words[layout.OWNER_WORD] != layout.owner_number(namespace):
         raise ForeignFile(
-            "it holds another namespace's settings; give each a WAFFLE_SNAPSHOT_PATH of its own"
+            "it holds another namespace's settings; set another WAFFLE_SNAPSHOT_PATH for each"
         )
 
 
 def _lengthen(path: Path) -> None:
-    """Give a file that was cut short its length back, before another takes its place.
+    """Restore the length of a file that was cut short, before another takes its place.
 
-    Processes that still map it would be killed when they touch what is no longer there.
+    Processes that still map it would be killed when they touch the missing part.
     """
     with suppress(OSError):
         descriptor = os.open(path, _OPEN)
@@ -266,11 +276,11 @@ def _lengthen(path: Path) -> None:
 def _create(path: Path, namespace: str, host_id: int) -> None:
     """Put a new, empty file at *path*, whole from the first moment on; call it under the lock."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        leftover.unlink()  # of a process that was killed here
+        leftover.unlink()  # of a process that was killed at this point
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         try:
-            # Reserved now: a page that cannot be had when it is first written kills the process.
+            # Reserved now: a page that is not available when it is first written kills the process.
             os.posix_fallocate(descriptor, 0, layout.FILE_BYTES)
             header = (layout.MAGIC, layout.VERSION, layout.ROOM_BYTES, layout.SLOT_COUNT)
             os.pwrite(descriptor, struct.pack("=4Q", *header), 0)
@@ -285,7 +295,3 @@ def _create(path: Path, namespace: str, host_id: int) -> None:
     except BaseException:
         Path(name).unlink()
         raise
-
-
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino

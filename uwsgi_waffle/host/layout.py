@@ -1,4 +1,4 @@
-"""What stands where in the host snapshot file.
+"""Which word holds what in the host snapshot file.
 
 ::
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 
 MAGIC = int.from_bytes(b"uwaffle\n", "little")
-#: Raised with every change of what stands where; a file of another layout is replaced.
+#: Raised with every change of the layout; a file of an older one is replaced.
 VERSION = 2
 
 WORD_BYTES = 8
@@ -31,17 +31,17 @@ ROOM_WORD = 2
 SLOTS_WORD = 3
 #: Moves on with each record, from a random start; 0 before the first. What every request compares.
 SEQUENCE_WORD = 4
-#: When a listener last turned: nanoseconds of the monotonic clock, which one boot shares.
+#: When a listener last compared with SQL: nanoseconds of the monotonic clock, one for each boot.
 HEARTBEAT_WORD = 5
-#: When a process last asked SQL because no listener lived, likewise.
+#: When a process last asked SQL because no listener was alive, likewise.
 ASKED_WORD = 6
-#: A random number made with the file, which tells this host from others.
+#: A random number made with the file, which identifies this host.
 HOST_ID_WORD = 7
 #: When a listener last reported this host to Redis, on the clock of the heartbeat.
 REPORTED_WORD = 8
-#: Tells whose settings these are, see :func:`owner_number`.
+#: Identifies the namespace, see :func:`owner_number`.
 OWNER_WORD = 9
-#: How many messages and reports of this host's were malformed or forged.
+#: How many messages that this host received were malformed or forged.
 IGNORED_WORD = 10
 
 SLOT_WORDS = 64
@@ -63,14 +63,11 @@ AREA_HEADER_BYTES = AREA_HEADER_WORDS * WORD_BYTES
 ROOM_BYTES = 512 * 1024
 AREA_BYTES = AREA_HEADER_BYTES + ROOM_BYTES
 AREAS_OFFSET = SLOTS_OFFSET + SLOTS_BYTES
+#: Offsets in bytes of the areas; the lowest bit of a sequence number names the one it uses.
+AREA_OFFSETS = (AREAS_OFFSET, AREAS_OFFSET + AREA_BYTES)
 FILE_BYTES = -(-(AREAS_OFFSET + 2 * AREA_BYTES) // PAGE_BYTES) * PAGE_BYTES
 
 
-def area_offset(sequence: int) -> int:
-    """Return the offset in bytes of the area that a sequence number uses."""
-    return AREAS_OFFSET + (sequence & 1) * AREA_BYTES
-
-
 def owner_number(namespace: str) -> int:
-    """Return the number that a namespace goes by in the file."""
+    """Return the number that identifies a namespace in the file."""
     return int.from_bytes(hashlib.sha256(namespace.encode()).digest()[:WORD_BYTES], "big")

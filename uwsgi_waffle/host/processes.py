@@ -1,19 +1,13 @@
 """The processes of this host, listed in the host snapshot: which state each of them serves.
 
-A process writes its own slot only, word by word and without a lock; others only read it. Who lives
-is told by a record lock that each process holds on one byte of a file beside the host snapshot:
-the kernel drops it when the process ends or runs another program, and knows it across containers,
-where a pid means nothing.
+A process writes its own slot only, word by word and without a lock; others only read it. Which
+processes live is known by their :class:`LifeLocks`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,6 +15,7 @@ from pathlib import Path
 from uwsgi_waffle.values.position import NOWHERE, Position
 
 from . import layout
+from .lives import LifeLocks
 
 __all__ = ["ListenerState", "ProcessSlot", "RefusedValue", "SlotTable"]
 
@@ -36,11 +31,8 @@ _REFUSED_BYTES = (layout.SLOT_WORDS - _REFUSED) * layout.WORD_BYTES
 
 #: What a process is, as a number in its slot.
 ROLES = ("process", "worker", "mule", "spooler", "listener")
-#: What its listener does, likewise: there is none; it hears Redis; it polls SQL only.
+#: What its listener does, likewise: it has none; hears Redis and polls SQL; only polls SQL.
 LISTENER_STATES = ("absent", "live", "polling")
-
-#: struct flock of 64-bit Linux: type, whence, start, length, pid. See fcntl(2).
-_FLOCK = struct.Struct("@hhqqi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,46 +101,64 @@ class ProcessSlot:
 class SlotTable:
     """The slots of a mapped file, and the one of this process.
 
-    :ivar served: the position that this process has recorded, if any
+    What this process has recorded moves with it to another slot, and to another file.
     """
 
-    def __init__(self, words: memoryview[int], path: Path | None = None) -> None:
-        """Use the slots in *words*.
+    _words: memoryview[int]
+    _lives: LifeLocks | None
 
-        :param path: the snapshot file; ``None`` for private memory, where no other process is
+    def __init__(self) -> None:
+        """List nothing; :meth:`move` gives it memory."""
+        self._pid = 0
+        self._mine: int | None = None
+        self._identity = (0, 0, 0, 0)
+        self._recorded: tuple[Position, tuple[RefusedValue, ...]] = (NOWHERE, ())
+        self._expected_workers = 0
+
+    def move(self, words: memoryview[int], path: Path | None) -> None:
+        """Use the slots in *words*, none of which is this process's yet.
+
+        :param path: the snapshot file; ``None`` for private memory, which no other process sees
         """
         self._words = words
         self._lives = None if path is None else LifeLocks(path)
-        self._mine: int | None = None
-        self._owner_pid = 0
-        self.served: Position | None = None
+        self._mine = None
 
-    def claim(self, role: str, worker: int, master: int, *, follows: bool) -> bool:
+    def introduce(self, role: str, worker: int, master: int, *, follows: bool) -> None:
+        """Set what this process is; :meth:`claim` lists it."""
+        if self._pid != os.getpid():
+            self._mine = None  # a parent's, and so is what was recorded
+            self._recorded, self._expected_workers = (NOWHERE, ()), 0
+        self._pid = os.getpid()
+        self._identity = (ROLES.index(role), worker, master, int(follows))
+
+    def claim(self) -> bool:
         """Take a slot for this process; call it under the file's lock.
 
         :return: whether one was free
-        :raises OSError: the file of the locks cannot be opened
+        :raises OSError: the file of the locks cannot be used
         """
-        pid = os.getpid()
         held = () if self._lives is None else self._lives.held_here()
         free = (n for n in range(layout.SLOT_COUNT) if not self._is_living(n))
-        number = next(chain(held, free), None)
+        # A process that has not seen yet that the file was replaced holds the lock of a free slot.
+        number = next((n for n in chain(held, free) if self._hold(n)), None)
         if number is None:
             return False
-        if self._lives is not None and not self._lives.hold(number):
-            return False
         start = _start(number)
-        fields = [0] * layout.SLOT_WORDS
-        fields[_ROLE] = ROLES.index(role)
-        fields[_WORKER] = worker
-        fields[_MASTER] = master
-        fields[_SINCE_NS] = time.time_ns()
-        fields[_FOLLOWS] = int(follows)
-        for word in range(_PID + 1, layout.SLOT_WORDS):
-            self._words[start + word] = fields[word]
-        self._words[start + _PID] = pid  # last: it makes the slot one
-        self._mine, self._owner_pid = start, pid
+        for word in range(start + _PID + 1, start + layout.SLOT_WORDS):
+            self._words[word] = 0
+        for word, value in enumerate(self._identity, start + _ROLE):
+            self._words[word] = value
+        self._words[start + _EXPECTED] = self._expected_workers
+        self._words[start + _PID] = self._pid  # last: it makes the slot one
+        self._mine = start
+        self.record(*self._recorded)
         return True
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether this process is to be listed."""
+        return self._pid == os.getpid()
 
     def is_listed(self) -> bool:
         """Return whether other processes see this one in the list."""
@@ -156,7 +166,7 @@ class SlotTable:
 
     def record(self, position: Position, refused: tuple[RefusedValue, ...] = ()) -> None:
         """Record the state that this process serves, and what of it the process refuses."""
-        self.served = position
+        self._recorded = position, refused
         start = self._own()
         if start is None:
             return
@@ -183,15 +193,16 @@ class SlotTable:
 
     def record_expected_workers(self, count: int) -> None:
         """Record how many workers the uWSGI instance of this process runs."""
+        self._expected_workers = count
         start = self._own()
         if start is not None:
             self._words[start + _EXPECTED] = count
 
     def release(self) -> None:
-        """Give this process's slot back."""
-        start, self._mine = self._own(), None
+        """Give this process's slot back, and list it no more."""
+        start, self._pid = self._own(), 0
         if start is not None:
-            self._words[start] = 0
+            self._words[start + _PID] = 0
             if self._lives is not None:
                 self._lives.release((start - _start(0)) // layout.SLOT_WORDS)
 
@@ -203,15 +214,19 @@ class SlotTable:
     def _is_living(self, number: int) -> bool:
         """Return whether the slot is that of a living process."""
         start = _start(number)
-        if not self._words[start]:
+        if not self._words[start + _PID]:
             return False
-        if start == self._own():
-            return True
-        return self._lives is not None and self._lives.is_held_elsewhere(number)
+        return start == self._own() or (self._lives is not None and self._lives.is_held(number))
+
+    def _hold(self, number: int) -> bool:
+        return self._lives is None or self._lives.hold(number)
 
     def _own(self) -> int | None:
-        """Return the position of this process's slot, which a parent's is not."""
-        return self._mine if self._owner_pid == os.getpid() else None
+        """Return the first word of this process's slot; a parent's, or a lost one, is not."""
+        start = self._mine
+        if start is None or self._pid != os.getpid() or self._words[start + _PID] != self._pid:
+            return None
+        return start
 
     def _slot(self, number: int) -> ProcessSlot:
         """Return what a slot says; any bits may stand in it."""
@@ -264,81 +279,3 @@ def position_of(lineage: int, revision: int, stamp: int) -> Position:
 def _start(number: int) -> int:
     """Return the first word of a slot."""
     return layout.SLOTS_OFFSET // layout.WORD_BYTES + number * layout.SLOT_WORDS
-
-
-#: Path of a lock file -> its descriptor, and the slot numbers that this process holds. One each, as
-#: to close any descriptor of a file drops every record lock that the process has on it.
-_lock_files: dict[Path, _LockFile] = {}
-
-
-@dataclass(slots=True)
-class _LockFile:
-    descriptor: int
-    pid: int
-    held: set[int]
-
-
-class LifeLocks:
-    """The record locks of one host snapshot: byte *n* is held by the process in slot *n*."""
-
-    def __init__(self, snapshot_path: Path) -> None:
-        self._path = snapshot_path.with_name(snapshot_path.name + ".processes")
-
-    def held_here(self) -> Iterator[int]:
-        """Yield the slots that this process holds."""
-        yield from sorted(self._file().held)
-
-    def hold(self, number: int) -> bool:
-        """Take the lock of a slot, and return whether it is held."""
-        file = self._file()
-        try:
-            fcntl.lockf(file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-        except (BlockingIOError, PermissionError):
-            return False
-        file.held.add(number)
-        return True
-
-    def release(self, number: int) -> None:
-        """Drop the lock of a slot."""
-        file = self._file()
-        file.held.discard(number)
-        fcntl.lockf(file.descriptor, fcntl.LOCK_UN, 1, number)
-
-    def is_held_elsewhere(self, number: int) -> bool:
-        """Return whether another living process holds the lock of a slot."""
-        with suppress(OSError):  # the directory is gone, and with it the list
-            file = self._file()
-            asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
-            found = _FLOCK.unpack(fcntl.fcntl(file.descriptor, fcntl.F_GETLK, asked))
-            return number in file.held or bool(found[0] != fcntl.F_UNLCK)
-        return False
-
-    def are_in_place(self) -> bool:
-        """Return whether the file of the locks is the one that others open."""
-        file = _lock_files.get(self._path)
-        with suppress(OSError):
-            found = self._path.lstat()
-            return file is not None and _is_same(os.fstat(file.descriptor), found)
-        return False
-
-    def _file(self) -> _LockFile:
-        """Return the open file of the locks.
-
-        :raises OSError: it cannot be opened
-        """
-        file = _lock_files.get(self._path)
-        if file is not None and not self.are_in_place():
-            del _lock_files[self._path]
-            os.close(file.descriptor)
-            file = None
-        if file is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            file = _LockFile(os.open(self._path, flags, 0o600), os.getpid(), set())
-            _lock_files[self._path] = file
-        if file.pid != os.getpid():  # a child: it holds none of its parent's locks
-            file.pid, file.held = os.getpid(), set()
-        return file
-
-
-def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
-    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)

@@ -12,17 +12,17 @@ import logging
 import os
 import secrets
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from uwsgi_waffle.values.position import NOWHERE, Position
 from uwsgi_waffle.values.snapshot import Record
 
-from . import layout
-from .files import MappedFile, RefusedFile, check_held, locked, open_file
-from .processes import SlotTable, position_of
+from . import areas, layout
+from .files import MappedFile, RefusedFile, locked, open_file
+from .lives import LifeLocks
+from .processes import SlotTable
 
 __all__ = ["HostSnapshot", "encode_record"]
 
@@ -34,14 +34,6 @@ READ_ATTEMPTS = 20
 T = TypeVar("T")
 
 
-class _Area(NamedTuple):
-    """A checked copy of what an area holds."""
-
-    sequence: int
-    position: Position
-    payload: bytes
-
-
 class HostSnapshot:
     """The latest record that any process of this host has seen.
 
@@ -50,16 +42,17 @@ class HostSnapshot:
     """
 
     words: memoryview[int]
-    slots: SlotTable
 
     def __init__(self, path: Path, namespace: str = "default") -> None:
-        """Map the file at *path*, made or replaced; where that fails, log it and go on without."""
+        """Map the file at *path*, made or replaced; where that fails, log it and do without."""
         self.path = path
         self._namespace = namespace
         self._file: MappedFile | None = None
-        self._registered: tuple[str, int, int, bool] | None = None
+        self.slots = SlotTable()
         self._logged: set[str] = set()
-        self._keys: tuple[int, tuple[str, ...]] = (0, ())
+        #: Sequence number -> what was decoded of that record.
+        self._decoded: tuple[int, str, tuple[str, ...], tuple[str, ...]] = (0, "", (), ())
+        self._known: tuple[int, Position] = (0, NOWHERE)
         self._new_host_id = secrets.randbits(64)
         #: Why other processes do not see what is written here, ``None`` where they do.
         self.not_shared_reason: str | None = None
@@ -74,6 +67,7 @@ class HostSnapshot:
         """Map the file, or private memory where it cannot be used."""
         try:
             file = open_file(self.path, self._namespace, self._new_host_id)
+            LifeLocks(self.path).held_here()  # it must be possible to list this process, too
         except (RefusedFile, OSError) as error:
             if self._file is not None or not hasattr(self, "words"):
                 self._use_private_memory(error)
@@ -98,17 +92,13 @@ class HostSnapshot:
     def _use(self, words: memoryview[int], file: MappedFile | None) -> None:
         """Switch to another mapping and mark the old one abandoned."""
         before, self._file = self._file, file
-        served = self.slots.served if hasattr(self, "slots") else None
         self.words = words
-        self.slots = SlotTable(words, None if file is None else self.path)
+        self.slots.move(words, None if file is None else self.path)
         self._new_host_id = words[layout.HOST_ID_WORD]
         if before is not None and not before.is_in_place():
             before.abandon()
-        if self._registered is not None:
-            role, worker, master, follows = self._registered
-            self.register(role, worker, master, follows=follows)
-        if served is not None:
-            self.slots.record(served)
+        if self.slots.is_registered:
+            self._list()
 
     def verify(self) -> bool:
         """Map the file anew if it is no longer the one at its path, and return whether it was so.
@@ -116,20 +106,12 @@ class HostSnapshot:
         It may have been deleted, replaced or cut short.
         """
         if self._file is not None and self._file.is_in_place():
-            self._relist_if_needed()
+            if self.slots.is_registered and not self.slots.is_listed():
+                self._list()  # the file of the life locks was deleted
             return False
         was_shared = self.is_shared
         self._open()
         return was_shared or self.is_shared
-
-    def _relist_if_needed(self) -> None:
-        """List this process again where the file of the life locks was deleted."""
-        if self._registered is None or self.slots.served is None or self.slots.is_listed():
-            return
-        role, worker, master, follows = self._registered
-        served = self.slots.served
-        self.register(role, worker, master, follows=follows)
-        self.slots.record(served)
 
     def register(
         self, role: str, worker: int = 0, master: int = 0, *, follows: bool = False
@@ -138,10 +120,14 @@ class HostSnapshot:
 
         :param follows: whether it is woken for changes
         """
-        self._registered = (role, worker, master, follows)
-        listed = self._exclusively(lambda: self.slots.claim(role, worker, master, follows=follows))
-        if not listed:
-            logger.warning(
+        self.slots.introduce(role, worker, master, follows=follows)
+        self._list()
+
+    def _list(self) -> None:
+        """Take a slot for this process."""
+        if not self._exclusively(self.slots.claim):
+            self._log_once(
+                "unlisted",
                 "waffle: the host snapshot %s lists %d processes already, so this one (pid %d) "
                 "does not show in status. It serves the settings like any other.",
                 self.path,
@@ -153,7 +139,7 @@ class HostSnapshot:
 
     @property
     def host_id(self) -> str:
-        """16 hexadecimal digits that tell this host, which is this file, from others."""
+        """16 hexadecimal digits that identify this host, which is this file."""
         return f"{self.words[layout.HOST_ID_WORD]:016x}"
 
     @property
@@ -163,9 +149,13 @@ class HostSnapshot:
 
     @property
     def position(self) -> Position:
-        """The position of the latest record."""
-        found = self._latest()
-        return NOWHERE if found is None else found.position
+        """The position of the latest record, decoded once for each record."""
+        if self.words[layout.SEQUENCE_WORD] != self._known[0]:
+            found = self._latest()
+            if found is None:
+                return NOWHERE
+            self._known = found.sequence, found.position
+        return self._known[1]
 
     def read(self) -> tuple[int, Record] | None:
         """Return the latest record and its sequence number.
@@ -175,15 +165,16 @@ class HostSnapshot:
         found = self._latest()
         if found is None:
             return None
-        rows, keys = json.loads(found.payload)
-        return found.sequence, Record(found.position, rows, tuple(keys))
+        rows, keys, before = json.loads(found.payload)
+        return found.sequence, Record(found.position, rows, tuple(keys), tuple(before))
 
-    def _latest(self) -> _Area | None:
+    def _latest(self) -> areas.Area | None:
         """Return the area in use, ``None`` where there is none yet, or it is damaged."""
         found = self._in_use()
         if found is None and self.sequence and self.verify():
             found = self._in_use()  # it was not damaged, but abandoned
         if found is None and self.sequence:
+            self._known = 0, NOWHERE  # the same position repairs the file
             self._log_once(
                 "damaged",
                 "waffle: the record in the host snapshot %s is damaged. It is read from SQL, and "
@@ -197,13 +188,13 @@ class HostSnapshot:
             self._logged.add(code)
             logger.warning(message, *arguments)
 
-    def _in_use(self) -> _Area | None:
+    def _in_use(self) -> areas.Area | None:
         """Return the area in use in the present mapping, ``None`` as :meth:`_latest`."""
         for _ in range(READ_ATTEMPTS):
             sequence = self.sequence
             if sequence == 0:
                 return None
-            area = self._copy_area(sequence)
+            area = areas.read(self.words, sequence)
             if area is not None:
                 return area
         return None
@@ -216,7 +207,10 @@ class HostSnapshot:
         :return: its sequence number, ``None`` where a later record stays the latest, or this one
             is too large
         """
-        payload = encode_record(record)
+        lineage, keys, before = self._secrets()
+        if keys and record.position.lineage != lineage:
+            before = (lineage, *keys)
+        payload = encode_record(record, before)
         if len(payload) > layout.ROOM_BYTES:
             self._log_once(
                 "too large",
@@ -226,76 +220,50 @@ class HostSnapshot:
                 layout.ROOM_BYTES,
             )
             return None
-        return self._exclusively(lambda: self._publish(record, payload, at_start=at_start))
+        return self._exclusively(lambda: self._publish(record, before, payload, at_start=at_start))
 
     def _exclusively(self, act: Callable[[], T]) -> T:
-        """Write to the file, alone; to private memory where the lock cannot be had.
+        """Write to the file, alone; to private memory where the lock cannot be taken.
 
         *act* must not log: under gevent that may switch to a greenlet that waits for the lock.
         """
-        while self.is_shared:
-            if self._file is not None and not self._file.is_in_place():
-                self._open()
-                continue
+        while self._file is not None:
             try:
-                with locked(self.path) as held:
-                    check_held(self.path, held=held)
+                with locked(self.path):
                     # A process that replaces the file holds the lock too, so it now stays in place.
-                    if self._file is not None and self._file.is_in_place():
+                    if self._file.is_in_place():
                         return act()
             except OSError as error:
-                self._use_private_memory(error)
+                if self._file.is_in_place():
+                    self._use_private_memory(error)
+                    continue
+            self._open()
         return act()
 
-    def _publish(self, record: Record, payload: bytes, *, at_start: bool) -> int | None:
-        found = self._in_use()
-        if found is not None and not record.position.supersedes(found.position):
-            is_emptied = not record.position.exists and found.position.exists
+    def _publish(
+        self, record: Record, before: tuple[str, ...], payload: bytes, *, at_start: bool
+    ) -> int | None:
+        last = self.words[layout.SEQUENCE_WORD]
+        present: Position | None = self._known[1]
+        if not last or last != self._known[0]:
+            found = self._in_use()
+            present = None if found is None else found.position
+        if present is not None and not record.position.supersedes(present):
+            is_emptied = not record.position.exists and present.exists
             if not (is_emptied and at_start and self._is_alone()):
                 return None
         # From a random start, so that no file repeats a number that a process has seen in another.
         # Garbage may have been left in it, too: after the largest number comes one that is not 0.
-        sequence = ((self.sequence or secrets.randbits(62)) + 1) & layout.WORD_MAX or 2
-        self._write_area(sequence, record.position, payload)
+        sequence = ((last or secrets.randbits(62)) + 1) & layout.WORD_MAX or 2
+        areas.write(self.words, sequence, record.position, payload)
         self.words[layout.SEQUENCE_WORD] = sequence
+        self._known = sequence, record.position
+        self._decoded = sequence, record.position.lineage, record.keys, before
         self._logged.clear()
         return sequence
 
     def _is_alone(self) -> bool:
         return all(process.pid == os.getpid() for process in self.slots.living())
-
-    def _copy_area(self, sequence: int) -> _Area | None:
-        """Return a copy of an area; ``None`` where a process is writing to it, or it is damaged."""
-        start = layout.area_offset(sequence)
-        word = start // layout.WORD_BYTES
-        header = self.words[word : word + layout.AREA_HEADER_WORDS].tolist()
-        length = header[layout.AREA_LENGTH]
-        if header[layout.AREA_SEQUENCE] != sequence or length > layout.ROOM_BYTES:
-            return None
-        first = start + layout.AREA_HEADER_BYTES
-        payload = bytes(self.words.cast("B")[first : first + length])
-        if _crc(header, payload) != header[layout.AREA_CRC]:
-            return None
-        position = position_of(
-            header[layout.AREA_LINEAGE], header[layout.AREA_REVISION], header[layout.AREA_STAMP]
-        )
-        return _Area(sequence, position, payload)
-
-    def _write_area(self, sequence: int, position: Position, payload: bytes) -> None:
-        """Write a record into the area that is not in use."""
-        header = [0] * layout.AREA_HEADER_WORDS
-        header[layout.AREA_SEQUENCE] = sequence
-        header[layout.AREA_LINEAGE] = int(position.lineage or "0", 16)
-        header[layout.AREA_REVISION] = position.revision
-        header[layout.AREA_STAMP] = int(position.stamp or "0", 16)
-        header[layout.AREA_LENGTH] = len(payload)
-        header[layout.AREA_CRC] = _crc(header, payload)
-        start = layout.area_offset(sequence)
-        word = start // layout.WORD_BYTES
-        memory = self.words.cast("B")
-        memory[start + layout.AREA_HEADER_BYTES :][: len(payload)] = payload
-        for offset, value in enumerate(header):
-            self.words[word + offset] = value
 
     # -- listeners ---------------------------------------------------------------------------
 
@@ -330,19 +298,31 @@ class HostSnapshot:
     @property
     def keys(self) -> tuple[str, ...]:
         """What signs the messages between hosts; empty before the first record."""
-        sequence = self.sequence
-        if self._keys[0] != sequence:
+        return self._secrets()[1]
+
+    @property
+    def lineage_before(self) -> str:
+        """The lineage that this host was at before the present one, ``""`` where there is none."""
+        return "".join(self._secrets()[2][:1])
+
+    def keys_of(self, lineage: str) -> tuple[str, ...]:
+        """Return what signs the messages of the present lineage, or of the one before."""
+        present, keys, before = self._secrets()
+        if lineage == present:
+            return keys
+        return before[1:] if lineage in before[:1] else ()
+
+    def _secrets(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        """Return lineage, keys and what was before, decoded once for each record."""
+        if self._decoded[0] != self.words[layout.SEQUENCE_WORD]:
             found = self.read()
-            self._keys = (sequence, () if found is None else found[1].keys)
-        return self._keys[1]
+            if found is None:
+                return "", (), ()
+            record = found[1]
+            self._decoded = found[0], record.position.lineage, record.keys, record.before
+        return self._decoded[1:]
 
 
-def encode_record(record: Record) -> bytes:
-    """Return the rows and keys of a record as the host snapshot holds them."""
-    return json.dumps([dict(record.rows), record.keys], separators=(",", ":")).encode()
-
-
-def _crc(header: list[int], payload: bytes) -> int:
-    """Return the CRC of a record and of everything in its header but the CRC."""
-    start = zlib.crc32(repr(header[: layout.AREA_CRC]).encode())
-    return zlib.crc32(payload, start)
+def encode_record(record: Record, before: tuple[str, ...] = ()) -> bytes:
+    """Return a record as the host snapshot holds it, with the lineage and the keys before it."""
+    return json.dumps([dict(record.rows), record.keys, before], separators=(",", ":")).encode()

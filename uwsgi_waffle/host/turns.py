@@ -1,4 +1,4 @@
-"""Which process of this host asks SQL: one at a time, however many would like to."""
+"""Which process of this host asks SQL: one at a time, however many want to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["asking", "only_reader"]
 
 @contextmanager
 def asking(host: HostSnapshot, every_seconds: float) -> Iterator[bool]:
-    """Yield whether this process should ask SQL now: one process at a time, once a period.
+    """Yield whether this process should ask SQL now: one process at a time, once an interval.
 
     For hosts without a listener.
     """

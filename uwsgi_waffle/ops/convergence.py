@@ -1,4 +1,4 @@
-"""Whether every process serves SQL's present state: looked up once, then told by the hosts."""
+"""Whether every process serves SQL's state of a revision, by what the hosts report."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from uwsgi_waffle.bus.client import BusUnavailable
-from uwsgi_waffle.bus.fleet import Fleet, HostStatus, this_host
-from uwsgi_waffle.bus.reports import SILENT_SECONDS
-from uwsgi_waffle.errors import NotConverged, StoreUnavailable
+from uwsgi_waffle.bus.fleet import Fleet, HostStatus, NotConverged, this_host
+from uwsgi_waffle.errors import StoreUnavailable
+from uwsgi_waffle.host.processes import ListenerState
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.values.position import NOWHERE, Position
 
-__all__ = ["known_hosts", "look", "own_host", "wait"]
+__all__ = ["known_hosts", "look", "mute_hosts", "own_host", "wait"]
 
 #: Seconds between two looks at the processes of this host.
 LOOK_SECONDS = 0.005
-#: Seconds between two looks at what all hosts have reported, beside what they publish.
+#: Seconds between two looks at all reports, beside those that hosts publish meanwhile.
 LOOK_AT_REPORTS_SECONDS = 1.0
 #: Seconds between two questions to SQL.
 ASK_SQL_SECONDS = 0.1
@@ -37,17 +37,35 @@ def own_host(state: State) -> HostStatus:
 
 
 def known_hosts(own: HostStatus, reported: Iterable[HostStatus]) -> tuple[HostStatus, ...]:
-    """Return every known host; what this one has reported of itself gives way to what it is.
+    """Return every known host; for this one its host snapshot counts, not what it reported.
 
-    A host without any process, such as one where only a command runs, is left out.
+    A host without a process, such as one where only a command runs, is left out.
     """
     others = [host for host in reported if host.id != own.id]
     mine = [own] if own.processes or not others else []
     return tuple(sorted(mine + others, key=lambda host: (host.name, host.id)))
 
 
+def mute_hosts(state: State) -> list[HostStatus]:
+    """Return the hosts that noted in SQL that they cannot report on Redis.
+
+    :raises StoreUnavailable: the database did not answer
+    """
+    return [
+        HostStatus(
+            id=mute.id,
+            name=mute.name,
+            position=NOWHERE,
+            listener=ListenerState(),
+            following=1,  # how many processes it has is not known
+            fault=f"it cannot report to Redis ({mute.reason})",
+        )
+        for mute in state.mute_hosts.read()
+    ]
+
+
 def look(state: State, revision: int) -> Fleet:
-    """Return how far SQL's present state has come, process by process; asks SQL and Redis once.
+    """Return which process serves SQL's present state; asks SQL and Redis once.
 
     :param revision: one that SQL should have reached
     """
@@ -79,7 +97,7 @@ def wait(state: State, revision: int, timeout_seconds: float) -> Fleet:
 
 
 class _View:
-    """What is known of all hosts while somebody waits for a state."""
+    """What is known of all hosts while a state is waited for."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -97,7 +115,7 @@ class _View:
             receive: Receive = _sleep
             if self._state.config.multiproc:
                 lineage = self._position.lineage or self._state.host.position.lineage
-                with contextlib.suppress(BusUnavailable):  # the look that follows says so
+                with contextlib.suppress(BusUnavailable):  # reading the reports shows it
                     receive = stack.enter_context(self._state.reports.acknowledgements(lineage))
             yield receive
 
@@ -107,22 +125,28 @@ class _View:
             return
         lineage = self._position.lineage or self._state.host.position.lineage
         try:
-            reported = self._state.reports.read(lineage, in_full=in_full)
+            reported = self._state.reports.read(
+                lineage, before=self._before(lineage), in_full=in_full
+            )
+            mute = mute_hosts(self._state)
         except BusUnavailable as error:
             where = self._state.redis.location
             self._unknown_hosts = f"not known, as Redis at {where} does not answer ({error})"
+        except StoreUnavailable as error:
+            self._unknown_hosts = str(error)
         else:
             self._unknown_hosts = ""
-            self._hosts = {host.id: host for host in reported.hosts}
+            self._hosts = {host.id: host for host in (*reported.hosts, *mute)}
 
     def receive(self, receive: Receive) -> None:
-        """Take in what hosts publish within a moment."""
+        """Add what hosts publish within :data:`LOOK_SECONDS`."""
         try:
             for host in receive(LOOK_SECONDS):
-                if host.reported_seconds_ago < SILENT_SECONDS:
+                known = self._hosts.get(host.id)
+                if known is None or known.reported_at <= host.reported_at:  # none that is replayed
                     self._hosts[host.id] = host
         except BusUnavailable:
-            _sleep(LOOK_SECONDS)  # the next look says so
+            _sleep(LOOK_SECONDS)  # reading the reports shows it
 
     def ask_sql(self, revision: int) -> None:
         """Find out which state is waited for, and which later ones SQL has moved to since."""
@@ -158,10 +182,15 @@ class _View:
         return False
 
     def fleet(self, seconds: float) -> Fleet:
-        """Return how far the state has come."""
+        """Return which process serves the state."""
         hosts = known_hosts(own_host(self._state), self._hosts.values())
         unknown = self._unknown_state or self._unknown_hosts
         return Fleet(self._position, hosts, seconds, self._later, unknown)
+
+    def _before(self, lineage: str) -> str:
+        """Return the other lineage that this host knows, where other hosts may still be."""
+        host = self._state.host
+        return host.position.lineage if host.position.lineage != lineage else host.lineage_before
 
     def _has_later(self) -> bool:
         """Return whether some process is past the state, at one not known to be SQL's."""

@@ -1,8 +1,9 @@
-"""Which state is where, and what is not as it should be."""
+"""Which process serves which state, and what is wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from uwsgi_waffle.bus.client import BusUnavailable
@@ -13,7 +14,7 @@ from uwsgi_waffle.listen.reconcile import problem_of_order
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.values.position import Position
 
-from .convergence import known_hosts, own_host
+from .convergence import known_hosts, mute_hosts, own_host
 
 __all__ = ["ProcessStatus", "Status", "collect"]
 
@@ -45,7 +46,7 @@ class Status:
     :ivar hosts: every host that is known, this one among them
     :ivar ignored: how many messages and reports were malformed or forged
     :ivar other_lineages: other databases announced under the same channel and namespace
-    :ivar problems: what is not as it should be, each in a sentence that names the fix
+    :ivar problems: what is wrong, each in a sentence that names the fix
     """
 
     position: Position | None
@@ -68,7 +69,7 @@ class Status:
 
     @property
     def fleet(self) -> Fleet:
-        """How far SQL's state has come; where SQL has none to tell, the host's."""
+        """Which process serves SQL's state; where SQL has none, that of this host."""
         if self.position is None or not self.position.exists:
             unknown = "SQL does not answer" if self.position is None else ""
             return Fleet(self.host.position, self.hosts, unknown=unknown)
@@ -76,10 +77,10 @@ class Status:
 
 
 def collect(state: State) -> Status:
-    """Return the present status; asks SQL and Redis once each, and says so where one is away."""
+    """Return the present status; asks SQL and Redis once each, and names which does not answer."""
     problems: list[str] = []
     position: Position | None = None
-    own = own_host(state)  # before SQL: what is committed in between makes no false alarm
+    own = own_host(state)  # before SQL, or a commit in between would look like a restored backup
     try:
         position = state.store.peek()
     except StoreUnavailable as error:
@@ -88,13 +89,18 @@ def collect(state: State) -> Status:
     if state.config.multiproc:
         lineage = own.position.lineage or (position.lineage if position is not None else "")
         try:
-            reported = state.reports.read(lineage, in_full=True)
+            before = state.host.lineage_before
+            reported = state.reports.read(lineage, before=before, in_full=True)
         except BusUnavailable as error:
             problems.append(
                 f"Redis at {state.redis.location} does not answer ({error}): other hosts are not "
                 "known, and they see changes when they next poll SQL."
             )
-    hosts = known_hosts(own, reported.hosts)
+    mute: list[HostStatus] = []
+    if position is not None and state.config.multiproc:
+        with suppress(StoreUnavailable):  # it answered a moment ago; the next status reports it
+            mute = mute_hosts(state)
+    hosts = known_hosts(own, {host.id: host for host in (*reported.hosts, *mute)}.values())
     ignored = state.host.ignored_count + reported.ignored
     problems += _problems(state, own, position)
     problems += _problems_of_messages(ignored, reported.other_lineages)
@@ -104,14 +110,14 @@ def collect(state: State) -> Status:
 
 
 def _problems(state: State, host: HostStatus, position: Position | None) -> Iterator[str]:
-    """Yield what is not as it should be on this host, and with the stored values."""
+    """Yield what is wrong on this host, and with the stored values."""
     current = state.serving.current
     yield from map(str, current.problems)
     if current.undeclared:
         names = ", ".join(current.undeclared)
         yield (
             f"Stored but not declared by this release: {names}. They do no harm; an older or newer "
-            "release may want them."
+            "release may declare them."
         )
     if position is not None:
         behind = problem_of_order(position, host.position)
@@ -127,17 +133,15 @@ def _problems(state: State, host: HostStatus, position: Position | None) -> Iter
         every = f"every {state.config.poll_seconds:g} s"
         yield f"The listener of this host only polls SQL, {every} ({why})."
     elif host.fault and host.processes:
-        yield f"This host's processes cannot be vouched for: {host.fault}."
+        yield f"What this host's processes serve is not certain: {host.fault}."
 
 
 def _problems_of_messages(ignored: int, other_lineages: tuple[str, ...]) -> Iterator[str]:
-    """Yield what else is said on our channel of Redis."""
+    """Yield what else uses our channel and namespace on Redis."""
     if other_lineages:
-        databases = "Another database is" if len(other_lineages) == 1 else "Other databases are"
-        yield (
-            f"{databases} announced here under the same channel and namespace, and ignored. Give "
-            "each application a WAFFLE_NAMESPACE of its own, if it is another one."
-        )
+        count = len(other_lineages)
+        others = "Another database is" if count == 1 else f"{count} other databases are"
+        yield f"{others} announced here and ignored; see `flask waffle doctor`."
     elif ignored:
         messages = "1 message was" if ignored == 1 else f"{ignored} messages were"
         yield f"{messages} not signed by our key, or malformed, and ignored."

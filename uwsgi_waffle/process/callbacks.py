@@ -36,24 +36,25 @@ class Callbacks:
     """The functions registered with ``on_change``, in order of registration."""
 
     def __init__(self) -> None:
-        self._handlers: list[tuple[str, ChangeHandler, int]] = []
+        #: Setting, function, and how many of (old, new) it takes.
+        self.handlers: list[tuple[str, ChangeHandler, int]] = []
 
     def add(self, name: str, handler: ChangeHandler) -> None:
         """Call *handler* when the setting changes.
 
         :raises TypeError: it needs more than the old and the new value
         """
-        self._handlers.append((name, handler, _arity(handler)))
+        self.handlers.append((name, handler, _arity(handler)))
 
     @property
     def names(self) -> frozenset[str]:
-        """The settings that somebody waits for."""
-        return frozenset(name for name, _, _ in self._handlers)
+        """The settings that functions are registered for."""
+        return frozenset(name for name, _, _ in self.handlers)
 
     def run(self, app: Flask, changes: Changes, revision: int) -> None:
-        """Call everybody concerned, in an application context; what one raises stops nothing."""
+        """Call the functions concerned, in an application context; an error stops none of them."""
         with app.app_context():
-            for name, handler, arity in self._handlers:
+            for name, handler, arity in self.handlers:
                 if name in changes:
                     old_and_new = changes[name]
                     _call(handler, old_and_new[_MOST_ARGUMENTS - arity :], name, revision)
@@ -72,38 +73,43 @@ class _Event:
 class ChangeQueue:
     """Runs callbacks in the order of revisions, whichever threads the changes arrive in.
 
-    No lock is held while a callback runs: it may take long, change a setting itself, or, under
-    gevent, let others run. Whoever finds the queue empty runs what comes in until it is empty.
+    No lock that others wait for is held while a callback runs: it may take long, change a setting
+    itself, or, under gevent, let other greenlets run. One thread at a time runs callbacks, those
+    too that other threads add meanwhile, until none is left.
     """
 
     def __init__(self, app: Flask, callbacks: Callbacks) -> None:
         self._app = app
         self._callbacks = callbacks
-        self._events: deque[_Event] = deque()
+        #: Those registered with ``on_change``: without one, and without a receiver of the signal,
+        #: there is no need to put a change.
+        self.handlers = callbacks.handlers
+        #: Changes whose functions have yet to be called, oldest first.
+        self.events: deque[_Event] = deque()
         self._busy = threading.Lock()
 
     def after_fork(self) -> None:
-        """Forget what another thread of the parent was about to do; the child starts anew."""
-        self._events.clear()
+        """Forget what a thread of the parent was about to run; the child starts anew."""
+        self.events.clear()
         self._busy = threading.Lock()
 
     def put(self, changes: Changes, revision: int) -> None:
-        """Add a change; call it in the order of revisions."""
-        self._events.append(_Event(changes, revision))
+        """Add a change; changes are put in the order of their revisions."""
+        self.events.append(_Event(changes, revision))
 
     def _run(self, event: _Event) -> None:
         try:
             self._callbacks.run(self._app, event.changes, event.revision)
         except (Exception, SystemExit):
-            # Not a callback, which `_call` sees to, but a teardown function of the app's context.
+            # Not a callback, whose errors `_call` logs, but a teardown function of the context.
             logger.exception("waffle: the callbacks of revision %d were cut short.", event.revision)
 
     def drain(self) -> None:
-        """Run what is due, unless somebody is at it."""
-        while self._events and self._busy.acquire(blocking=False):
+        """Run what is due, unless another thread is running it."""
+        while self.events and self._busy.acquire(blocking=False):
             try:
-                while self._events:
-                    event = self._events.popleft()
+                while self.events:
+                    event = self.events.popleft()
                     # A context of its own: a callback sees the new settings, not the snapshot of
                     # a request that happens to be the one that changes them, or what a test
                     # overrides.
@@ -119,7 +125,7 @@ def _call(handler: ChangeHandler, arguments: tuple[Any, ...], name: str, revisio
         # SystemExit: in a uWSGI signal handler it would end the worker.
         what = f"on_change({name!r})" if name else "a receiver of settings_changed"
         logger.exception(
-            "waffle: %s failed at revision %d. The new values are served all the same.",
+            "waffle: %s failed at revision %d. The new values are served nevertheless.",
             what,
             revision,
         )
@@ -133,7 +139,7 @@ def _arity(handler: ChangeHandler) -> int:
     try:
         signature = inspect.signature(handler)
     except ValueError:
-        return 1  # a builtin that does not say, such as print
+        return 1  # a builtin without a signature, such as print
     for arity in range(_MOST_ARGUMENTS, -1, -1):
         try:
             signature.bind(*range(arity))

@@ -13,10 +13,12 @@ from uwsgi_waffle.host.files import default_path
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.listen.reconcile import Reconciler
 from uwsgi_waffle.sql.history import History
+from uwsgi_waffle.sql.hosts import MuteHosts
 from uwsgi_waffle.sql.store import Store
 from uwsgi_waffle.values.cipher import Cipher
 from uwsgi_waffle.values.confs import model_from_confs
-from uwsgi_waffle.values.settings import Declaration, WaffleSettings
+from uwsgi_waffle.values.declaration import Declaration
+from uwsgi_waffle.values.settings import WaffleSettings
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -33,6 +35,7 @@ class Parts:
     :ivar store: SQL
     :ivar history: what was changed, when and by whom
     :ivar host: the snapshot that the processes of this host share
+    :ivar mute_hosts: hosts that cannot report on Redis
     :ivar host_name: the name of this host
     :ivar redis: the Redis client
     :ivar bus: announcements to other hosts
@@ -56,10 +59,15 @@ class Parts:
         self.declaration = Declaration(model or model_from_confs(config.confs or {}))
         self.cipher = Cipher(config.encryption_keys)
         self.store = Store(config)
+        self.mute_hosts = MuteHosts(self.store)
         self.host_name = socket.gethostname()
         self.history = History(self.store, self.declaration, self.cipher)
         self.host = HostSnapshot(config.snapshot_path or default_path(config), config.namespace)
         self.redis = SharedClient(config, redis)
         self.bus = Bus(config, self.redis, lambda: self.host.keys)
-        self.reports = HostReports(config, self.redis, lambda: self.host.keys)
+        self.reports = HostReports(config, self.redis, self._keys_of)
         self.reconciler = Reconciler(self.store, self.host, config.poll_seconds)
+
+    def _keys_of(self, lineage: str) -> tuple[str, ...]:
+        """Return what signs the reports of a lineage that this host is at, or was at before."""
+        return self.host.keys_of(lineage)

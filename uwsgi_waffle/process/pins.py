@@ -15,7 +15,7 @@ from flask import has_request_context, request
 
 from uwsgi_waffle.host.layout import SEQUENCE_WORD
 from uwsgi_waffle.host.records import HostSnapshot
-from uwsgi_waffle.values.settings import Declaration
+from uwsgi_waffle.values.declaration import Declaration
 from uwsgi_waffle.values.snapshot import Snapshot
 
 from .serving import Serving

@@ -17,7 +17,7 @@ from uwsgi_waffle.server import forks
 from uwsgi_waffle.values.snapshot import Record, Snapshot, build
 
 from .asking import Asker
-from .callbacks import ChangeQueue
+from .callbacks import ChangeQueue, settings_changed
 from .parts import Parts
 
 __all__ = ["Serving"]
@@ -153,11 +153,11 @@ class Serving:
 
         :param sequence: its number in the host snapshot, ``None`` where it is not the latest there
         """
-        if snapshot.position.supersedes(self.current.position) and self.swap(snapshot):
-            if sequence is not None:
-                self.seen_sequence = sequence
-            self._queue.drain()
-        if sequence is None:
+        if self.swap(snapshot) and sequence is not None:
+            self.seen_sequence = sequence
+            if self._queue.events:
+                self._queue.drain()
+        else:
             self.catch_up()
 
     def apply(self, record: Record) -> None:
@@ -192,8 +192,8 @@ class Serving:
             if old.values[name] != value
         }
         # The application's callbacks must not delay a process that only listens.
-        if changes and self.runs_callbacks:
-            self._queue.put(changes, new.revision)
+        if changes and self.runs_callbacks and (self._queue.handlers or settings_changed.receivers):
+            self._queue.put(changes, new.position.revision)
         for problem in new.problems:
             if problem not in old.problems:
                 logger.warning("waffle: %s", problem)

@@ -17,6 +17,7 @@ from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host.election import Election
 from uwsgi_waffle.listen import placement
 from uwsgi_waffle.listen.loop import ListenerLoop, retire_host
+from uwsgi_waffle.listen.reporter import Reporter
 from uwsgi_waffle.server import _uwsgi, concurrency, forks, hooks
 from uwsgi_waffle.server._uwsgi import Role
 from uwsgi_waffle.values.settings import WaffleSettings
@@ -64,9 +65,10 @@ class State(Parts):
         """Load the settings, or what replaces them; start nothing that a fork would break."""
         super().__init__(app, config, model, redis)
         self.declaration.check_known(callbacks.names)
-        self.loop = ListenerLoop(
-            config, self.bus, self.reports, self.host, self.reconciler, self.declaration.digest
+        reporter = Reporter(
+            config, self.host, self.reports, self.mute_hosts, self.declaration.digest
         )
+        self.loop = ListenerLoop(config, self.bus, self.host, self.reconciler, reporter)
         self.place: placement.Place | None = None
         self.environment: concurrency.Environment | None = None
         self._asker = Asker(self.host, self.reconciler, config.poll_seconds)

@@ -7,20 +7,22 @@ change arrive sooner, so a failure there is logged and raises nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from uwsgi_waffle.bus.client import BusUnavailable
 from uwsgi_waffle.errors import InvalidSetting, UnknownRevision
 from uwsgi_waffle.host import layout
 from uwsgi_waffle.host.records import encode_record
+from uwsgi_waffle.server import _uwsgi
 from uwsgi_waffle.server.hooks import wake_workers
 from uwsgi_waffle.sql.store import RowChange, Signature
-from uwsgi_waffle.values.cipher import Cipher, Undecipherable
-from uwsgi_waffle.values.position import NOWHERE, Position
-from uwsgi_waffle.values.settings import Declaration, WaffleSettings
-from uwsgi_waffle.values.snapshot import Record, Snapshot, build, snapshot_of
+from uwsgi_waffle.values.cipher import Undecipherable
+from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.settings import WaffleSettings
+from uwsgi_waffle.values.snapshot import Record, Snapshot, build
 
 from .parts import Parts
 from .serving import Serving
@@ -69,11 +71,7 @@ class Writer:
         declaration, defaults = self._parts.declaration, frozenset(resets)
         declaration.check_known([*values, *defaults])
         wanted = {**values, **{name: getattr(declaration.defaults, name) for name in defaults}}
-
-        def change(before: WaffleSettings) -> WaffleSettings:
-            return declaration.validate(before, wanted)
-
-        edit = self._edit(change, frozenset(wanted), defaults)
+        edit = _Edit(self._parts, self._serving.current, frozenset(wanted), defaults, wanted)
         return self._write(edit, signature, expected_revision)
 
     def reset(
@@ -97,7 +95,7 @@ class Writer:
         rows = self._rows_at(revision)
         after = self._decode(rows)
         defaults = frozenset(name for name, text in rows.items() if text is None)
-        edit = self._edit(lambda _before: after, frozenset(rows), defaults)
+        edit = _Edit(self._parts, self._serving.current, frozenset(rows), defaults, after)
         return self._write(edit, signature, expected_revision)
 
     def settings_at(self, revision: int) -> WaffleSettings:
@@ -113,15 +111,6 @@ class Writer:
         current = self._serving.current
         snapshot = build(self._parts.declaration, self._parts.cipher, record, current)
         return self._spread(record, snapshot, keys or record.keys)
-
-    def _edit(
-        self,
-        change: Callable[[WaffleSettings], WaffleSettings],
-        names: frozenset[str],
-        defaults: frozenset[str],
-    ) -> _Edit:
-        parts, served = self._parts, self._serving.current
-        return _Edit(parts.declaration, parts.cipher, served, change, names, defaults)
 
     def _rows_at(self, revision: int) -> dict[str, str | None]:
         """Return what the declared settings held at a revision, ``None`` for the default."""
@@ -149,39 +138,41 @@ class Writer:
         self, edit: _Edit, signature: Signature | None, expected_revision: int | None
     ) -> Update:
         """Run an edit inside the transaction, then spread the record that it made."""
-        signature = _checked(signature or Signature())
-        seen = self._parts.host.position
-        record = self._parts.store.write(
-            edit, signature, expected_revision=expected_revision, beyond=self._highest(seen)
+        parts, seen = self._parts, self._parts.host.position
+        _check(signature)
+        beyond = self._highest(seen) if parts.config.multiproc else seen
+        record = parts.store.write(
+            edit, signature or Signature(), expected_revision=expected_revision, beyond=beyond
         )
+        revision = record.position.revision
         if not edit.changes:
             self._serving.apply(record)
-            return Update(record.revision, {}, announced=False)
-        self._log_new_history(record, seen)
-        snapshot = snapshot_of(record, edit.after, self._parts.declaration, edit.problems)
-        announced = self._spread(record, snapshot, record.keys)
-        return Update(record.revision, edit.changes, announced)
+            return Update(revision, {}, announced=False)
+        if revision == 1 and seen.lineage not in ("", record.position.lineage):
+            self._log_new_history(seen)
+        announced = self._spread(record, edit.snapshot(record), record.keys)
+        return Update(revision, edit.changes, announced)
 
     def _highest(self, seen: Position) -> Position:
         """Return the highest position that any host has seen, which the next one must pass."""
-        if not self._parts.config.multiproc or self._parts.bus.is_resting:
+        if self._parts.bus.is_resting:
             return seen
         try:
             reported = self._parts.reports.highest(seen.lineage)
-        except BusUnavailable:
+        except BusUnavailable as error:
+            self._parts.bus.rest(error)
             return seen
         return reported if seen.is_behind(reported) else seen
 
-    def _log_new_history(self, record: Record, seen: Position) -> None:
-        """Log where a change has made a lineage, though this host had seen another one."""
-        if seen.exists and record.position.lineage != seen.lineage and record.revision == 1:
-            logger.warning(
-                "waffle: revision 1 begins a new history, as the database %s held no settings, "
-                "though this host has seen revision %d. All settings but those that it changed are "
-                "at their defaults. Restore the database if that is not meant.",
-                self._parts.store.database.url,
-                seen.revision,
-            )
+    def _log_new_history(self, seen: Position) -> None:
+        """Log that a change has made a lineage, though this host had seen another one."""
+        logger.warning(
+            "waffle: revision 1 begins a new history, as the database %s held no settings, "
+            "though this host has seen revision %d. All settings but those that it changed are "
+            "at their defaults. Restore the database if that is not meant.",
+            self._parts.store.database.url,
+            seen.revision,
+        )
 
     def _spread(self, record: Record, snapshot: Snapshot, keys: tuple[str, ...]) -> bool:
         """Make a committed record arrive everywhere, and return whether Redis announced it."""
@@ -189,7 +180,8 @@ class Writer:
         announced = False
         try:
             sequence = parts.host.publish(record)
-            wake_workers()
+            if _uwsgi.server is not None:
+                wake_workers()
             if parts.config.multiproc:
                 # Before the callbacks of this process, which may take long.
                 announced = parts.bus.publish(record.position, keys)
@@ -208,75 +200,91 @@ class _Edit:
     """One edit: what a transaction calls with the record that it has locked.
 
     :ivar changes: name -> (old, new) of the settings that it changed the last time it was called
-    :ivar after: the settings after it
-    :ivar problems: what is left of the stored values that cannot be used
     """
 
     def __init__(
         self,
-        declaration: Declaration,
-        cipher: Cipher,
+        parts: Parts,
         served: Snapshot,
-        change: Callable[[WaffleSettings], WaffleSettings],
         names: frozenset[str],
         defaults: frozenset[str],
+        wanted: Mapping[str, object] | WaffleSettings,
     ) -> None:
         """Prepare an edit.
 
         :param served: what this process serves, in place of a second decoding of the same
-        :param change: returns the settings after the edit, validated
         :param names: those it is about; others may change by the application's own validators
         :param defaults: of those, the ones that go back to their default
+        :param wanted: the values of *names*, or the settings after the edit
         """
-        self._declaration = declaration
-        self._cipher = cipher
+        self._declaration = parts.declaration
+        self._cipher = parts.cipher
         self._served = served
-        self._change = change
         self._names = names
         self._defaults = defaults
-        self.after = served.settings
+        self._wanted = wanted
+        self._after = served.settings
+        self._problems = served.problems
         self.changes: dict[str, tuple[Any, Any]] = {}
-        self.problems = served.problems
 
     def __call__(self, record: Record) -> Mapping[str, RowChange]:
         """Return what to do to the rows; settings that stay equal are left alone.
 
         :raises InvalidSetting: a value, or the whole, is refused
         """
-        before = self._before(record)
-        changed = self._change(before.settings)  # validates what the caller gave
-        texts = {n: self._declaration.to_json(changed, n) for n in self._declaration.names}
-        # Validates what is stored, which is what every other process will read and serve.
-        self.after = self._declaration.round_trip(changed, texts)
-        rows = dict(self._row_changes(before, record, texts))
+        declaration = self._declaration
+        before = self._served
+        if record.position != before.position or not before.position.lineage:
+            before = self._decode(record)
+        after = self._wanted
+        if not isinstance(after, WaffleSettings):
+            # The first validation, of what the caller gave, beside what others have written.
+            after = declaration.validate_known(before.settings, after)
+        texts = declaration.texts(after)
+        # The second, of the texts, which every other process reads and serves.
+        self._after = declaration.round_trip(after, texts)
+        rows = self._row_changes(record, before, after, texts)
         self.changes = {
-            name: (getattr(before.settings, name), getattr(self.after, name)) for name in rows
+            name: (getattr(before.settings, name), getattr(self._after, name)) for name in rows
         }
-        self.problems = tuple(p for p in before.problems if p.name not in rows)
+        self._problems = tuple(p for p in before.problems if p.name not in rows)
         self._check_size(record, rows)
         return rows
 
-    def _before(self, record: Record) -> Snapshot:
-        """Return what the record means here; decoded already where this process serves it."""
-        if record.position == self._served.position != NOWHERE:
-            return self._served
+    def snapshot(self, record: Record) -> Snapshot:
+        """Return the snapshot of the record that this edit has made."""
+        return Snapshot(
+            record.position,
+            self._after,
+            MappingProxyType(dict(self._after)),
+            self._problems,
+            tuple(sorted(record.rows.keys() - set(self._declaration.names))),
+        )
+
+    def _decode(self, record: Record) -> Snapshot:
+        """Return what a record means that this process does not serve."""
         is_same_database = record.position.lineage == self._served.position.lineage
         last_good = self._served if is_same_database else None
         return build(self._declaration, self._cipher, record, last_good)
 
     def _row_changes(
-        self, before: Snapshot, record: Record, texts: Mapping[str, str]
-    ) -> Iterable[tuple[str, RowChange]]:
+        self, record: Record, before: Snapshot, after: WaffleSettings, texts: Mapping[str, str]
+    ) -> dict[str, RowChange]:
         refused = {problem.name for problem in before.problems}
+        rows = {}
         for name, text in texts.items():
-            old = self._declaration.to_json(before.settings, name)
             resets = name in self._defaults
             repairs = name in self._names and (name in refused or (resets and name in record.rows))
-            if text != old or repairs:
-                yield name, RowChange(self._seal(name, old), self._seal(name, text), resets)
-
-    def _seal(self, name: str, text: str) -> str:
-        return self._cipher.seal(text) if name in self._declaration.secrets else text
+            is_same = getattr(before.settings, name) is getattr(after, name)
+            if is_same and not repairs:
+                continue
+            old = self._declaration.to_json(before.settings, name)
+            if text == old and not repairs:
+                continue
+            if name in self._declaration.secrets:
+                old, text = self._cipher.seal(old), self._cipher.seal(text)  # noqa: PLW2901
+            rows[name] = RowChange(old, text, resets)
+        return rows
 
     def _check_size(self, record: Record, changes: Mapping[str, RowChange]) -> None:
         """Refuse a change that makes the settings too large for the host snapshot.
@@ -284,6 +292,9 @@ class _Edit:
         :raises InvalidSetting: it does
         """
         rows = {**record.rows, **{name: c.new for name, c in changes.items() if not c.is_default}}
+        # JSON within JSON takes six times the characters at worst, which is seldom worth a look.
+        if 6 * sum(map(len, rows.values())) + 200 * len(rows) < layout.ROOM_BYTES:
+            return
         size = len(encode_record(Record(record.position, rows, record.keys)))
         grows = any(len(c.new) > len(record.rows.get(name, "")) for name, c in changes.items())
         if size > layout.ROOM_BYTES and grows:
@@ -295,11 +306,13 @@ class _Edit:
             raise InvalidSetting([finding])
 
 
-def _checked(signature: Signature) -> Signature:
+def _check(signature: Signature | None) -> None:
     """Refuse texts that some database would not store as they are.
 
     :raises InvalidSetting: names the argument
     """
+    if signature is None:
+        return
     for field_name, max_length in (("actor", _MAX_ACTOR_LENGTH), ("comment", _MAX_COMMENT_LENGTH)):
         text = getattr(signature, field_name)
         if text is None:
@@ -307,7 +320,6 @@ def _checked(signature: Signature) -> Signature:
         problem = _text_problem(text, max_length)
         if problem is not None:
             raise InvalidSetting([{"type": "value_error", "loc": (field_name,), "msg": problem}])
-    return signature
 
 
 def _text_problem(text: object, max_length: int) -> str | None:

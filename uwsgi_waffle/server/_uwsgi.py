@@ -1,7 +1,7 @@
 """The one door to the ``uwsgi`` module, which exists only inside the uWSGI server.
 
 Elsewhere :data:`server` is ``None``. Options are normalised once, here: ``uwsgi.opt`` holds
-``bytes`` or ``True``, spells "off" as a truthy ``b"false"`` and "on" as a falsy ``b""``.
+``bytes`` or ``True``: "off" is a truthy ``b"false"`` and "on" may be a falsy ``b""``.
 Standard library only: the uWSGI master imports this before anything else.
 """
 
@@ -17,7 +17,7 @@ try:
     import uwsgi as _module
 except ImportError:
     _module = None
-# A folder that happens to be called "uwsgi" imports as an empty namespace package.
+# A folder named "uwsgi" imports as an empty namespace package.
 if not hasattr(_module, "worker_id"):
     _module = None
 
@@ -42,7 +42,7 @@ class Server:
         self._module = module
 
     def role(self) -> Role:
-        """Return what this process is; asked afresh, since a fork changes it."""
+        """Return what this process is; not kept, since a fork changes it."""
         if self._module.worker_id() > 0:
             return Role.WORKER
         if self._module.mule_id() > 0:
@@ -69,7 +69,7 @@ class Server:
         return int(self._module.numproc)
 
     def running_workers(self) -> int:
-        """Return how many workers run at the moment, those that ``cheaper`` stopped not counted."""
+        """Return how many workers run at the moment, without those that ``cheaper`` stopped."""
         workers = self._module.workers()
         return sum(worker["pid"] > 0 and worker["status"] != b"cheap" for worker in workers)
 
@@ -81,7 +81,7 @@ class Server:
 
     @property
     def runs_threads(self) -> bool:
-        """Whether a thread runs while no request does. The options do not tell, before 2.0.27."""
+        """Whether threads run between requests; before 2.0.27 the options do not show it."""
         return bool(self._module.has_threads)
 
     @property
@@ -90,10 +90,10 @@ class Server:
         return bool(self._module.loop == b"gevent")
 
     def option(self, name: str) -> str | None:
-        """Return an option's text: ``""`` where it has none, ``None`` where it is not set.
+        """Return an option's text: ``""`` without a value, ``None`` where it is not set.
 
-        Of a repeated option uWSGI shows Python the last value only. What follows `` ;`` on the line
-        of an ini file is a part of the value to uWSGI, but a comment to whoever wrote it.
+        Of a repeated option uWSGI shows Python the last value only. To uWSGI `` ;`` and what
+        follows it on a line is a part of the value; the author of the file meant a comment.
         """
         value = self._module.opt.get(name)
         if value is None:
@@ -123,18 +123,18 @@ class Server:
         return bool(self._module.signal_registered(number))
 
     def signal(self, number: int) -> None:
-        """Raise a signal. uWSGI drops it without a word when its queue is full."""
+        """Raise a signal, which uWSGI drops silently when its queue is full."""
         self._module.signal(number)
 
     def set_watchdog(self, seconds: int) -> None:
-        """Have the master kill this process unless called again within *seconds*; 0 ends it."""
+        """Have the master kill this process unless called again in *seconds*; 0 switches it off."""
         self._module.set_user_harakiri(seconds)
 
     def chain_post_fork(self, hook: Callable[[], None]) -> None:
         """Run *hook*, which must not raise, first in every process that the master forks.
 
         ``uwsgidecorators`` overwrites ``uwsgi.post_fork_hook`` when it is imported, so it is
-        imported here, before anybody else can; hooks that were there are kept.
+        imported here, before other code can; hooks that were there are kept.
         """
         previous = getattr(self._module, "post_fork_hook", None)
         decorators = self._decorators()
@@ -148,9 +148,9 @@ class Server:
         self._module.post_fork_hook = decorators.postfork_chain_hook
 
     def _decorators(self) -> Any:
-        """Return ``uwsgidecorators``, ``None`` where it is not to be had.
+        """Return ``uwsgidecorators``, ``None`` where it cannot be imported.
 
-        It refuses to load without a master, and some distributions package it apart.
+        It refuses to load without a master, and some distributions package it separately.
         """
         if "uwsgidecorators" in sys.modules or not self.master_pid():
             return sys.modules.get("uwsgidecorators")

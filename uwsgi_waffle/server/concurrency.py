@@ -1,8 +1,8 @@
 """Threads and greenlets: where a loop runs beside the requests, and the one door to gevent.
 
-gevent is optional, and whoever runs the server decides on it. It is asked about at the moment of
-use, never at import: uWSGI's ``gevent-monkey-patch`` patches only when the worker's loop starts,
-long after the application was loaded.
+gevent is optional, and the operator of the server decides on it. Whether it is there is found out
+at the moment of use, never at import: uWSGI's ``gevent-monkey-patch`` patches only when the
+worker's loop starts, long after the application was loaded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class StopEvent(Protocol):
-    """What a loop asks of ``threading.Event`` and its like."""
+    """What a loop needs of ``threading.Event``, or of gevent's."""
 
     def is_set(self) -> bool:
         """Return whether the loop is to end."""
@@ -44,7 +44,7 @@ class StopEvent(Protocol):
 
 
 class Backoff:
-    """How long to wait before the next try: doubling, capped, and never the same on two hosts."""
+    """How long to wait before the next try: doubling, capped, with jitter."""
 
     def __init__(self, first_seconds: float, cap_seconds: float) -> None:
         self._first_seconds = first_seconds
@@ -76,7 +76,7 @@ class Environment(Protocol):
 
 
 class ThreadEnvironment:
-    """A daemon thread: one that is not would hold up every reload of uWSGI until it kills."""
+    """A daemon thread: any other delays a reload until uWSGI kills the worker."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
@@ -101,7 +101,7 @@ class ThreadEnvironment:
 
 
 class GreenletEnvironment:
-    """A greenlet, where gevent has made the sockets cooperative or is about to."""
+    """A greenlet, for where gevent has patched the sockets or is about to."""
 
     def __init__(self) -> None:
         self._stop = stop_event()
@@ -123,17 +123,17 @@ class GreenletEnvironment:
 
 
 def choose_environment() -> Environment:
-    """Return what fits this process: a greenlet with blocking sockets would freeze it whole."""
+    """Return what fits this process; a greenlet with blocking sockets would freeze all of it."""
     return GreenletEnvironment() if sockets_are_cooperative() else ThreadEnvironment()
 
 
 def is_gevent_loaded() -> bool:
-    """Return whether anybody in this process has imported gevent."""
+    """Return whether gevent is imported in this process."""
     return "gevent" in sys.modules
 
 
 def sockets_are_patched() -> bool:
-    """Return whether the standard sockets are gevent's by now."""
+    """Return whether gevent has patched the standard sockets."""
     if not is_gevent_loaded():
         return False
     from gevent import monkey
@@ -146,11 +146,13 @@ def sockets_are_cooperative() -> bool:
     if sockets_are_patched():
         return True
     server = _uwsgi.server
-    return server is not None and server.runs_gevent and server.enabled("gevent-monkey-patch")
+    if server is None or server.worker_id() == 0:
+        return False  # only the loop of a worker patches late; a greenlet of a mule would never run
+    return server.runs_gevent and server.enabled("gevent-monkey-patch")
 
 
 def patch_all() -> None:
-    """Import gevent and patch the standard library, for an application that asks by name.
+    """Import gevent and patch the standard library, for ``WAFFLE_LISTENER = "gevent"``.
 
     :raises ConfigError: gevent is not installed
     """

@@ -1,8 +1,8 @@
 """Noticing a fork, whatever code forks.
 
 Three ways, as each has a hole: ``os.register_at_fork`` (uWSGI forks in C and does not call it),
-uWSGI's post-fork hook (anybody may overwrite it), and a number that the kernel wipes from the
-child's memory, which every request looks at.
+uWSGI's post-fork hook (other code may overwrite it), and a number that the kernel wipes from the
+child's memory, which every request reads.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _is_watching = False
 
 
 class Watcher(Protocol):
-    """An object that is told of forks."""
+    """An object that sets itself up after a fork."""
 
     def after_fork(self, *, by_uwsgi: bool) -> None:
         """Set up this process, just forked.
 
-        :param by_uwsgi: uWSGI's post-fork hook calls
+        :param by_uwsgi: called by uWSGI's post-fork hook
         """
 
 
 class OwnNumber(Protocol):
-    """``number[0]`` is what this process has set, and 0 in its children."""
+    """``number[0]`` is what this process has stored there, and 0 in its children."""
 
     def __getitem__(self, index: int, /) -> float: ...
 
@@ -43,7 +43,7 @@ class OwnNumber(Protocol):
 
 
 class _NumberWithPid:
-    """The number for systems whose kernel wipes nothing; five times dearer to look at."""
+    """The number for kernels that wipe nothing; reading it takes five times as long."""
 
     def __init__(self) -> None:
         self._pid = 0
@@ -71,7 +71,7 @@ def make_own_number() -> OwnNumber:
 
 def watch(watcher: Watcher) -> None:
     """Call ``watcher.after_fork()`` in each process forked from this one, while it lives."""
-    global _is_watching  # noqa: PLW0603  # hooks cannot be taken back, so they are set once
+    global _is_watching  # noqa: PLW0603  # hooks cannot be removed, so they are set once
     _watchers.add(watcher)
     if not _is_watching:
         _is_watching = True

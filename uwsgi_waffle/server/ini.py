@@ -1,4 +1,4 @@
-"""Reading the options of a uWSGI that is not ours to ask: its command line and its ini files."""
+"""The options of a uWSGI instance, seen from outside: its command line and its ini files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Configuration", "of_running_master", "read_ini"]
 
 #: Options that name another file to read.
 _INCLUDES = frozenset({"ini", "inherit", "include", "ini-paste", "ini-paste-logged"})
-#: Files within files within files.
+#: How deep files may include each other.
 _MOST_DEPTH = 5
 
 
 class Configuration:
     """The options of an instance.
 
-    :ivar title: where they are from
+    :ivar title: where they come from
     :ivar values: option -> its values, in order
     """
 
@@ -29,18 +29,18 @@ class Configuration:
         self.values: dict[str, list[str]] = {}
 
     def add(self, name: str, value: str, directory: Path, depth: int = 0) -> None:
-        """Take an option, and those of the file that it may name.
+        """Add an option, and those of the file that it may name.
 
-        :raises OSError: such a file cannot be read
+        :raises OSError: that file cannot be read
         """
         self.values.setdefault(name, []).append(value)
         if name in _INCLUDES and depth < _MOST_DEPTH:
             self.add_file(directory / value.partition(":")[0], directory, depth + 1)
 
     def add_file(self, path: Path, directory: Path, depth: int = 0) -> None:
-        """Take the options of the ``[uwsgi]`` section of a file.
+        """Add the options of the ``[uwsgi]`` section of a file.
 
-        :param directory: where relative names begin
+        :param directory: what relative names of files are relative to
         :raises OSError: it cannot be read
         """
         is_ours = True
@@ -93,7 +93,7 @@ def _options(words: list[str]) -> Iterator[tuple[str, str]]:
                 yield name or "ini", word
             name = ""
             continue
-        if name:  # the one before takes no value
+        if name:  # the option before this one takes no value
             yield name, "true"
         name, equals, value = word.lstrip("-").partition("=")
         if equals:

@@ -20,9 +20,9 @@ class Finding:
     """One thing that does not work as meant.
 
     :ivar code: short and stable, for tests and for ``--json``
-    :ivar fact: what is the case, and what follows from it
-    :ivar fix: what to do
-    :ivar is_wrong: false for what may well be meant so
+    :ivar fact: what was found, and its consequence
+    :ivar fix: what to do about it
+    :ivar is_wrong: false for what may be intended
     """
 
     code: str
@@ -67,12 +67,12 @@ def find(server: _uwsgi.Server) -> Iterator[Finding]:
 
 
 def _find_late(server: _uwsgi.Server) -> Iterator[Finding]:
-    """Yield what leaves values right, but makes idle workers learn of them later."""
+    """Yield what only makes idle workers see changes later."""
     if server.enabled("thunder-lock") and (server.number("threads") or 0) > 1:
         yield Finding(
             "thunder-lock-with-threads",
             "thunder-lock with threads keeps idle workers from running signal handlers: callbacks "
-            "may run late there. Requests see each change at once all the same.",
+            "may run late there. Requests still see each change at once.",
             "Remove thunder-lock, which one listening process does not need.",
         )
     if not server.runs_threads and server.version < (2, 0, 27):
@@ -86,7 +86,7 @@ def _find_late(server: _uwsgi.Server) -> Iterator[Finding]:
             "several-interpreters",
             "uWSGI gives each mount after the first an interpreter of its own, where pydantic, "
             "like every PyO3 module, refuses to load; that application then cannot start.",
-            "Set `single-interpreter = true` if there is more than one mount.",
+            "Set `single-interpreter = true` if there are several mounts.",
         )
 
 

@@ -1,1 +1,1 @@
-"""The database, where the truth lives. Rule: the only place that imports sqlalchemy."""
+"""The database, which holds the truth. Rule: the only place that imports sqlalchemy."""

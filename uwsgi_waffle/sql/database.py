@@ -1,4 +1,4 @@
-"""Connections to SQL: engine, forks, transactions and errors. What is asked stands in ``store``."""
+"""Connections to SQL: engine, forks, transactions and errors. The statements are in ``store``."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ __all__ = ["Database"]
 
 #: Seconds to wait for a connection to be made, where the driver would wait for ever.
 CONNECT_SECONDS = 5
-#: Seconds after which a connection whose other end is gone without a word counts as broken.
+#: Seconds without an answer after which a connection counts as broken.
 DEAD_SECONDS = 60
-#: Seconds to wait for a lock of SQLite; a writer tries again, a reader does without.
+#: Seconds to wait for a lock of SQLite; after that a writer tries again, and a reader fails.
 SQLITE_BUSY_SECONDS = 5
-#: Seconds after which a held connection is replaced: below what firewalls forget.
+#: Seconds after which a held connection is replaced, before a firewall forgets it.
 RECYCLE_SECONDS = 300
-#: How often a transaction is tried when the database says it lost a race.
+#: How often a transaction is run that loses races against others.
 ATTEMPTS = 5
 
 T = TypeVar("T")
 
 
 class Database:
-    """One database; connects when it is first asked, and anew after a fork."""
+    """One database; connects at the first use, and again after a fork."""
 
     def __init__(self, uri: str, *, auto_create: bool) -> None:
         """Check the URL and its driver; do not connect.
 
-        :param auto_create: whether a write makes missing tables
-        :raises ConfigError: the URL is none, or its driver is not installed
+        :param auto_create: whether to make missing tables, and missing columns of older ones
+        :raises ConfigError: the URL is malformed, or its driver is not installed
         """
         self.auto_create = auto_create
         #: The URL without its password.
@@ -60,7 +60,7 @@ class Database:
         return self._engine
 
     def after_fork(self) -> None:
-        """Leave the parent's connections to the parent; those of this process stay."""
+        """Leave the parent's connections to the parent, and keep those of this process."""
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
@@ -69,15 +69,16 @@ class Database:
             self._engine = None
 
     def close(self) -> None:
-        """Close the held connection, unless somebody waits on it; the next use makes a new one."""
+        """Close the held connection, unless it is in use; the next use makes a new one."""
         if self._engine is not None:
             self._engine.dispose()
 
     def read(self, read: Callable[[sa.Connection], T], *, without_tables: T) -> T:
         """Return what *read* returns; once more where a held connection turned out to be dead.
 
-        :param without_tables: returned where the tables are not there yet
-        :raises StoreUnavailable: the database did not answer
+        :param without_tables: returned where the tables do not exist yet
+        :raises StoreUnavailable: the database did not answer, or its tables are of an earlier
+            release and may not be changed
         """
         for last_attempt in (False, True):
             try:
@@ -87,13 +88,16 @@ class Database:
             except exc.SQLAlchemyError as error:
                 if not last_attempt and _was_disconnected(error):
                     continue
-                if self._lacks_tables(error):
+                if _lacks_column(error) and self.auto_create and not last_attempt:
+                    self.create_tables()
+                    continue
+                if self._lacks_tables(error) and not _lacks_column(error):
                     return without_tables
                 raise self.unavailable(error) from error
         raise AssertionError
 
     def write(self, transaction: Callable[[sa.Connection], T]) -> T:
-        """Return what *transaction* returns, which commits for itself; again where it lost a race.
+        """Run a transaction, which commits by itself, and run it again where it loses a race.
 
         :raises StoreUnavailable: the database did not answer, or lacks its tables
         """
@@ -107,10 +111,10 @@ class Database:
         raise AssertionError
 
     def commit(self, connection: sa.Connection) -> None:
-        """Commit; where that fails, make sure that nothing of the transaction lives on.
+        """Commit; where that fails, end the transaction with its connection.
 
-        SQLite keeps a transaction whose commit it refused, and SQLAlchemy takes it for ended: the
-        next to use the connection would be inside it, and find its own change made already.
+        SQLite keeps a transaction open whose commit it refused, but SQLAlchemy takes it for ended:
+        the next transaction on the connection would be part of it.
         """
         try:
             connection.commit()
@@ -119,7 +123,7 @@ class Database:
             raise
 
     def create_tables(self) -> None:
-        """Create the tables that are missing.
+        """Create the tables that are missing, and the columns that those of 0.1.0 lack.
 
         :raises StoreUnavailable: the database did not answer, or does not allow it
         """
@@ -128,14 +132,14 @@ class Database:
                 metadata.create_all(self.engine)
                 self._add_missing_columns()
             except exc.SQLAlchemyError as error:
-                # Checking first takes no lock, so another process may create them at this moment.
+                # Another process may create them at this moment, as the check takes no lock.
                 if attempt == ATTEMPTS or _could_not_connect(error):
                     raise self.unavailable(error) from error
             else:
                 return
 
     def _add_missing_columns(self) -> None:
-        """Add what an earlier release's tables lack; each column has a default or may be null."""
+        """Add what the tables of an earlier release lack; each such column has a default."""
         inspector = sa.inspect(self.engine)
         for table in metadata.tables.values():
             present = {column["name"] for column in inspector.get_columns(table.name)}
@@ -147,7 +151,7 @@ class Database:
                         connection.exec_driver_sql(f"ALTER TABLE {quoted} ADD COLUMN {compiled}")
 
     def missing_tables(self) -> list[str]:
-        """Return the names of the tables that are not there.
+        """Return the names of the tables that do not exist.
 
         :raises StoreUnavailable: the database did not answer
         """
@@ -158,10 +162,11 @@ class Database:
             raise self.unavailable(error) from error
 
     def unavailable(self, error: exc.SQLAlchemyError) -> StoreUnavailable:
-        """Return a database error in our words, without statement, parameters and password."""
+        """Return a database error as ours, without statement, parameters and password."""
         if self._lacks_tables(error):
+            what = "Columns of the tables" if _lacks_column(error) else "The tables"
             message = (
-                f"The tables of the settings are missing in {self.url}. Run `flask waffle init-db` "
+                f"{what} of the settings are missing in {self.url}. Run `flask waffle init-db` "
                 "or your migrations, or set WAFFLE_AUTO_CREATE to True."
             )
         else:
@@ -172,12 +177,12 @@ class Database:
     def _make_engine(self) -> sa.Engine:
         """Return an engine.
 
-        :raises ConfigError: the URL is none, or its driver is not installed
+        :raises ConfigError: the URL is malformed, or its driver is not installed
         """
         try:
             url = sa.make_url(self._uri)
             _check_host(url)
-            # Parameters hidden: else a traceback shows the values, secrets among them.
+            # Parameters are hidden, as a traceback would show them, secrets among them.
             return sa.create_engine(url, hide_parameters=True, **_engine_options(url))
         except (exc.ArgumentError, ImportError, ValueError) as error:
             message = (
@@ -187,7 +192,7 @@ class Database:
             raise ConfigError(message, key="WAFFLE_DATABASE_URI", value=self.url) from None
 
     def _worth_another_try(self, error: exc.SQLAlchemyError) -> bool:
-        """Return whether a transaction, which changed nothing, may succeed if run again."""
+        """Return whether a transaction that changed nothing may succeed when it is run again."""
         if _was_disconnected(error) or isinstance(error, exc.IntegrityError):
             # IntegrityError: two writers made the namespace's row at once.
             return True
@@ -195,17 +200,16 @@ class Database:
             if self.auto_create:
                 self.create_tables()
             return self.auto_create
-        # A table that was missing and is there now: another writer has created it meanwhile.
-        return _lacks_table_or_column(error) or lost_a_race(error)
+        return lost_a_race(error)
 
     def _lacks_tables(self, error: exc.SQLAlchemyError) -> bool:
-        """Return whether a statement failed because a table is not there."""
+        """Return whether a statement failed because a table, or a column of one, is missing."""
         if not isinstance(error, exc.DBAPIError) or _could_not_connect(error):
             return False
         if lost_a_race(error):
-            return False  # to look would be to wait for the same lock once more
-        if _lacks_table_or_column(error):
-            return True  # another process may have made it since, so to look would mislead
+            return False  # looking for the tables would wait for the same lock again
+        if _lacks_table(error) or _lacks_column(error):
+            return True  # another process may have made it since, so looking for it would mislead
         try:
             inspector = sa.inspect(self.engine)
             return not all(inspector.has_table(name) for name in metadata.tables)
@@ -221,7 +225,7 @@ def lost_a_race(error: exc.SQLAlchemyError) -> bool:
     state = getattr(driver_error, "sqlstate", None)
     code = driver_error.args[0] if driver_error.args else None
     # PostgreSQL: serialization failure, deadlock. MySQL: deadlock, lock wait, changed since read.
-    # SQLite tells by its text only, before Python 3.11.
+    # SQLite has codes since Python 3.11 only, so its text decides.
     return (
         state in ("40001", "40P01")
         or code in (1213, 1205, 1020)
@@ -230,9 +234,9 @@ def lost_a_race(error: exc.SQLAlchemyError) -> bool:
 
 
 def _check_host(url: sa.URL) -> None:
-    """Refuse a host that is a piece of a password, which drivers would name in their errors.
+    """Refuse a host that holds a part of the password, which drivers would name in their errors.
 
-    :raises ValueError: it is
+    :raises ValueError: it does
     """
     if "@" in (url.host or ""):
         message = "'@' in a user name or password must be written as %40"
@@ -240,13 +244,13 @@ def _check_host(url: sa.URL) -> None:
 
 
 def _engine_options(url: sa.URL) -> dict[str, Any]:
-    """Return what the engine of a database needs; what the URL says itself is left alone."""
-    # One connection is held by a process that has asked; thousands of processes must not hold more.
+    """Return the options of the engine; those in the URL itself win."""
+    # A process that has used SQL holds one connection, as there may be thousands of processes.
     held = {"pool_size": 1, "max_overflow": 9, "pool_recycle": RECYCLE_SECONDS}
     if url.get_dialect().name != "sqlite":
         connect = {k: v for k, v in _time_limits(url).items() if k not in url.query}
         # Not the server's default: under REPEATABLE READ a writer that waited for the lock would
-        # read what was there before it waited.
+        # read the state from before it waited.
         return {"connect_args": connect, "isolation_level": "READ COMMITTED", **held}
     if url.database in (None, "", ":memory:"):
         # One connection, or each thread would have a database of its own.
@@ -256,7 +260,7 @@ def _engine_options(url: sa.URL) -> dict[str, Any]:
 
 
 def _time_limits(url: sa.URL) -> dict[str, int]:
-    """Return the driver's own limits, where it would wait for ever for a server that is gone."""
+    """Return the limits after which the driver stops waiting for a server that is gone."""
     limits = {"connect_timeout": CONNECT_SECONDS}
     driver = url.get_driver_name()
     if driver in ("psycopg", "psycopg2"):
@@ -270,9 +274,9 @@ def _time_limits(url: sa.URL) -> dict[str, int]:
 
 
 def _autocommitting(connection: sa.Connection) -> sa.Connection:
-    """Return the connection, each statement on which is a transaction of its own.
+    """Return the connection, set to run each statement as a transaction by itself.
 
-    The driver sets that, so SQLAlchemy neither wraps what it raises nor notices from it that the
+    The driver does that, so SQLAlchemy neither wraps its errors nor learns from them that the
     connection is dead.
     """
     dbapi: Any = connection.dialect.loaded_dbapi
@@ -288,23 +292,27 @@ def _was_disconnected(error: exc.SQLAlchemyError) -> bool:
     return isinstance(error, exc.DBAPIError) and error.connection_invalidated
 
 
-def _lacks_table_or_column(error: exc.SQLAlchemyError) -> bool:
-    """Return whether an error says itself that a table, or a column of one, does not exist."""
+def _lacks_table(error: exc.SQLAlchemyError) -> bool:
+    """Return whether an error says itself that a table does not exist."""
+    return _says(error, "42P01", 1146, "no such table")
+
+
+def _lacks_column(error: exc.SQLAlchemyError) -> bool:
+    """Return whether an error says itself that a column does not exist."""
+    return _says(error, "42703", 1054, "no such column", "has no column named")
+
+
+def _says(error: exc.SQLAlchemyError, postgresql: str, mysql: int, *sqlite: str) -> bool:
+    """Return whether an error is of that kind: by its code, or by its text on SQLite."""
     driver_error: Any = getattr(error, "orig", None)
     if driver_error is None:
         return False
+    if isinstance(driver_error, sqlite3.Error):
+        return any(text in str(driver_error) for text in sqlite)
     code = driver_error.args[0] if driver_error.args else None
-    text = str(driver_error)
-    # PostgreSQL: undefined table, undefined column. MySQL likewise. SQLite has no code for them.
-    return (
-        getattr(driver_error, "sqlstate", None) in ("42P01", "42703")
-        or code in (1146, 1054)
-        or (isinstance(driver_error, sqlite3.Error) and "no such table" in text)
-        or (isinstance(driver_error, sqlite3.Error) and "no such column" in text)
-        or (isinstance(driver_error, sqlite3.Error) and "has no column named" in text)
-    )
+    return code == mysql or getattr(driver_error, "sqlstate", None) == postgresql
 
 
 def _could_not_connect(error: exc.SQLAlchemyError) -> bool:
-    """Return whether there was no connection to run a statement on."""
+    """Return whether no connection could be made."""
     return isinstance(error, exc.DBAPIError) and error.statement is None

@@ -10,7 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from uwsgi_waffle.values.cipher import Cipher, Undecipherable
-from uwsgi_waffle.values.settings import MASK, Declaration
+from uwsgi_waffle.values.declaration import Declaration
+from uwsgi_waffle.values.settings import MASK
 
 from .schema import CHANGE, NAMESPACE
 from .store import Store
@@ -25,8 +26,8 @@ class Change:
     :ivar old: the value before; typed where today's declaration accepts it, else as plain JSON
     :ivar new: the value after, likewise
     :ivar is_default: the setting went back to its default, which was *new* then
-    :ivar actor: who, where that was given
-    :ivar comment: why, where that was given
+    :ivar actor: who changed it, if given
+    :ivar comment: why, if given
     :ivar source: through which interface: ``python``, ``cli``, ``api`` or ``page``
     :ivar at: when, in UTC
     """
@@ -58,7 +59,7 @@ class History:
 
         :param name: a declared setting, or one that was declared earlier
         :param limit: how many at most, ``None`` for all
-        :raises ValueError: the limit is negative, which databases understand in different ways
+        :raises ValueError: the limit is negative, which databases take in different ways
         :raises StoreUnavailable: the database did not answer
         """
         if limit is not None and limit < 0:

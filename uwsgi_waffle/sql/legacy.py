@@ -1,7 +1,7 @@
-"""Taking over the table of Flask-WaffleConf 0.3, whose values are pickles in base64.
+"""Importing the table of Flask-WaffleConf 0.3, whose values are pickles in base64.
 
-A pickle is a program. Only one that does nothing but put together scalars and containers is run;
-of any other it is said what it would have called.
+A pickle is a program. It is run only if all it does is to build scalars and containers; else the
+error names what it would call.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from uwsgi_waffle.errors import InvalidSetting, WaffleError
-from uwsgi_waffle.values.settings import Declaration, WaffleSettings
+from uwsgi_waffle.values.declaration import Declaration
+from uwsgi_waffle.values.settings import WaffleSettings
 
 from .database import Database
 
 __all__ = ["Adoption", "RefusedPickle", "plan_adoption", "read_table", "unpickle"]
 
-#: What a pickle may do: make scalars and containers of them, and remember what it has made.
+#: What a pickle may do: build scalars and containers, and remember what it has built.
 _HARMLESS = frozenset(
-    (  # noqa: SIM905  # a list of them would be fifty lines
+    (  # noqa: SIM905  # a list would take fifty lines
         "PROTO FRAME STOP MARK POP POP_MARK DUP MEMOIZE "
         "PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET "
         "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT "
@@ -35,7 +36,7 @@ _HARMLESS = frozenset(
         "SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8 "
         "EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
         "EMPTY_DICT DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET "
-        # Older protocols know a set by its name only; `find_class` sees to what may be named.
+        # Older protocols build a set by its name; `find_class` checks the names.
         "GLOBAL STACK_GLOBAL REDUCE"
     ).split()
 )
@@ -43,22 +44,22 @@ _NAMEABLE: Mapping[tuple[str, str], type] = {
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
 }
-#: The most objects a value may have. A few bytes can describe a list with as many as there are
-#: atoms, by naming the same list twice again and again.
+#: The most objects that a value may hold. A few bytes can describe billions, as a list that holds
+#: another one twice, which holds another one twice, and so on.
 _MOST_OBJECTS = 100_000
 _MOST_DEPTH = 50
 
 
 class RefusedPickle(ValueError):
-    """A pickle that is not run; the message says why."""
+    """A pickle that was not run; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """What can be taken over.
+    """What can be imported.
 
     :ivar values: name -> value, for the settings to change
-    :ivar left: key -> why it is left
+    :ivar left: key -> why it is left out
     """
 
     values: Mapping[str, Any] = field(repr=False)  # secrets among them
@@ -91,7 +92,7 @@ def read_table(database: Database, table: str, key: str, value: str) -> dict[str
 def plan_adoption(
     declaration: Declaration, current: WaffleSettings, rows: Mapping[str, str]
 ) -> Adoption:
-    """Return what the rows of a table would change, and what is left of them and why."""
+    """Return what the rows of a table would change, and which of them are left out and why."""
     values: dict[str, Any] = {}
     left: dict[str, str] = {}
     for key, text in sorted(rows.items()):
@@ -106,7 +107,7 @@ def plan_adoption(
         except InvalidSetting as error:
             if any(found.get("loc") for found in error.errors):
                 left[key] = f"it is refused: {error}"
-            else:  # the whole is, which may be right once all values are together
+            else:  # the settings as a whole are, but may be valid once all values are set
                 values[key] = value
         else:
             values[key] = value
@@ -114,9 +115,9 @@ def plan_adoption(
 
 
 def unpickle(text: str) -> Any:
-    """Return the value of a pickle in base64, if it is made of scalars and containers only.
+    """Return the value of a pickle in base64, if it holds scalars and containers only.
 
-    :raises RefusedPickle: it is not, and nothing of it was run
+    :raises RefusedPickle: it does not, and nothing of it was run
     """
     try:
         data = base64.b64decode(text, validate=True)
@@ -125,11 +126,11 @@ def unpickle(text: str) -> Any:
         raise RefusedPickle(message) from None
     _check(data)
     try:
-        # Python's own unpickler: the one in C trusts the sizes that a pickle speaks of.
+        # Python's own unpickler, as the one in C trusts the sizes that a pickle gives.
         value = _Unpickler(io.BytesIO(data)).load()
     except RefusedPickle:
         raise
-    except Exception as error:  # noqa: BLE001  # what is no pickle fails in any way
+    except Exception as error:  # noqa: BLE001  # garbage may fail in any way
         message = f"it is not a pickle of a value ({type(error).__name__})"
         raise RefusedPickle(message) from None
     _check_size(value)
@@ -137,13 +138,13 @@ def unpickle(text: str) -> Any:
 
 
 def _check(data: bytes) -> None:
-    """Look through a pickle without running it.
+    """Check a pickle without running it.
 
-    :raises RefusedPickle: it does more than put a value together
+    :raises RefusedPickle: it does more than build a value
     """
     try:
         operations = {operation.name for operation, _, _ in pickletools.genops(data)}
-    except Exception as error:  # noqa: BLE001  # what is no pickle fails in any way
+    except Exception as error:  # noqa: BLE001  # garbage may fail in any way
         message = f"it is not a pickle ({type(error).__name__})"
         raise RefusedPickle(message) from None
     harmful = sorted(operations - _HARMLESS)
@@ -152,12 +153,12 @@ def _check(data: bytes) -> None:
 
 
 class _Unpickler(pickle._Unpickler):  # noqa: SLF001  # the documented class is the one in C
-    """Names nothing but sets."""
+    """Finds sets only."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what a pickle names, if it may.
+        """Return what a pickle names.
 
-        :raises RefusedPickle: it may not
+        :raises RefusedPickle: it must not name that
         """
         module = "builtins" if module == "__builtin__" else module
         found = _NAMEABLE.get((module, name))
@@ -169,9 +170,9 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _check_size(value: object) -> None:
-    """Refuse what is small as a pickle, but large or endless as a value.
+    """Refuse a value that is small as a pickle, but large or endless in memory.
 
-    :raises RefusedPickle: it is
+    :raises RefusedPickle: it is too large
     """
     left = _MOST_OBJECTS
     level: list[object] = [value]
@@ -186,7 +187,7 @@ def _check_size(value: object) -> None:
 
 
 def _next_level(level: Iterable[object], most: int) -> list[object]:
-    """Return what is in the containers of a level; a little more than *most* at most."""
+    """Return what the containers of a level hold; not much more than *most* objects."""
     found: list[object] = []
     for item in level:
         if isinstance(item, dict):

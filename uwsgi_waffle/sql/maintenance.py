@@ -1,7 +1,7 @@
-"""Looking after what is stored: pruning the history, new keys, a database behind its hosts.
+"""Maintenance of the database: pruning the history, new keys, a database behind its hosts.
 
-None of it changes a value. What the hosts must take notice of is a revision of its own, as a host
-takes a record only if its revision is later.
+None of it changes a value. What all hosts must see makes a revision, as a host only moves to a
+later one.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from datetime import datetime, timezone
 
 import sqlalchemy as sa
 
-from uwsgi_waffle.errors import ConfigError, InvalidSetting
+from uwsgi_waffle.errors import InvalidSetting
 from uwsgi_waffle.values.cipher import SEALED_PREFIX, Cipher, Undecipherable
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.snapshot import Record
 
 from .schema import CHANGE, NAMESPACE, SETTING
-from .store import Store
+from .store import Store, new_key
 
 __all__ = ["Pruned", "Rotated", "create_tables", "prune", "resync", "rotate_keys"]
 
@@ -27,8 +27,8 @@ __all__ = ["Pruned", "Rotated", "create_tables", "prune", "resync", "rotate_keys
 class Pruned:
     """What pruning did, or would do.
 
-    :ivar up_to: the mark: the revisions before it cannot be rolled back to any more
-    :ivar removed: how many lines of history went
+    :ivar up_to: the mark, which is the oldest revision to roll back to
+    :ivar removed: how many lines of history were removed
     :ivar kept: how many are left
     """
 
@@ -41,8 +41,8 @@ class Pruned:
 class Rotated:
     """What a rotation of keys did.
 
-    :ivar record: the record after it
-    :ivar values: how many present values were sealed anew
+    :ivar record: the record after it, with the new message key and the one before it
+    :ivar values: how many present values were sealed with the first encryption key
     :ivar history: how many lines of history were
     """
 
@@ -52,7 +52,7 @@ class Rotated:
 
 
 def create_tables(store: Store) -> None:
-    """Create the tables that are missing.
+    """Create the tables that are missing, and the columns that those of 0.1.0 lack.
 
     :raises StoreUnavailable: the database did not answer, or does not allow it
     """
@@ -69,13 +69,13 @@ def prune(
     before: datetime | None = None,
     dry_run: bool = False,
 ) -> Pruned:
-    """Forget old history, but for the last change of each setting before the mark.
+    """Remove the changes before a mark, except the last one of each setting.
 
-    With that one, a rollback to any revision from the mark on stays right. Present values are not
-    history, so none is touched.
+    With those, a rollback to any revision from the mark on gives the right values. Present values
+    are not part of the history, so they stay.
 
     :param keep: how many of the latest revisions stay
-    :param before: forget what is older than this moment, by the clocks of those who wrote
+    :param before: remove what is older than this moment, by the clocks of the writers
     :raises StoreUnavailable: the database did not answer
     """
 
@@ -95,7 +95,7 @@ def prune(
 
 
 def _locked_bounds(connection: sa.Connection, store: Store) -> tuple[int, int]:
-    """Keep writers out, and return the newest revision and the present mark."""
+    """Lock out writers, and return the newest revision and the present mark."""
     connection.execute(
         sa.update(NAMESPACE).where(store.is_mine).values(pruned=NAMESPACE.c.pruned + 0)
     )
@@ -111,11 +111,11 @@ def _mark(
     keep: int | None,
     before: datetime | None,
 ) -> int:
-    """Return the revision up to which the history goes."""
+    """Return the revision up to which the history is removed."""
     mine = CHANGE.c.namespace == store.namespace
     marks = [0]
     if keep is not None:
-        # Counted, not subtracted: a resync leaves a gap in the numbers.
+        # Counted, as a resync leaves a gap in the numbers.
         latest = sa.select(CHANGE.c.revision).where(mine).distinct()
         latest = latest.order_by(CHANGE.c.revision.desc()).offset(max(keep - 1, 0)).limit(1)
         oldest_kept: int | None = connection.execute(latest).scalar()
@@ -131,7 +131,7 @@ def _mark(
 def _forget(connection: sa.Connection, store: Store, mark: int) -> int:
     """Delete, of each setting, all changes up to the mark but the last, and return how many.
 
-    One statement for each setting: MySQL does not delete from a table that it selects from.
+    With a statement for each setting, as MySQL does not delete from a table that it selects from.
     """
     mine = CHANGE.c.namespace == store.namespace
     last = (
@@ -156,12 +156,12 @@ def _count(connection: sa.Connection, store: Store) -> int:
 
 
 def resync(store: Store, seen: Collection[Position]) -> Record | None:
-    """Move SQL past every revision that a host has seen of it; values are those of SQL.
+    """Move SQL past every revision that a host has seen of it, with SQL's values.
 
-    A database that was emptied gets a lineage, so that the defaults are served.
+    A database that was emptied gets a new lineage, so that the hosts serve the defaults.
 
     :param seen: the position of each host
-    :return: the record after it, ``None`` where nobody has seen a later revision
+    :return: the record after it, ``None`` where no host has seen a later revision
     :raises StoreUnavailable: the database did not answer
     """
     present = store.peek()
@@ -183,28 +183,27 @@ def resync(store: Store, seen: Collection[Position]) -> Record | None:
 def rotate_keys(
     store: Store, cipher: Cipher, secret_names: Iterable[str], *, beyond: Position
 ) -> Rotated:
-    """Seal every secret anew with the first key, in one transaction: values and history.
+    """Make a new message key, and seal secrets and their history with the first encryption key.
 
-    Where keys are being introduced, that seals what was stored open.
+    All in one transaction. Without encryption keys, secrets stay as they are stored. The message
+    key before the new one stays valid until the next rotation, so that a host that has only that
+    one still understands the others, and they understand it.
 
-    :param beyond: a lineage and a revision that hosts have seen, which the new one must pass
-    :raises ConfigError: there is no key to seal with
-    :raises InvalidSetting: a value that none of the keys opens; nothing was changed
+    :param beyond: a position that a host has seen, whose revision the new one must exceed
+    :raises InvalidSetting: none of the encryption keys opens a value; nothing was changed
     :raises StoreUnavailable: the database did not answer
     """
-    if not cipher.seals:
-        message = (
-            "WAFFLE_ENCRYPTION_KEYS is not set, so there is no key to seal with. Set it to the new "
-            "key, followed by the old ones."
-        )
-        raise ConfigError(message, key="WAFFLE_ENCRYPTION_KEYS")
-    secrets = frozenset(secret_names)
+    key = new_key()
+    secrets = frozenset(secret_names if cipher.seals else ())
     counts = [0, 0]
 
-    def amend(connection: sa.Connection, _record: Record) -> bool:
+    def amend(connection: sa.Connection, record: Record) -> bool:
         counts[0] = _rotate(connection, store, cipher, secrets, SETTING, ("value",))
         counts[1] = _rotate(connection, store, cipher, secrets, CHANGE, ("old", "new"))
-        return any(counts)
+        before = [one for one in record.keys if one != key][:1]
+        keys = {"keys": " ".join([key, *before])}
+        connection.execute(sa.update(NAMESPACE).where(store.is_mine).values(keys))
+        return True
 
     record = store.amend(amend, beyond=beyond)
     return Rotated(record, *counts)
@@ -218,10 +217,10 @@ def _rotate(  # noqa: PLR0913, PLR0917  # what, where and how
     table: sa.Table,
     columns: tuple[str, ...],
 ) -> int:
-    """Seal the columns of a table's rows anew, and return of how many rows."""
+    """Seal the columns of a table's rows again, and return how many rows were sealed."""
     mine = table.c.namespace == store.namespace
     keys = [column for column in table.primary_key if column.name != "namespace"]
-    # A setting that is not declared secret any more may have been when it was stored.
+    # What is sealed may be a setting that is no longer declared secret.
     sealed = (table.c[name].startswith(SEALED_PREFIX) for name in columns)
     chosen = sa.select(*keys, *(table.c[name] for name in columns)).where(
         mine, sa.or_(table.c.name.in_(secrets), *sealed)

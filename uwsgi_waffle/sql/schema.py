@@ -1,4 +1,4 @@
-"""The three tables, for SQLite, PostgreSQL, MariaDB and MySQL.
+"""The four tables, for SQLite, PostgreSQL, MariaDB and MySQL.
 
 Migrations may own them (``WAFFLE_AUTO_CREATE = False``): :data:`metadata` is what alembic compares
 against.
@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-__all__ = ["CHANGE", "NAMESPACE", "SETTING", "metadata"]
+__all__ = ["CHANGE", "HOST", "NAMESPACE", "SETTING", "metadata"]
 
 metadata = MetaData()
 
@@ -86,5 +86,16 @@ CHANGE = Table(
     Column("stamp", _HEX_64_BITS, nullable=False, server_default=""),
     Column("at", _INSTANT, nullable=False),
     Index("waffle_change_by_name", "namespace", "name", "revision"),
+    **_MYSQL,
+)
+
+#: One row for each host that cannot report on Redis; usually the table is empty.
+HOST = Table(
+    "waffle_host",
+    metadata,
+    Column("namespace", _NAMESPACE_NAME, primary_key=True),
+    Column("id", _HEX_64_BITS, primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("reason", String(500), nullable=False),
     **_MYSQL,
 )

@@ -1,4 +1,4 @@
-"""SQL, where the truth lives.
+"""SQL, which holds the truth.
 
 A writer first updates the namespace row. Its lock gives the revision, serialises writers and makes
 what the writer then reads the present state, so validating the whole inside the transaction is
@@ -11,7 +11,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -31,7 +31,7 @@ __all__ = ["RowChange", "Signature", "Store", "new_key"]
 
 @dataclass(frozen=True, slots=True)
 class RowChange:
-    """What a writer wants done to one setting; texts as they are stored.
+    """What a writer does to one setting; texts as they are stored.
 
     :ivar is_default: the setting goes back to its default, so its row is deleted
     """
@@ -43,7 +43,7 @@ class RowChange:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Who changes something, why, and through which interface, for the history."""
+    """Who makes a change, why, and through which interface, for the history."""
 
     actor: str | None = None
     comment: str | None = None
@@ -53,6 +53,8 @@ class Signature:
 #: Given the present record, returns what to do to it.
 Edit = Callable[[Record], Mapping[str, RowChange]]
 
+#: Whether a text is 16 hexadecimal digits, not all of them 0.
+_IS_HEX = re.compile("(?!0{16})[0-9a-f]{16}").fullmatch
 _POSITION = (NAMESPACE.c.lineage, NAMESPACE.c.revision, NAMESPACE.c.stamp)
 
 
@@ -65,6 +67,8 @@ class Store:
         :raises ConfigError: the URL is malformed, or its driver is not installed
         """
         self.namespace = config.namespace
+        #: The condition for this namespace's row of the namespaces.
+        self.is_mine: sa.ColumnElement[bool] = NAMESPACE.c.name == config.namespace
         self.database = Database(config.database_uri, auto_create=config.auto_create)
 
     def read(self) -> Record:
@@ -131,8 +135,8 @@ class Store:
                 raise RevisionConflict(expected=expected_revision, actual=record.revision)
             changes = edit(record)
             if not changes:
-                return record
-            after = _changed(record, changes, record.position.next(_floor(record, beyond)))
+                return record if record.revision else self._read_after_rollback(connection)
+            after = _changed(record, changes, record.position.next(beyond))
             self._apply(connection, after.position, changes, signature, at)
             self._commit(connection, after.position)
             return after
@@ -142,10 +146,9 @@ class Store:
     def amend(
         self, amend: Callable[[sa.Connection, Record], bool], *, beyond: Position = NOWHERE
     ) -> Record:
-        """Change how things are stored, not what they are, and return the record after it.
+        """Change how settings are stored, not their values, and return the record after it.
 
-        That makes a revision of its own, without a line of history, as hosts move to a later
-        revision only.
+        That makes a revision without a line of history, as hosts only move to later revisions.
 
         :param amend: called with the present record under the lock; an answer of false writes
             nothing; an exception that it raises ends the transaction
@@ -156,19 +159,18 @@ class Store:
         def transaction(connection: sa.Connection) -> Record:
             record = self._lock(connection)
             if not amend(connection, record):
-                return record
-            self._move(connection, record.position.next(_floor(record, beyond)))
+                return record if record.revision else self._read_after_rollback(connection)
+            self._move(connection, record.position.next(beyond))
             after = self._read(connection)
             self.database.commit(connection)
             return after
 
         return self.database.write(transaction)
 
-    @property
-    def is_mine(self) -> sa.ColumnElement[bool]:
-        """The condition for this namespace's row of the namespaces."""
-        mine: sa.ColumnElement[bool] = NAMESPACE.c.name == self.namespace
-        return mine
+    def _read_after_rollback(self, connection: sa.Connection) -> Record:
+        """Return what SQL holds without this transaction, which may have made the namespace."""
+        connection.rollback()
+        return self._read(connection)
 
     def _read(self, connection: sa.Connection) -> Record:
         """Return position, keys and rows, from one statement."""
@@ -185,11 +187,17 @@ class Store:
         return Record(_position(found[0]), rows, keys)
 
     def _lock(self, connection: sa.Connection) -> Record:
-        """Take the namespace row's lock, making the row if need be, and return what it guards."""
+        """Take the namespace row's lock, making the row if it is missing, and return the record."""
         touch = sa.update(NAMESPACE).where(self.is_mine)
         if connection.execute(touch.values(pruned=NAMESPACE.c.pruned + 0)).rowcount == 0:
             self._insert_namespace(connection)
-        return self._read(connection)
+        record = self._read(connection)
+        if record.keys:
+            return record
+        # Made by release 0.1.0, which signed nothing. The caller commits it with its change.
+        keys = (new_key(),)
+        connection.execute(sa.update(NAMESPACE).where(self.is_mine).values(keys=keys[0]))
+        return replace(record, keys=keys)
 
     def _insert_namespace(self, connection: sa.Connection) -> None:
         row = {"name": self.namespace, "lineage": secrets.token_hex(8), "revision": 0}
@@ -240,8 +248,9 @@ class Store:
         :raises StoreUnavailable: it is not known whether the change was made
         """
         try:
-            self.database.commit(connection)
+            connection.commit()
         except exc.SQLAlchemyError as error:
+            connection.invalidate()  # for the reason that `Database.commit` gives
             if lost_a_race(error):
                 raise
             if not self._was_committed(position):
@@ -275,11 +284,6 @@ def new_key() -> str:
     return secrets.token_hex(32)
 
 
-def _floor(record: Record, beyond: Position) -> int:
-    """Return the revision that the next one must exceed."""
-    return beyond.revision if beyond.lineage == record.position.lineage else 0
-
-
 def _changed(record: Record, changes: Mapping[str, RowChange], position: Position) -> Record:
     """Return the record after the changes."""
     rows = {name: text for name, text in record.rows.items() if name not in changes}
@@ -288,11 +292,14 @@ def _changed(record: Record, changes: Mapping[str, RowChange], position: Positio
 
 
 def _position(row: Any) -> Position:
-    """Return the position in a row; a lineage as 16 hexadecimal digits, whatever text is stored."""
-    return Position(_hex(row.lineage), max(row.revision, 0), _hex(row.stamp) if row.stamp else "")
+    """Return the position in a row; 16 hexadecimal digits each, whatever text is stored."""
+    lineage, stamp = row.lineage, row.stamp
+    if not _IS_HEX(lineage):
+        lineage = _as_hex(lineage)
+    if stamp and not _IS_HEX(stamp):
+        stamp = _as_hex(stamp)
+    return Position(lineage, max(row.revision, 0), stamp)
 
 
-def _hex(stored: str) -> str:
-    if re.fullmatch("[0-9a-f]{16}", stored) and int(stored, 16):
-        return stored
+def _as_hex(stored: str) -> str:
     return hashlib.sha256(stored.encode()).hexdigest()[:16]

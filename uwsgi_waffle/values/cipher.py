@@ -1,7 +1,7 @@
 """Secrets at rest: the one door to ``cryptography``.
 
-A sealed value is the text ``fernet:`` and a Fernet token. No JSON text begins with that, so a
-table may hold sealed and open values side by side while keys are being introduced.
+A sealed value is the text ``fernet:`` and a Fernet token. No JSON text begins like that, so a table
+may hold sealed and open values side by side while keys are being introduced.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Cipher:
     def open(self, stored: str) -> str:
         """Return the text behind a stored value; an open one comes back as it is.
 
-        :raises Undecipherable: no key at hand opens it
+        :raises Undecipherable: none of the keys opens it
         """
         if not self.is_sealed(stored):
             return stored
@@ -72,7 +72,7 @@ class Cipher:
     def rotate(self, stored: str) -> str:
         """Return a stored value sealed anew with the first key.
 
-        :raises Undecipherable: no key at hand opens it
+        :raises Undecipherable: none of the keys opens it
         """
         return self.seal(self.open(stored))
 
@@ -96,6 +96,6 @@ def _multi_fernet(keys: Sequence[str]) -> MultiFernet:
                 f"{_KEY}: key {position} of {len(keys)} is not a Fernet key. Make one with "
                 "`cryptography.fernet.Fernet.generate_key()`."
             )
-            # The cause is left out: it is raised over the key itself.
+            # Without its cause, whose traceback shows the key.
             raise ConfigError(message, key=_KEY) from None
     return MultiFernet(fernets)

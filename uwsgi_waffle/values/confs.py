@@ -29,8 +29,8 @@ def model_from_confs(confs: Mapping[str, Mapping[str, Any]]) -> type[WaffleSetti
     try:
         return pydantic.create_model("Settings", __base__=WaffleSettings, **fields)
     except Exception as error:
-        # pydantic has many words for it: that of a constraint that does not go with the type is
-        # RuntimeError, that of a pattern that is none SchemaError.
+        # pydantic raises several types: RuntimeError for a constraint that does not fit the type,
+        # SchemaError for a malformed pattern.
         message = f"WAFFLE_CONFS cannot be made into settings: {one_line(error)}"
         raise ConfigError(message, key="WAFFLE_CONFS") from error
 
@@ -62,13 +62,13 @@ def _field(name: str, conf: Mapping[str, Any]) -> tuple[Any, FieldInfo]:
         arguments["json_schema_extra"] = {"secret": True}
     try:
         return _annotation(name, conf), Field(**arguments)
-    except TypeError as error:  # choices that are none, or entries that exclude each other
+    except TypeError as error:  # choices that cannot be listed, or entries that exclude each other
         message = f"WAFFLE_CONFS: {name} cannot be made into a setting: {one_line(error)}."
         raise ConfigError(message, key=name) from error
 
 
 def _field_parameters() -> frozenset[str]:
-    """Return what pydantic's ``Field`` takes, so that a misspelt constraint is an error."""
+    """Return the parameters of pydantic's ``Field``, so that a misspelt one is an error."""
     return frozenset(inspect.signature(Field).parameters) - {
         "default",
         "extra",
@@ -79,12 +79,12 @@ def _field_parameters() -> frozenset[str]:
 def _annotation(name: str, conf: Mapping[str, Any]) -> Any:
     """Return the type of an entry: given, made of its choices, or that of its default.
 
-    :raises ConfigError: the type cannot be told
+    :raises ConfigError: the type is not known
     """
     if "choices" in conf:
         choices = tuple(conf["choices"])
         if not choices:
-            message = f"WAFFLE_CONFS: {name} has no choices to choose from."
+            message = f"WAFFLE_CONFS: {name} has no choices. Name some, or leave 'choices' out."
             raise ConfigError(message, key=name, value=choices)
         return Literal[choices]
     if "type" in conf:
@@ -92,6 +92,6 @@ def _annotation(name: str, conf: Mapping[str, Any]) -> Any:
     default = conf.get("default")
     if default is None:
         source = "None" if "default" in conf else "a 'default_factory'"
-        message = f"WAFFLE_CONFS: the type of {name} cannot be told from {source}. Add a 'type'."
+        message = f"WAFFLE_CONFS: {name} has no type, and {source} does not show it. Add a 'type'."
         raise ConfigError(message, key=name)
     return type(default)

@@ -1,4 +1,4 @@
-"""Where a database, a host or a process is: lineage, revision and stamp, and the order of those.
+"""Which state a database, a host or a process is at: lineage, revision, stamp, and their order.
 
 A revision number alone names no state: after a failover, or where a backup was restored, two
 states can have the same number. Each commit therefore makes a random stamp.
@@ -16,7 +16,7 @@ __all__ = ["NOWHERE", "Position", "new_stamp"]
 class Position:
     """One state of the settings, which no other state shares.
 
-    :ivar lineage: 16 hexadecimal digits made with the namespace; ``""`` where there is none
+    :ivar lineage: 16 hexadecimal digits made with the namespace; ``""`` without a namespace
     :ivar revision: counts the commits of a lineage; 0 before the first
     :ivar stamp: 16 hexadecimal digits made by the commit; ``""`` before the first
     """
@@ -27,11 +27,11 @@ class Position:
 
     @property
     def exists(self) -> bool:
-        """Whether this is a position in a database at all."""
+        """Whether this is a state of some database; false for :data:`NOWHERE`."""
         return bool(self.lineage)
 
     def includes(self, other: Position) -> bool:
-        """Return whether this state holds every change of *other*, as far as positions tell."""
+        """Return whether this state holds every change of *other*, as far as positions show."""
         if not other.exists:
             return True
         if self.lineage != other.lineage:
@@ -39,11 +39,11 @@ class Position:
         return self.revision > other.revision or self == other
 
     def supersedes(self, other: Position) -> bool:
-        """Return whether what is at *other* should move here, given that SQL is here.
+        """Return whether a host or process at *other* should move here, given that SQL is here.
 
         Within a lineage revisions order; the same revision with another stamp is another state,
         and SQL decides. Another lineage is another database, so it wins. No lineage is a database
-        that was emptied, which does not say what it should hold.
+        that was emptied, which is no reason to give up what is served.
         """
         if self.lineage == other.lineage:
             return self.revision > other.revision or (
@@ -55,15 +55,18 @@ class Position:
         """Return whether *other* is a later revision of the same lineage."""
         return self.lineage == other.lineage and self.revision < other.revision
 
-    def next(self, floor: int = 0) -> Position:
+    def next(self, beyond: Position | None = None) -> Position:
         """Return the position of the commit that follows this one.
 
-        :param floor: a revision that it must exceed, as some host has seen it already
+        :param beyond: one that a host has seen, whose revision the new one must exceed
         """
-        return Position(self.lineage, max(self.revision, floor) + 1, new_stamp())
+        revision = self.revision
+        if beyond is not None and beyond.lineage == self.lineage:
+            revision = max(revision, beyond.revision)
+        return Position(self.lineage, revision + 1, new_stamp())
 
 
-#: The position of a database without the namespace, and of a host that has seen none.
+#: The position of a database without the namespace, and of a host that has not seen one.
 NOWHERE = Position()
 
 

@@ -1,4 +1,4 @@
-"""Immutable snapshots: one state of the settings, decoded, validated and never a mix of two.
+"""Immutable snapshots: one state of the settings, decoded and validated, never a mix of two.
 
 A :class:`Record` is what SQL and the host snapshot hold (JSON texts); a :class:`Snapshot` is what a
 process serves.
@@ -13,11 +13,14 @@ from types import MappingProxyType
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from .cipher import Cipher, Undecipherable
-from .position import NOWHERE, Position
-from .settings import Declaration, WaffleSettings
+from uwsgi_waffle.errors import InvalidSetting
 
-__all__ = ["Problem", "Record", "Snapshot", "build", "snapshot_of"]
+from .cipher import Cipher, Undecipherable
+from .declaration import Declaration
+from .position import NOWHERE, Position
+from .settings import WaffleSettings
+
+__all__ = ["Problem", "Record", "Snapshot", "build"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,14 @@ class Record:
     :ivar position: which one; nowhere before the namespace exists
     :ivar rows: setting name -> stored text, for those that differ from their default
     :ivar keys: what signs the messages between hosts; the first signs, all are accepted
+    :ivar before: the lineage that a host was at before this one, and its keys, as other hosts may
+        still be there; SQL does not hold it
     """
 
     position: Position = NOWHERE
     rows: Mapping[str, str] = field(default_factory=dict, repr=False)  # secrets among them
     keys: tuple[str, ...] = field(default=(), repr=False)
+    before: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def revision(self) -> int:
@@ -84,8 +90,8 @@ def build(
 ) -> Snapshot:
     """Decode and validate a record; never fails, as a bad value must not stop a process.
 
-    A value that cannot be used gives way to the last good one, or to the default at first start,
-    and is named in ``problems``.
+    In the place of a value that cannot be used stands the last good one, or the default at the
+    first start; ``problems`` names it.
     """
     rows = record.rows
     texts: dict[str, str] = {}
@@ -98,27 +104,12 @@ def build(
                 problems[name] = _reason(declaration, name, error)
     settings = _decode(declaration, texts, problems, last_good)
     substitute = "last good value" if last_good is not None else "default"
-    return snapshot_of(
-        record,
-        settings,
-        declaration,
-        tuple(Problem(name, reason, substitute) for name, reason in problems.items()),
-    )
-
-
-def snapshot_of(
-    record: Record,
-    settings: WaffleSettings,
-    declaration: Declaration,
-    problems: tuple[Problem, ...] = (),
-) -> Snapshot:
-    """Return the snapshot of a record whose *settings* are decoded already."""
     return Snapshot(
         position=record.position,
         settings=settings,
         values=MappingProxyType(dict(settings)),
-        problems=problems,
-        undeclared=tuple(sorted(record.rows.keys() - set(declaration.names))),
+        problems=tuple(Problem(name, reason, substitute) for name, reason in problems.items()),
+        undeclared=tuple(sorted(rows.keys() - set(declaration.names))),
     )
 
 
@@ -128,13 +119,13 @@ def _decode(
     problems: dict[str | None, str],
     last_good: Snapshot | None,
 ) -> WaffleSettings:
-    """Return the settings that the texts make, leaving out the invalid ones one after another."""
+    """Return the settings that the texts make, without those that are refused."""
     fallback = last_good.settings if last_good is not None else declaration.defaults
     while True:
         kept = {name: getattr(fallback, name) for name in problems if name is not None}
         try:
             settings = declaration.from_json(texts)
-            # Only now may typed values join: from_json reads JSON.
+            # Typed values are added now, as from_json reads JSON only.
             return declaration.validate(settings, kept) if kept else settings
         except ValidationError as error:
             bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]} & texts.keys()
@@ -146,22 +137,25 @@ def _decode(
                 return fallback
             for name in bad:
                 del texts[name]
+        except InvalidSetting as error:  # the whole refuses what is kept of the last good values
+            problems[None] = str(error)
+            return fallback
         except Exception as error:  # noqa: BLE001  # an application's validator may raise anything
             problems[None] = declaration.raised(error)
             return fallback
 
 
 def _plain_json(text: str) -> str:
-    """Return a text that is JSON by itself, and so cannot change the meaning of its neighbours.
+    """Return the text, after a check that it is JSON, as it is put together with others.
 
-    :raises ValueError: it is not
+    :raises ValueError: it is not JSON
     """
     from_json(text, allow_inf_nan=False)
     return text
 
 
 def _reason(declaration: Declaration, name: str, error: Exception) -> str:
-    """Return why a stored text is unusable; of a secret, only what cannot repeat it."""
+    """Return why a stored text cannot be used; of a secret, without any part of it."""
     if isinstance(error, Undecipherable):
         return str(error)
     return "it is not JSON" if name in declaration.secrets else f"it is not JSON: {error}"

@@ -1,10 +1,10 @@
-// Makes the pages handier; all of them work without it. No page holds code of its own.
+// Makes the pages quicker to use; all of them work without it. Pages contain no code.
 "use strict";
 (() => {
   document.documentElement.classList.add("scripted");
   const find = (id) => document.getElementById(id);
 
-  // -- settings: search while typing, and count what is about to change
+  // -- settings: search while typing, and count the edited settings
   const form = find("settings");
   const search = find("q");
   const rows = form ? [...form.querySelectorAll(".setting")] : [];
@@ -23,7 +23,7 @@
   }
 
   function isDirty(row) {
-    if (row.dataset.edited) return true; // typed before, and refused
+    if (row.dataset.edited) return true; // edited before, and refused
     return [...row.querySelectorAll("input, select, textarea")].some((input) => {
       if (input.type === "hidden") return false;
       if (input.type === "checkbox") return input.checked !== input.defaultChecked;
@@ -63,8 +63,8 @@
     if (wrong) wrong.focus();
   }
 
-  // -- the wave: ask until every process has taken the revision, more rarely as time goes by
-  const wave = find("wave");
+  // -- processes: ask until every one serves the revision, more rarely as time goes by
+  const fleet = find("fleet");
 
   function cell(row, label, text, className) {
     const made = row.insertCell();
@@ -82,7 +82,7 @@
   }
 
   function show(found) {
-    wave.classList.toggle("complete", found.is_complete);
+    fleet.classList.toggle("complete", found.is_complete);
     find("summary").textContent = found.summary;
     const progress = find("progress");
     progress.max = found.total || 1;
@@ -100,7 +100,7 @@
       cell(row, "Process", process.worker ? `${process.role} ${process.worker}` : process.role);
       cell(row, "pid", process.pid, "number");
       cell(row, "Revision", process.revision, "number");
-      if (wave.dataset.times) cell(row, "After", process.after_ms === null ? "–" : `${process.after_ms.toFixed(1)} ms`, "number");
+      if (fleet.dataset.times) cell(row, "After", process.after_ms === null ? "–" : `${process.after_ms.toFixed(1)} ms`, "number");
       cell(row, "State", process.state);
     }
     body.id = "processes";
@@ -109,23 +109,23 @@
 
   async function follow() {
     const began = performance.now();
-    let complete = wave.classList.contains("complete");
+    let complete = fleet.classList.contains("complete");
     while (!complete && performance.now() - began < 120000) {
       const asked = performance.now();
       try {
-        const answer = await fetch(wave.dataset.url, { headers: { Accept: "application/json" } });
+        const answer = await fetch(fleet.dataset.url, { headers: { Accept: "application/json" } });
         if (answer.ok) {
           const found = await answer.json();
           show(found);
           complete = found.is_complete;
         }
       } catch (error) {
-        // The server is being reloaded, perhaps; ask again.
+        // The server may be reloading; ask again.
       }
-      // A slow answer is a worker that was kept from its work, so ask that much more rarely.
+      // A slow answer keeps a worker busy, so pause for ten times as long.
       const pause = Math.max(performance.now() - began < 3000 ? 100 : 1000, 10 * (performance.now() - asked));
       await new Promise((resolve) => setTimeout(resolve, Math.min(pause, 10000)));
     }
   }
-  if (wave) follow();
+  if (fleet) follow();
 })();

@@ -1,26 +1,33 @@
-"""A change on its way: one row for each process."""
+"""How far a revision has come: one row for each process."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from uwsgi_waffle.bus.fleet import Refusal
 from uwsgi_waffle.ops.convergence import look
 
 if TYPE_CHECKING:
     from uwsgi_waffle.bus.fleet import Fleet, HostStatus
     from uwsgi_waffle.host.processes import ProcessSlot
-    from uwsgi_waffle.process.state import State
 
-__all__ = ["Row", "Wave", "wave"]
+    from .viewer import Viewer
+
+__all__ = ["Progress", "Row", "progress_json", "progress_of"]
+
+#: A process that has a revision for longer than that after the save was started later.
+_MOST_MS = 120_000
+_SECOND_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One process on its way to a revision.
 
-    :ivar state: ``applied``, ``waiting``, ``refused``, ``silent``, or ``idle``: sees it at its next request
-    :ivar after_ms: how long after the save it had applied it; ``None`` where that is not known
+    :ivar state: ``applied``, ``waiting``, ``refused``, ``silent``, or ``idle``: it serves the
+        revision when its next request starts
+    :ivar after_ms: how long after the save it served the revision; ``None`` where that is not known
     """
 
     host: str
@@ -33,11 +40,13 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Wave:
+class Progress:
     """How far a revision has come.
 
+    :ivar revision: the revision; a later one counts as well
     :ivar summary: that in a sentence
-    :ivar missing: who is missing, and why, each in a sentence
+    :ivar missing: which processes and hosts do not serve it whole, and why, each in a sentence
+    :ivar refused: which of those refuse a value of it
     """
 
     revision: int
@@ -45,30 +54,35 @@ class Wave:
     total: int
     is_complete: bool
     summary: str
-    rows: tuple[Row, ...]
+    processes: tuple[Row, ...]
     missing: tuple[str, ...]
+    refused: tuple[Refusal, ...]
 
 
-def wave(state: State, revision: int, saved_at: float | None = None) -> Wave:
+def progress_of(viewer: Viewer, revision: int, saved_at: float | None = None) -> Progress:
     """Return how far a revision has come.
 
     :param saved_at: when it was saved, in seconds since the epoch
     """
-    fleet = look(state, revision)
-    missing = (*fleet.missing, *fleet.refused)
+    fleet = look(viewer.state, revision)
+    refused = tuple(viewer.refusals(fleet))
+    missing = (*fleet.missing, *refused)
+    if fleet.revision != revision:  # when a later one was served says nothing about this one
+        saved_at = None
     rows = tuple(
         _row(fleet, host, process, saved_at)
         for host in fleet.hosts
         for process in sorted(host.processes, key=lambda p: (p.role != "worker", p.worker, p.pid))
     )
-    return Wave(
+    return Progress(
         revision=revision,
         applied=fleet.applied,
         total=fleet.total,
         is_complete=not missing,
-        summary=_summary(fleet, rows, is_complete=not missing),
-        rows=rows,
+        summary=_summary(fleet, rows, revision, is_complete=not missing),
+        processes=rows,
         missing=tuple(map(str, missing)),
+        refused=refused,
     )
 
 
@@ -96,17 +110,15 @@ def _row(fleet: Fleet, host: HostStatus, process: ProcessSlot, saved_at: float |
     )
 
 
-#: A process that has a revision for longer than that after the save was started later.
-_MOST_MS = 120_000
-
-
-def _summary(fleet: Fleet, rows: tuple[Row, ...], *, is_complete: bool) -> str:
+def _summary(fleet: Fleet, rows: tuple[Row, ...], revision: int, *, is_complete: bool) -> str:
     """Return how far it has come, in a sentence."""
     total = fleet.total
-    if not total:
-        return "No process is told of changes; each takes them when its next request starts."
+    if not total and is_complete:
+        return "No process is woken for changes; each serves them when its next request starts."
     noun = "process" if total == 1 else "processes"
     count = f"{fleet.applied} of {total} {noun}"
+    if fleet.revision != revision:
+        return f"{count} at the current revision, {fleet.revision}"
     times = [row.after_ms for row in rows if row.after_ms is not None]
     if not is_complete or not times:
         return count
@@ -114,28 +126,6 @@ def _summary(fleet: Fleet, rows: tuple[Row, ...], *, is_complete: bool) -> str:
     return f"{count} in {f'{most:.0f} ms' if most < _SECOND_MS else f'{most / 1000:.1f} s'}"
 
 
-_SECOND_MS = 1000
-
-
-def as_json(found: Wave) -> dict[str, Any]:
-    """Return a wave as JSON has it."""
-    return {
-        "revision": found.revision,
-        "applied": found.applied,
-        "total": found.total,
-        "is_complete": found.is_complete,
-        "summary": found.summary,
-        "missing": list(found.missing),
-        "processes": [
-            {
-                "host": row.host,
-                "role": row.role,
-                "worker": row.worker,
-                "pid": row.pid,
-                "revision": row.revision,
-                "state": row.state,
-                "after_ms": row.after_ms,
-            }
-            for row in found.rows
-        ],
-    }
+def progress_json(found: Progress) -> dict[str, Any]:
+    """Return by name how far a revision has come."""
+    return {**asdict(found), "missing": list(found.missing)}

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
-#: The contract, as a program, so that gevent's patches stay in a process of their own.
+from tests.support.programs import output_of
+
+#: The contract, as a program, so that gevent's patches stay in its process.
 CONTRACT = """
 import sys, time
 kind = sys.argv[1]
 if kind == "gevent":
     from gevent import monkey
     monkey.patch_all()
-from uwsgi_waffle.server.environment import GreenletEnvironment, ThreadEnvironment, choose
+from uwsgi_waffle.server.concurrency import (
+    GreenletEnvironment, ThreadEnvironment, choose_environment
+)
 
-environment = choose()
+environment = choose_environment()
 assert type(environment) is {"gevent": GreenletEnvironment, "thread": ThreadEnvironment}[kind]
 turns = []
 
@@ -37,7 +38,7 @@ before = len(turns)
 time.sleep(0.05)
 assert len(turns) == before
 
-never_started = choose()
+never_started = choose_environment()
 never_started.stop(0.1)
 assert not never_started.is_alive()
 """
@@ -48,30 +49,22 @@ import sys, threading
 if sys.argv[1] == "gevent":
     from gevent import monkey
     monkey.patch_all()
-from uwsgi_waffle.server.environment import choose
-choose().start(lambda stop: threading.Event().wait())
+from uwsgi_waffle.server.concurrency import choose_environment
+choose_environment().start(lambda stop: threading.Event().wait())
 """
 
 
 @pytest.mark.parametrize("kind", ["thread", "gevent"])
 @pytest.mark.parametrize("program", [CONTRACT, ENDLESS], ids=["contract", "endless"])
 def test_the_environments_keep_one_contract(kind: str, program: str) -> None:
-    """Start, turn beside other work, stop when asked, and never hold the process up."""
-    done = subprocess.run(
-        [sys.executable, "-c", program, kind],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
+    """A loop starts, turns beside other work, stops when asked, and never holds its process up."""
+    output_of(program, kind)
 
 
-def test_gevent_that_is_loaded_but_has_not_patched_gets_a_thread() -> None:
+def test_where_gevent_has_not_patched_a_loop_runs_in_a_thread() -> None:
     """A greenlet with blocking sockets would freeze the whole process."""
-    program = """
+    output_of("""
 import gevent
-from uwsgi_waffle.server.environment import ThreadEnvironment, choose
-assert type(choose()) is ThreadEnvironment
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+from uwsgi_waffle.server.concurrency import ThreadEnvironment, choose_environment
+assert type(choose_environment()) is ThreadEnvironment
+""")

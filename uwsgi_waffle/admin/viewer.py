@@ -1,13 +1,14 @@
-"""The request at hand: which application's settings, and what whoever asks may do."""
+"""The person who sends the request: which settings they may see and change."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from flask import g
 
+from uwsgi_waffle.bus.fleet import Fleet, Refusal
 from uwsgi_waffle.sql.history import Change
 from uwsgi_waffle.values.settings import MASK
 from uwsgi_waffle.values.snapshot import Snapshot
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from .permission import Permission
 
-__all__ = ["ShownChange", "Visit", "visit"]
+__all__ = ["ShownChange", "Viewer", "viewer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,10 @@ class ShownChange:
 
 
 @dataclass(frozen=True)
-class Visit:
-    """Who asks, and what for.
+class Viewer:
+    """A person, and the settings of the application as they may see them.
 
-    :ivar state: the settings of the application
+    :ivar state: the state of the application
     :ivar permission: what may be seen and changed
     """
 
@@ -56,14 +57,14 @@ class Visit:
 
     @property
     def snapshot(self) -> Snapshot:
-        """What the request sees."""
+        """The snapshot of the request."""
         return self.state.pins.seen()
 
     def visible(self, changes: list[Change]) -> list[ShownChange]:
         """Return the lines of history that may be seen, as they are shown."""
-        return [self.show(change) for change in changes if self.permission.may_see(change.name)]
+        return [self._shown(change) for change in changes if self.permission.may_see(change.name)]
 
-    def show(self, change: Change) -> ShownChange:
+    def _shown(self, change: Change) -> ShownChange:
         """Return a line of history as it is shown; a secret is masked there already."""
         is_secret = change.name in self.state.declaration.secrets
         old, new = (
@@ -71,8 +72,20 @@ class Visit:
         )
         return ShownChange(change, old, new)
 
+    def refusals(self, fleet: Fleet) -> list[Refusal]:
+        """Return what processes refuse, without what may not be seen of it."""
+        return [self._visible_refusal(refusal) for refusal in fleet.refused]
+
+    def _visible_refusal(self, refusal: Refusal) -> Refusal:
+        # What is said about the settings as a whole may name any of them.
+        is_hidden = not self.permission.may_see(refusal.name) if refusal.name else False
+        if self.permission.sees_all or (refusal.name and not is_hidden):
+            return refusal
+        name = "a setting that you have no permission to see" if is_hidden else ""
+        return replace(refusal, name=name, reason="you have no permission to see the reason")
+
     def problems(self, problems: tuple[str, ...]) -> list[str]:
-        """Return problems without those that tell of settings which may not be seen."""
+        """Return problems without those about settings that may not be seen."""
         if self.permission.sees_all:
             return list(problems)
         hidden = {
@@ -83,6 +96,6 @@ class Visit:
         return [problem for problem in problems if problem not in hidden]
 
 
-def visit() -> Visit:
-    """Return the visit that the request is."""
-    return cast("Visit", g.waffle_visit)
+def viewer() -> Viewer:
+    """Return the viewer of the request."""
+    return cast("Viewer", g.waffle_viewer)

@@ -1,4 +1,4 @@
-"""The number that tells a process from its parent, which every request looks at."""
+"""The number that differs in a process and its parent, which every request reads."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from uwsgi_waffle.server import forks
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no kernel wipes a page")
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not wipe a page")
 def test_the_number_is_memory_that_the_kernel_wipes_at_a_fork() -> None:
-    """Not a comparison of pids, which costs each request as much as all else of the check."""
+    """To compare pids would cost each request as much as the rest of the check."""
     number = forks.make_own_number()
     assert isinstance(number, memoryview)
     assert_is_wiped_at_a_fork(number)
 
 
-def test_the_number_of_other_systems_is_wiped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_other_systems_the_number_is_0_after_a_fork_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert_is_wiped_at_a_fork(forks.make_own_number())
 

@@ -1,0 +1,68 @@
+"""What the tests of Redis share: a bus and reports that no application owns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flask import Flask
+
+from uwsgi_waffle.bus.announcements import Bus
+from uwsgi_waffle.bus.client import SharedClient
+from uwsgi_waffle.bus.fleet import HostStatus
+from uwsgi_waffle.bus.reports import HostReports
+from uwsgi_waffle.config import Config
+from uwsgi_waffle.host.processes import ListenerState, ProcessSlot, RefusedValue
+from uwsgi_waffle.values.position import Position
+
+LINEAGE, OTHER_LINEAGE = "00000000000000aa", "00000000000000bb"
+POSITION = Position(LINEAGE, 7, "0123456789abcdef")
+#: Of our database, of ours before a rotation, and of another database.
+KEY, OLD_KEY, OTHER_KEY = "1" * 64, "2" * 64, "3" * 64
+
+
+def config_at(url: str | None = None, **keys: Any) -> Config:
+    """Return the configuration of an application, whose keys are given without their WAFFLE_."""
+    app = Flask("tests")
+    app.config["WAFFLE_DATABASE_URI"] = "sqlite://"
+    app.config["WAFFLE_REDIS_URL"] = url
+    app.config.update({f"WAFFLE_{key.upper()}": value for key, value in keys.items()})
+    return Config.from_app(app)
+
+
+def bus_at(
+    url: str | None, given: Any = None, *, signing: Sequence[str] = (KEY,), **keys: Any
+) -> Bus:
+    """Return a bus that reaches Redis by a URL, or by a ready client."""
+    config = config_at(url, **keys)
+    return Bus(config, SharedClient(config, given), lambda: signing)
+
+
+def reports_at(
+    url: str | None,
+    given: Any = None,
+    *,
+    signing: Callable[[str], Sequence[str]] = lambda _lineage: (KEY,),
+    **keys: Any,
+) -> HostReports:
+    """Return the reports of hosts on a Redis, likewise."""
+    config = config_at(url, **keys)
+    return HostReports(config, SharedClient(config, given), signing)
+
+
+def process_at(position: Position = POSITION, pid: int = 100, **fields: Any) -> ProcessSlot:
+    """Return a worker that is woken for changes."""
+    values = {"role": "worker", "worker": 1, "master": 99, "since": 0.0, "follows": True, **fields}
+    return ProcessSlot(pid=pid, position=position, listener=ListenerState(), **values)
+
+
+def refusing(position: Position = POSITION, pid: int = 100) -> ProcessSlot:
+    """Return a worker whose release refuses a value."""
+    refused = RefusedValue("SIZE", "default", "it is too large")
+    return process_at(position, pid, refused_count=2, refused=refused)
+
+
+def host_at(position: Position = POSITION, host_id: str = "a" * 16, **fields: Any) -> HostStatus:
+    """Return a host of three processes, all of which serve its position unless fields differ."""
+    values = {"name": "web", "following": 3, "served": 3, **fields}
+    return HostStatus(id=host_id, position=position, listener=ListenerState("live"), **values)

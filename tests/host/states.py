@@ -1,0 +1,28 @@
+"""Positions and records for tests of the host snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.snapshot import Record
+
+LINEAGE = "00000000000000aa"
+OTHER = "00000000000000bb"
+
+
+def at(revision: int, lineage: str = LINEAGE, stamp: int | None = None) -> Position:
+    """Return a position, stamped with its revision unless a stamp is given."""
+    return Position(lineage, revision, f"{revision if stamp is None else stamp:016x}")
+
+
+def record(
+    revision: int,
+    rows: Mapping[str, str] | None = None,
+    *,
+    lineage: str = LINEAGE,
+    stamp: int | None = None,
+) -> Record:
+    """Return a record; one row holds its revision if no rows are given."""
+    position = at(revision, lineage, stamp)
+    return Record(position, {"A": str(revision)} if rows is None else rows, ("key",))

@@ -1,0 +1,382 @@
+"""The proof under random histories: `wait` says yes only where every process serves SQL's state.
+
+Each history mixes writes, two releases, backups that are restored, new databases, stopped and
+killed processes, children that run other programs, and forged reports. Whenever a process is asked
+for the proof, its answer is held against what every process really serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import RedisServer, wait_until
+from tests.support.processes import is_alive
+from tests.support.soak import times
+from tests.support.waiting import SOON_SECONDS
+
+#: Histories in one test, so that a failure names a short range of seeds.
+BATCH = 10
+BATCHES = times(30, 1000)
+STEPS = 6
+POLL_SECONDS = 0.1
+#: Seconds without a report after which a host counts as silent.
+SILENT_SECONDS = 1.0
+#: Seconds that a process may take to prove a state; long enough where nothing stands in the way.
+WAIT_SECONDS = 0.25
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Process:
+    """One process of the application.
+
+    :ivar last: what it served when it was asked the last time, which a stopped one goes on serving
+    """
+
+    pid: int
+    host: str
+    release: str
+    stream: Any
+    connection: socket.socket
+    is_stopped: bool = False
+    children: list[int] = field(default_factory=list)
+    last: list[Any] = field(default_factory=list)
+
+    def ask(self, what: str, **arguments: object) -> Any:
+        """Return the answer to a question."""
+        self.stream.write(json.dumps({"ask": what, **arguments}) + "\n")
+        self.stream.flush()
+        try:
+            answer = self.stream.readline()
+        except TimeoutError:
+            pytest.fail(f"pid {self.pid} does not answer {what}")
+        assert answer, f"pid {self.pid} died"
+        return json.loads(answer)
+
+    def serves(self) -> list[Any]:
+        """Return the stamp and the size that it serves, and whether it refuses a value."""
+        if not self.is_stopped:
+            self.last = self.ask("serves")
+        return self.last
+
+
+class Zygote:
+    """The program that forks processes, and the socket that they answer on."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "socket"
+        self.server = socket.socket(socket.AF_UNIX)
+        self.server.bind(str(self.path))
+        self.server.listen()
+        self.server.settimeout(SOON_SECONDS / 3)
+        self.program = subprocess.Popen(
+            [sys.executable, "-m", "tests.apps.zygote", str(SILENT_SECONDS)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def fork(
+        self,
+        host: str,
+        release: str,
+        directory: Path,
+        config: dict[str, Any],
+        unblock: Callable[[], None],
+    ) -> Process:
+        """Start a process, and return it once it is reported."""
+        wanted = {"release": release, "socket": str(self.path), "directory": str(directory)}
+        assert self.program.stdin is not None
+        assert self.program.stdout is not None
+        self.program.stdin.write(json.dumps({**wanted, "config": config}) + "\n")
+        self.program.stdin.flush()
+        pid = int(self.program.stdout.readline())
+        try:
+            connection, _ = self.server.accept()
+        except TimeoutError:
+            unblock()  # a stopped process may hold a lock that the new one needs
+            connection, _ = self.server.accept()
+        connection.settimeout(SOON_SECONDS)
+        stream = connection.makefile("rw")
+        stream.readline()
+        return Process(pid, host, release, stream, connection)
+
+    def close(self) -> None:
+        """End the program."""
+        self.program.terminate()
+        self.program.wait(SOON_SECONDS)
+        for pipe in (self.program.stdin, self.program.stdout):
+            assert pipe is not None
+            pipe.close()
+        self.server.close()
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    with contextlib.closing(Zygote(tmp_path_factory.mktemp("zygote"))) as program:
+        yield program
+
+
+class History:
+    """One random history."""
+
+    def __init__(
+        self, seed: int, directory: Path, zygote: Zygote, redis_server: RedisServer
+    ) -> None:
+        self.random = random.Random(seed)  # noqa: S311  # a history must be repeatable
+        self.directory = directory
+        self.zygote = zygote
+        self.redis_server = redis_server
+        self.channel = f"model-{seed}"
+        self.database = directory / "waffle.db"
+        self.backup: Path | None = None
+        self.processes: list[Process] = []
+        self.log: list[str] = []
+        self.sizes = itertools.count(2)
+        #: Hosts that a killed process may have left without a goodbye.
+        self.ghosts: set[str] = set()
+        self.start("a", "new")
+        self.start("b", self.random.choice(["new", "old"]))
+
+    def start(self, host: str, release: str) -> None:
+        """Start a process on a host."""
+        config = {
+            "WAFFLE_DATABASE_URI": f"sqlite:///{self.database}",
+            "WAFFLE_SNAPSHOT_PATH": str(self.directory / host / "snapshot"),
+            "WAFFLE_MULTIPROC": True,
+            "WAFFLE_LISTENER": "thread",
+            "WAFFLE_POLL_SECONDS": POLL_SECONDS,
+            "WAFFLE_REDIS_URL": self.redis_server.url,
+            "WAFFLE_REDIS_CHANNEL": self.channel,
+        }
+        self.processes.append(self.zygote.fork(host, release, self.directory, config, self.go_on))
+        self.log.append(f"start {release} on {host}: {self.processes[-1].pid}")
+
+    def run(self) -> None:
+        """Take the steps, check the proof after each of them, then heal and check it again."""
+        steps: list[Callable[[], None]] = [
+            self.update,
+            self.update,
+            self.save_backup,
+            self.restore_backup,
+            self.make_database_anew,
+            self.stop,
+            self.go_on,
+            self.kill,
+            self.start_one,
+            self.run_child,
+            self.forge,
+        ]
+        for _ in range(STEPS):
+            self.random.choice(steps)()
+            self.check()
+        self.heal()
+
+    # -- steps --------------------------------------------------------------------------------
+
+    def running(self) -> list[Process]:
+        return [process for process in self.processes if not process.is_stopped]
+
+    def update(self) -> None:
+        size = next(self.sizes) if self.random.random() < 0.7 else self.random.randrange(101, 999)  # noqa: PLR2004
+        process = self.random.choice(self.running())
+        self.log.append(f"update {size} by {process.pid}: {process.ask('update', size=size)}")
+
+    def save_backup(self) -> None:
+        self.backup = self.directory / "backup.db"
+        self.with_database(lambda: _copy(self.database, self.directory / "backup.db"))
+        self.log.append("backup")
+
+    def restore_backup(self) -> None:
+        if self.backup is not None:
+            backup = self.backup
+            self.with_database(lambda: _copy(backup, self.database))
+            self.log.append("restore")
+
+    def make_database_anew(self) -> None:
+        self.with_database(lambda: _empty(self.database))
+        process = self.random.choice(self.running())
+        process.ask("update", size=next(self.sizes))
+        self.log.append(f"make the database anew, by {process.pid}")
+
+    def with_database(self, act: Callable[[], None]) -> None:
+        """Do what writes to the database; a process that was stopped as it read holds a lock."""
+        try:
+            act()
+        except sqlite3.OperationalError:
+            self.go_on()
+            act()
+
+    def stop(self) -> None:
+        if len(self.running()) > 1:
+            process = self.random.choice(self.running())
+            process.serves()
+            os.kill(process.pid, signal.SIGSTOP)
+            # It may have gone on between its answer and the signal, so it is asked by its slot.
+            process.is_stopped = True
+            process.last = []
+            self.log.append(f"stop {process.pid}")
+
+    def go_on(self) -> None:
+        for process in self.processes:
+            if process.is_stopped:
+                os.kill(process.pid, signal.SIGCONT)
+                process.is_stopped = False
+                self.log.append(f"continue {process.pid}")
+
+    def kill(self) -> None:
+        if len(self.running()) > 1:
+            process = self.random.choice(self.processes)
+            if process.is_stopped or len(self.running()) > 1:
+                self.end(process)
+                self.log.append(f"kill {process.pid}")
+
+    def end(self, process: Process) -> None:
+        """Kill a process, and its children."""
+        for pid in [process.pid, *process.children]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not is_alive(process.pid), SOON_SECONDS, "the process is gone")
+        process.stream.close()
+        process.connection.close()
+        self.processes.remove(process)
+        if all(other.host != process.host for other in self.processes):
+            self.ghosts.add(process.host)
+
+    def start_one(self) -> None:
+        if len(self.processes) < 4:  # noqa: PLR2004  # enough for every kind of mix
+            host = self.random.choice("abc")
+            self.ghosts.discard(host)
+            self.start(host, self.random.choice(["new", "old"]))
+
+    def run_child(self) -> None:
+        process = self.random.choice(self.running())
+        process.children.append(process.ask("child"))
+        self.log.append(f"child of {process.pid}")
+
+    def forge(self) -> None:
+        """Put a host's report under another host's name, and garbage beside it."""
+        with self.redis_server.client() as client:
+            for key in client.scan_iter(f"{{{self.channel}:*hosts"):
+                entries = client.hgetall(key)
+                for host_id, entry in entries.items():
+                    client.hset(key, host_id[::-1], entry)
+                client.hset(key, "0" * 16, b"x " + json.dumps({"id": "0" * 16}).encode())
+            client.publish(
+                self.channel, json.dumps(["waffle", "default", "0" * 16, 9, "1" * 16, "x"])
+            )
+        self.log.append("forge")
+
+    # -- checks -------------------------------------------------------------------------------
+
+    def truth(self) -> tuple[str, int]:
+        """Return the stamp and the size that SQL holds."""
+        with contextlib.closing(sqlite3.connect(self.database, timeout=30)) as connection:
+            stamp = connection.execute("SELECT lineage, stamp FROM waffle_namespace").fetchone()
+            size = connection.execute("SELECT value FROM waffle_setting").fetchone()
+        return (":".join(stamp) if stamp else ""), (int(size[0]) if size else 1)
+
+    def check(self) -> None:
+        """Ask one process for the proof, and hold it against what every process serves."""
+        asked = self.random.choice(self.running())
+        answer = asked.ask("wait", seconds=WAIT_SECONDS)
+        stamp, size = self.truth()
+        wrong = {p.pid: p.serves() for p in self.running() if p.serves() != [stamp, size, False]}
+        self.log.append(f"wait by {asked.pid}: {answer['fleet']} (truth {stamp} {size})")
+        if answer["yes"]:
+            assert not wrong, f"a false yes: {wrong}\n" + "\n".join(self.log)
+        elif not (wrong or self.ghosts or any(p.is_stopped for p in self.processes)):
+            # The reason may be gone by now; then the proof is there at once.
+            self.expect_yes(asked)
+
+    def expect_yes(self, asked: Process) -> None:
+        """Fail where a process cannot prove what every process serves."""
+        answer: dict[str, Any] = {}
+
+        def says_yes() -> bool:
+            answer.update(asked.ask("wait", seconds=WAIT_SECONDS))
+            stamp, size = self.truth()
+            agree = all(p.serves() == [stamp, size, False] for p in self.running())
+            return answer["yes"] or not agree
+
+        try:
+            wait_until(says_yes, SOON_SECONDS, "the proof")
+        except AssertionError:
+            pytest.fail(f"a false no: {answer}\n" + "\n".join(self.log))
+
+    def heal(self) -> None:
+        """End all faults; then every process serves SQL's state, and each of them can prove it."""
+        self.go_on()
+        asked = self.running()[0]
+        asked.ask("resync")
+        asked.ask("update", size=50)
+        stamp, size = self.truth()
+        for process in self.processes:
+            wait_until(
+                lambda p=process: p.serves() == [stamp, size, False],  # type: ignore[misc]
+                SOON_SECONDS,
+                f"{process} serves {stamp} {size}: {process.serves()}\n" + "\n".join(self.log),
+            )
+        self.log.append("healed")
+        if self.ghosts:
+            self.forget_ghosts()
+        self.expect_yes(asked)
+
+    def forget_ghosts(self) -> None:
+        """Do what `flask waffle forget` does for hosts that are gone for good."""
+        names = {p.host for p in self.processes}
+        assert not self.ghosts & names
+        with self.redis_server.client() as client:
+            for key in client.scan_iter(f"{{{self.channel}:*"):
+                if key.endswith((b"hosts", b"details")):
+                    client.delete(key)
+
+    def close(self) -> None:
+        """End all processes."""
+        self.go_on()
+        for process in list(self.processes):
+            self.end(process)
+
+
+def _empty(database: Path) -> None:
+    with contextlib.closing(sqlite3.connect(database, timeout=2)) as connection:
+        for table in ("waffle_namespace", "waffle_setting", "waffle_change"):
+            connection.execute(f"DELETE FROM {table}")  # noqa: S608  # our own names
+        connection.commit()
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a database into another one, under whoever uses that."""
+    with (
+        contextlib.closing(sqlite3.connect(source, timeout=2)) as from_,
+        contextlib.closing(sqlite3.connect(target, timeout=2)) as to,
+    ):
+        from_.backup(to)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_the_proof_is_true(
+    batch: int, tmp_path: Path, zygote: Zygote, redis_server: RedisServer
+) -> None:
+    for seed in range(batch * BATCH, (batch + 1) * BATCH):
+        directory = tmp_path / str(seed)
+        directory.mkdir()
+        with contextlib.closing(History(seed, directory, zygote, redis_server)) as history:
+            history.run()

@@ -1,0 +1,88 @@
+"""What a process serves: swapped as one, and within a lineage never for an earlier revision."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from tests.conftest import Apps, state_of
+from uwsgi_waffle.process.serving import Serving
+from uwsgi_waffle.values.position import NOWHERE, Position
+from uwsgi_waffle.values.snapshot import Snapshot
+
+MINE, OTHER = "a" * 16, "b" * 16
+HERE = Position(MINE, 5, "1" * 16)
+
+
+@pytest.fixture
+def serving(apps: Apps) -> Serving:
+    return state_of(apps(WAFFLE_CONFS={"SIZE": {"default": 1}})[0]).serving
+
+
+def snapshot_at(serving: Serving, position: Position) -> Snapshot:
+    return replace(serving.current, position=position)
+
+
+@pytest.mark.parametrize(
+    ("position", "is_swapped"),
+    [
+        (HERE, False),
+        (Position(MINE, 4, "2" * 16), False),
+        (Position(MINE, 6, "2" * 16), True),
+        (Position(MINE, 5, "2" * 16), True),  # SQL's state of that revision wins
+        (Position(OTHER, 1, "2" * 16), True),
+    ],
+)
+def test_a_process_never_goes_back_within_a_lineage(
+    *, serving: Serving, position: Position, is_swapped: bool
+) -> None:
+    serving.swap(snapshot_at(serving, HERE))
+    first, second = serving.current, snapshot_at(serving, position)
+    assert serving.swap(second) is is_swapped
+    assert serving.current is (second if is_swapped else first)
+
+
+def test_threads_that_swap_at_once_never_take_a_process_back(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The callbacks of each swap are queued once, in order."""
+    swaps: list[tuple[int, int]] = []
+
+    def note(old: Snapshot, new: Snapshot) -> None:
+        swaps.append((old.position.revision, new.position.revision))
+
+    monkeypatch.setattr(serving, "_swapped", note)
+    serving.swap(snapshot_at(serving, Position(MINE, 0)))
+    swaps.clear()
+    snapshots = [snapshot_at(serving, Position(MINE, number, "1" * 16)) for number in range(1, 401)]
+    start = threading.Barrier(8)
+    went_back: list[tuple[int, int, int]] = []
+
+    def swap(offset: int) -> None:
+        start.wait()
+        seen = 0
+        for snapshot in snapshots[offset::8]:
+            serving.swap(snapshot)
+            now = serving.current.position.revision
+            if now < seen or now < snapshot.position.revision:
+                went_back.append((seen, now, snapshot.position.revision))
+            seen = now
+
+    threads = [threading.Thread(target=swap, args=(offset,)) for offset in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert went_back == []
+    assert serving.current.position.revision == 400
+    assert [old for old, _ in swaps] == [0, *(new for _, new in swaps[:-1])]
+    assert all(old < new for old, new in swaps)
+
+
+def test_a_child_forked_while_a_thread_swapped_can_swap(serving: Serving) -> None:
+    serving._lock.acquire()  # noqa: SLF001  as another thread of the parent may have
+    serving.after_fork()
+    assert serving.current.position != NOWHERE
+    assert serving.swap(snapshot_at(serving, serving.current.position.next()))

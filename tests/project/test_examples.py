@@ -1,0 +1,144 @@
+"""The code blocks of README.md and docs/*.md run.
+
+A page's ``python`` blocks run in their order as one program; an HTML comment ``<!-- setup`` before
+a block holds what the page leaves out. An ``ini`` block starts uWSGI, and a line ``$ flask waffle``
+of a ``console`` block does what it shows. What cannot run has ``<!-- not run: reason -->`` before
+it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import UwsgiServer, free_port
+from tests.support.command_line import flask_environment
+from tests.support.uwsgi_server import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(
+    r"(?:<!--[ ]setup\n(?P<setup>.*?)-->\s*)?"
+    r"(?P<not_run><!--[ ]not[ ]run:[ ][^>]+-->\s*)?"
+    r"^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+ADDRESS = "127.0.0.1:8080"
+#: For the console: an application with the settings that the examples change.
+APPLICATION = """
+from flask import Flask
+from uwsgi_waffle import WaffleConf
+
+app = Flask(__name__)
+app.config["WAFFLE_SNAPSHOT_PATH"] = app.instance_path + "/snapshot"
+app.config["WAFFLE_CONFS"] = {
+    "SITENAME": {"default": "Waffle", "desc": "Name shown in the header"},
+    "MAX_FILESIZE": {"default": 1000, "desc": "Max upload size (bytes)"},
+    "MIN_FILESIZE": {"default": 1, "desc": "Min upload size (bytes)"},
+    "TAGS": {"default": [], "type": list[str], "desc": "Tags"},
+    "CLOSED": {"default": False},
+    "API_KEY": {"default": "", "secret": True, "desc": "Key of the mail service"},
+}
+waffle = WaffleConf(app)
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block that runs.
+
+    :ivar setup: what runs before it, and is not shown
+    """
+
+    page: Path
+    line: int
+    language: str
+    setup: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks(language: str) -> Iterator[Block]:
+    """Yield the blocks in a language that run."""
+    for page in PAGES:
+        text = page.read_text()
+        for found in BLOCK.finditer(text):
+            if found["language"] == language and not found["not_run"]:
+                line = text.count("\n", 0, found.start("text"))
+                yield Block(page, line, language, found["setup"] or "", found["text"])
+
+
+PYTHON = list(blocks("python"))
+
+
+def run(arguments: list[str], directory: Path, typed: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    return subprocess.run(
+        arguments,
+        check=False,
+        cwd=directory,
+        env=flask_environment({"PYTHONWARNINGS": "error"}),
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_every_block_is_found() -> None:
+    """No fence, setup or mark is written so that a block is overlooked."""
+    for page in PAGES:
+        text = page.read_text()
+        found = list(BLOCK.finditer(text))
+        assert 2 * len(found) == len(re.findall(r"(?m)^\s*```", text)), page
+        assert sum(bool(block["setup"]) for block in found) == text.count("<!-- setup"), page
+        assert sum(bool(block["not_run"]) for block in found) == text.count("<!-- not run"), page
+
+
+@pytest.mark.parametrize("page", sorted({block.page for block in PYTHON}), ids=lambda p: p.name)
+def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    for block in PYTHON:
+        if block.page == page:
+            lines += [*block.setup.splitlines(), f"# {block}", *block.text.splitlines()]
+    (tmp_path / "example.py").write_text("\n".join(lines))
+    done = run([sys.executable, "example.py"], tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("block", list(blocks("ini")), ids=str)
+def test_an_ini_file_starts_as_it_is(block: Block, tmp_path: Path) -> None:
+    """Beside the application of the README."""
+    application = next(block.text for block in PYTHON if block.page.name == "README.md")
+    (tmp_path / "myapp.py").write_text(application)
+    port = free_port()
+    assert ADDRESS in block.text
+    (tmp_path / "uwsgi.ini").write_text(block.text.replace(ADDRESS, f"127.0.0.1:{port}"))
+    server = UwsgiServer(tmp_path / "uwsgi.ini", environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    server.ports[0] = server.port = port
+    with server:
+        assert server.get("/").text == "Waffle"
+        assert not re.search("Traceback|waffle: (?!Redis)", server.log())
+
+
+@pytest.mark.parametrize("block", list(blocks("console")), ids=str)
+def test_the_commands_of_a_console_do_what_they_show(block: Block, tmp_path: Path) -> None:
+    """Each ends as shown: with an error where one is shown, and only there."""
+    (tmp_path / "app.py").write_text(APPLICATION)
+    flask = [sys.executable, "-m", "flask"]
+    for before in ("MAX_FILESIZE=5", 'TAGS=["a"]'):  # revisions 1 and 2
+        assert run([*flask, "waffle", "set", before], tmp_path).returncode == 0
+    for shown in block.text.split("$ ")[1:]:
+        line, _, output = shown.partition("\n")
+        program, *arguments = shlex.split(line, comments=True)
+        assert (program, arguments[0]) == ("flask", "waffle"), line
+        done = run([*flask, *arguments], tmp_path, typed="y\n")
+        assert done.returncode == int("Error:" in output), f"{line}\n{done.stdout}{done.stderr}"

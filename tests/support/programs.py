@@ -1,0 +1,72 @@
+"""Small Python programs that a test runs in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import TracebackType
+
+from typing_extensions import Self
+
+__all__ = ["Program", "output_of"]
+
+#: Ends a program that hangs.
+PROGRAM_SECONDS = 60
+
+
+def _command(text: str, arguments: tuple[object, ...]) -> list[str]:
+    # Without warnings: programs fork on purpose.
+    return [sys.executable, "-W", "ignore", "-c", text, *map(str, arguments)]
+
+
+def output_of(text: str, *arguments: object) -> str:
+    """Return what a program prints, without the spaces around it; fail if the program fails."""
+    done = subprocess.run(
+        _command(text, arguments),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+class Program:
+    """A program that a test talks to by lines; it is killed at the end of the block."""
+
+    def __init__(self, text: str, *arguments: object) -> None:
+        """Start it."""
+        self.process = subprocess.Popen(
+            _command(text, arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.pid = self.process.pid
+
+    def read(self) -> str:
+        """Return the next line that it prints; ``""`` where it has ended."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def ask(self, line: str = "") -> str:
+        """Send it a line, and return the next one that it prints."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.process.kill()
+        self.process.communicate()

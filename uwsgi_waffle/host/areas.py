@@ -1,0 +1,61 @@
+"""The two areas of the host snapshot: one holds the latest record, the other takes the next."""
+
+from __future__ import annotations
+
+import zlib
+from typing import NamedTuple
+
+from uwsgi_waffle.values.position import Position
+
+from . import layout
+from .processes import position_of
+
+__all__ = ["Area", "read", "write"]
+
+
+class Area(NamedTuple):
+    """A checked copy of what an area holds."""
+
+    sequence: int
+    position: Position
+    payload: bytes
+
+
+def read(words: memoryview[int], sequence: int) -> Area | None:
+    """Return a copy of an area; ``None`` where a process is writing to it, or it is damaged."""
+    start = layout.AREA_OFFSETS[sequence & 1]
+    word = start // layout.WORD_BYTES
+    header = words[word : word + layout.AREA_HEADER_WORDS].tolist()
+    length = header[layout.AREA_LENGTH]
+    if header[layout.AREA_SEQUENCE] != sequence or length > layout.ROOM_BYTES:
+        return None
+    first = start + layout.AREA_HEADER_BYTES
+    payload = bytes(words.cast("B")[first : first + length])
+    if _crc(header, payload) != header[layout.AREA_CRC]:
+        return None
+    position = position_of(
+        header[layout.AREA_LINEAGE], header[layout.AREA_REVISION], header[layout.AREA_STAMP]
+    )
+    return Area(sequence, position, payload)
+
+
+def write(words: memoryview[int], sequence: int, position: Position, payload: bytes) -> None:
+    """Write a record into the area that is not in use."""
+    header = [0] * layout.AREA_HEADER_WORDS
+    header[layout.AREA_SEQUENCE] = sequence
+    header[layout.AREA_LINEAGE] = int(position.lineage or "0", 16)
+    header[layout.AREA_REVISION] = position.revision
+    header[layout.AREA_STAMP] = int(position.stamp or "0", 16)
+    header[layout.AREA_LENGTH] = len(payload)
+    header[layout.AREA_CRC] = _crc(header, payload)
+    start = layout.AREA_OFFSETS[sequence & 1]
+    word = start // layout.WORD_BYTES
+    words.cast("B")[start + layout.AREA_HEADER_BYTES :][: len(payload)] = payload
+    for offset, value in enumerate(header):
+        words[word + offset] = value
+
+
+def _crc(header: list[int], payload: bytes) -> int:
+    """Return the CRC of a record and of everything in its header but the CRC."""
+    start = zlib.crc32(repr(header[: layout.AREA_CRC]).encode())
+    return zlib.crc32(payload, start)

@@ -1,0 +1,143 @@
+"""Reporting this host to the others through Redis; where Redis refuses, a note in SQL."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from contextlib import suppress
+
+from uwsgi_waffle.bus.client import BusUnavailable
+from uwsgi_waffle.bus.fleet import HostStatus, this_host
+from uwsgi_waffle.bus.reports import REPORT_SECONDS, HostReports
+from uwsgi_waffle.config import Config
+from uwsgi_waffle.errors import StoreUnavailable
+from uwsgi_waffle.host.records import HostSnapshot
+from uwsgi_waffle.server import _uwsgi
+from uwsgi_waffle.server.concurrency import Backoff
+from uwsgi_waffle.sql.hosts import MuteHost, MuteHosts
+
+from .listener import TURN_SECONDS, Listener
+
+__all__ = ["Reporter"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at processes that are about to apply a revision; ``wait`` may wait.
+CONVERGING_TURN_SECONDS = 0.01
+#: Seconds after a change for which they are looked at that often.
+CONVERGING_SECONDS = 2.0
+#: How often a report fails in a row before SQL gets a note of it, where Redis is not heard at all.
+FAILURES_BEFORE_NOTE = 4
+
+
+class Reporter:
+    """Reports a host to the others: now and then, and at once when something has changed."""
+
+    def __init__(
+        self,
+        config: Config,
+        host: HostSnapshot,
+        reports: HostReports,
+        mute_hosts: MuteHosts,
+        declaration: str,
+    ) -> None:
+        """Report nothing yet.
+
+        :param declaration: a digest of the settings that this release declares
+        """
+        self._stale_seconds = config.stale_seconds
+        self._host = host
+        self._host_name = socket.gethostname()
+        self._reports = reports
+        self._mute_hosts = mute_hosts
+        self._declaration = declaration
+        self._reported: object = None
+        self._seen_sequence = -1
+        self._converging_until = 0.0
+        self._retry_at = 0.0
+        self._backoff = Backoff(REPORT_SECONDS, 10 * REPORT_SECONDS)
+        self._failures = 0
+        self._error = ""
+        #: Why this host cannot report, as far as SQL has a note of it.
+        self._noted_reason = ""
+
+    def report_if_due(self, listener: Listener) -> float:
+        """Report what is due, and return in how many seconds to look again.
+
+        :param listener: that of this process, whose state is part of the report
+        """
+        state = "live" if listener.is_live else "polling"
+        self._host.slots.record_listener(state, listener.error or self._error)
+        now = time.monotonic()
+        if self._host.sequence != self._seen_sequence:
+            self._seen_sequence = self._host.sequence
+            self._converging_until = now + CONVERGING_SECONDS
+        converging = now < self._converging_until
+        is_due = self._host.claim_report(REPORT_SECONDS)
+        if is_due:
+            self._count_workers()
+        lags = now >= self._retry_at and self._report(listener, only_changes=not is_due)
+        return CONVERGING_TURN_SECONDS if converging and lags else TURN_SECONDS
+
+    def _count_workers(self) -> None:
+        """Record how many workers uWSGI runs, for those that load no application are not listed."""
+        server = _uwsgi.server
+        if server is None or not server.master_pid():
+            return
+        listed = [p for p in self._host.slots.living() if p.master == server.master_pid()]
+        workers = sum(process.role == "worker" for process in listed)
+        # What uWSGI tells about its workers leaks memory (unbit/uwsgi#2056), so it is asked only
+        # where a worker seems to be missing.
+        count = workers if workers >= server.worker_count else server.running_workers()
+        self._host.slots.record_expected_workers(count)
+
+    def _report(self, listener: Listener, *, only_changes: bool) -> bool:
+        """Report the host; return whether some process has yet to serve its position."""
+        host = this_host(
+            self._host, self._host_name, self._stale_seconds, declaration=self._declaration
+        )
+        served = [(p.pid, p.position, p.refused_count) for p in host.processes]
+        if only_changes and served == self._reported:
+            return bool(host.exceptions)
+        try:
+            self._reports.put(host)
+        except BusUnavailable as error:
+            self._failed(host, str(error), redis_is_heard=listener.is_live)
+        else:
+            self._error = ""
+            self._failures = 0
+            self._reported = served
+            self._backoff.reset()
+            self._forget_mute(host)
+        return bool(host.exceptions)
+
+    def _failed(self, host: HostStatus, reason: str, *, redis_is_heard: bool) -> None:
+        """Log once that this host cannot report, and make a note of it for the others."""
+        if redis_is_heard and not self._error:
+            logger.warning(
+                "waffle: this host cannot report to Redis (%s). It serves changes as usual, but "
+                "`wait` and `set` do not succeed until it can.",
+                reason,
+            )
+        self._error = f"cannot report: {reason}"
+        self._failures += 1
+        self._reported = None
+        self._retry_at = time.monotonic() + self._backoff.next_seconds()
+        # A Redis that restarts must not cost SQL a write for each host.
+        if redis_is_heard or self._failures >= FAILURES_BEFORE_NOTE:
+            self._note_mute(host, reason)
+
+    def _note_mute(self, host: HostStatus, reason: str) -> None:
+        """Note in SQL that this host cannot report, once for each reason."""
+        if reason == self._noted_reason:
+            return
+        with suppress(StoreUnavailable):  # the next failure tries again
+            self._mute_hosts.note(MuteHost(host.id, host.name, reason))
+            self._noted_reason = reason
+
+    def _forget_mute(self, host: HostStatus) -> None:
+        if self._noted_reason:
+            with suppress(StoreUnavailable):  # the next report tries again
+                self._mute_hosts.forget(host.id)
+                self._noted_reason = ""
