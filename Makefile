@@ -43,7 +43,7 @@ test: lint ## Check style and types, start throw-away servers, run all tests
 
 soak: $(VENV)/.dev ## Run the tests at full counts, with full waits, on all databases
 	@tests/provision.sh
-	TEST_SOAK=1 $(PYTEST) --timeout 3600 $(TESTS)
+	TEST_SOAK=1 $(PYTEST) --timeout 3600 --hypothesis-profile default $(TESTS)
 
 lint: $(VENV)/.dev ## Check style, types and the direction of imports only
 	$(BIN)/ruff check .
@@ -52,7 +52,7 @@ lint: $(VENV)/.dev ## Check style, types and the direction of imports only
 	$(BIN)/mypy
 
 verifytypes: $(VENV)/.dev ## Check that every public name is typed in full
-	$(BIN)/pyright --verifytypes uwsgi_waffle --ignoreexternal
+	$(BIN)/python -m pytest tests/project/test_types.py
 
 coverage: export COVERAGE_FILE = $(abspath .coverage)
 coverage: $(VENV)/.dev ## Run the tests and show what they do not reach, in any process

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sees that the servers which the tests start are installed. As root, as in CI, it installs the
-# missing ones; for anyone else it names the command, and the tests that need them are skipped.
+# Checks that the servers which the tests start are installed. As root, as in CI, it installs the
+# missing ones; any other user gets the command for it, and the tests that need them are skipped.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 

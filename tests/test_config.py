@@ -1,4 +1,4 @@
-"""The `WAFFLE_*` keys: what they default to, what they take, and what an error says."""
+"""The `WAFFLE_*` keys: their defaults, the values that they accept, and their errors."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_effective_values_can_be_read_from_the_app() -> None:
     config = Config.from_app(app)
     assert app.config["WAFFLE_POLL_SECONDS"] == 5.0
     assert app.config["WAFFLE_DATABASE_URI"] == config.database_uri
-    # None means "not set", so those defaults are no mistake when they are read again.
+    # None means "not set", so those defaults are accepted when they are read again.
     assert Config.from_app(app) == config
 
 

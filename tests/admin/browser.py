@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -13,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
-from selenium.common.exceptions import NoSuchElementException
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-from tests.support import require, require_program, wait_until
+from tests.support import require, require_program
+from tests.support.waiting import SOON_SECONDS, wait_until
 
 AXE_VERSION = "4.10.3"
-#: What a page shows, or a server answers, is there by then; else it does not come any more.
-SECONDS = 15.0
 
 _OPTIONS = (
     "--headless=new",
@@ -95,16 +95,27 @@ class Browser:
         self.one("button.primary").click()
 
         def has_another_page() -> bool:
-            try:
+            with contextlib.suppress(NoSuchElementException):  # between the two pages
                 return bool(self.one("html") != before)
-            except NoSuchElementException:  # between the two there is none
-                return False
+            return False
 
-        wait_until(has_another_page, SECONDS, "another page came")
+        wait_until(has_another_page, SOON_SECONDS, "another page came")
+
+    def text_of(self, selector: str) -> str:
+        """Return what an element shows, of a page that may be loading again."""
+
+        def found() -> str:
+            with contextlib.suppress(NoSuchElementException, StaleElementReferenceException):
+                return self.one(selector).text
+            return ""
+
+        return wait_until(found, SOON_SECONDS, f"the page shows {selector}")
 
     def wait_for(self, text: str) -> None:
         """Return when the page shows a text."""
-        wait_until(lambda: text in self.text, SECONDS, f"the page shows {text!r}, in {self.text}")
+        wait_until(
+            lambda: text in self.text, SOON_SECONDS, f"the page shows {text!r}, in {self.text}"
+        )
 
     @property
     def text(self) -> str:

@@ -20,7 +20,7 @@ def test_settings_have_the_revision_as_etag(visitor: Visitor) -> None:
     assert answer.json is not None
     assert answer.json["revision"] == 1
     assert answer.json["settings"]["SITENAME"] == "New"
-    assert answer.json["settings"]["MAIL_PASSWORD"] == "********"  # noqa: S105  # that is no secret
+    assert answer.json["settings"]["MAIL_PASSWORD"] == "********"  # noqa: S105  # the mask is not a secret
     known = answer.json["declarations"]["SITENAME"]
     assert (known["default"], known["is_default"], known["changed"]["actor"]) == (
         "Waffle",
@@ -254,7 +254,12 @@ def test_a_flood_of_unknown_names_costs_little(
 ) -> None:
     """Names are suggested only to those who may change something, and for a few names."""
     asked: list[str] = []
-    monkeypatch.setattr(api, "suggest", lambda name, _known: asked.append(name) or " Or another?")
+
+    def suggest(name: str, _known: list[str]) -> str:
+        asked.append(name)
+        return " Did you mean another?"
+
+    monkeypatch.setattr(api, "suggest", suggest)
     flood = {f"SITENAM{number}": 1 for number in range(4000)}
     reader = visitor.also("reader").api("PATCH", "/settings", flood, revision=0)
     assert (reader.status_code, asked) == (403, [])

@@ -10,8 +10,9 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.admin.browser import SECONDS, Browser
-from tests.support import UwsgiServer, request, wait_until
+from tests.admin.browser import Browser
+from tests.support import UwsgiServer, request
+from tests.support.waiting import SOON_SECONDS, wait_until
 
 
 def answers(server: UwsgiServer) -> dict[int, Any]:
@@ -78,12 +79,14 @@ def test_without_scripts_the_page_reloads_until_all_have_followed(
         os.kill(asleep, signal.SIGSTOP)
         try:
             browser.go()
-            summary = browser.one("#summary").text
+            summary = browser.text_of("#summary")
         finally:
             os.kill(asleep, signal.SIGCONT)
         assert summary == "4 of 5 processes"
         wait_until(
-            lambda: "5 of 5" in browser.driver.page_source, SECONDS, "the page has reloaded itself"
+            lambda: "5 of 5" in browser.driver.page_source,
+            SOON_SECONDS,
+            "the page has reloaded itself",
         )
     finally:
         browser.allow_scripts(allowed=True)
@@ -99,7 +102,7 @@ def test_two_people_at_the_same_setting_are_asked(browser: Browser, server: Uwsg
     browser.go()
     for text in ("Another change was made meanwhile", "Theirs", "bob", "Mine"):
         assert text in browser.text
-    assert "carol" not in browser.text, "another setting is no conflict"
+    assert "carol" not in browser.text, "another setting is not in conflict"
     browser.one("input[value=mine]").click()
     browser.go()
     browser.wait_for("5 of 5 processes in ")
@@ -119,7 +122,7 @@ def test_invalid_input_is_shown_where_it_was_typed(browser: Browser) -> None:
 
 
 def test_a_form_that_is_not_touched_counts_no_changes(browser: Browser) -> None:
-    """Browsers rewrite some values, such as those of dates; that is no change."""
+    """Browsers rewrite some values, such as those of dates; that is not a change."""
     assert browser.one("#count").text == ""
     browser.go()
     browser.wait_for("Nothing to save")

@@ -1,4 +1,4 @@
-"""The OpenAPI document tells the truth, whatever is sent."""
+"""The OpenAPI document describes every answer, whatever is sent."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def raise_signals() -> Response:
 
 @app.post("/threads")
 def count_threads() -> Response:
-    """Tell how many threads the master has."""
+    """Return how many threads the master has."""
     with open(f"/proc/{uwsgi.masterpid()}/status") as file:  # noqa: PTH123  no path, a question
         found = next(line for line in file if line.startswith("Threads:"))
     return jsonify(int(found.split()[1]))

@@ -1,6 +1,6 @@
 """A plain script that forks: `python -m tests.apps.forker DATABASE SNAPSHOT REDIS`.
 
-The parent reads and writes, forks, and then parent and child each do what the other tells them,
+The parent reads and writes, forks, and then parent and child each act on the other's signals,
 over pipes. What the child found is printed as JSON.
 """
 
@@ -40,12 +40,12 @@ def sql_sockets(state: State) -> set[int]:
     """Return the socket to the database that this process's pool holds; SQLite has none."""
     with state.store.database.engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
-        held = getattr(driver, "_sock", driver)  # PyMySQL does not tell by itself
+        held = getattr(driver, "_sock", driver)  # PyMySQL has it in an attribute
         return {os.fstat(held.fileno()).st_ino} if hasattr(held, "fileno") else set()
 
 
 def main() -> None:
-    """Fork, and tell what the child and then the parent found."""
+    """Fork, and print what the child and then the parent found."""
     database, snapshot, redis_url = sys.argv[1:]
     app = Flask("forker")
     app.config.update(
@@ -58,8 +58,8 @@ def main() -> None:
     )
     waffle: WaffleConf[Any] = WaffleConf(app)
     state: State = app.extensions["waffleconf"]
-    told: list[int] = []
-    waffle.on_change("A")(told.append)
+    called: list[int] = []
+    waffle.on_change("A")(called.append)
     found: dict[str, Any] = {"threads_before": listeners()}
     waffle.update({"A": 1})
     found["read_in_parent"] = waffle.settings.A
@@ -67,12 +67,12 @@ def main() -> None:
     held = sql_sockets(state)
     to_child, from_parent = os.pipe(), os.pipe()
     if os.fork() == 0:
-        told.clear()
+        called.clear()
         found["threads_in_child_at_once"] = listeners()
         found["connection_is_shared"] = bool(sql_sockets(state) & held)
         os.write(from_parent[1], b"x")  # the child is up
         # Idle: only its own listener, or a read, brings what the parent does next.
-        found["child_told_while_idle"] = wait_for(lambda: told == [2])
+        found["child_called_while_idle"] = wait_for(lambda: called == [2])
         found["read_in_child"] = waffle.settings.A
         found["child_writes"] = waffle.update({"B": 5}).revision
         print(json.dumps(found), flush=True)  # noqa: T201

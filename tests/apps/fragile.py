@@ -27,7 +27,7 @@ if trouble == "exit":
 if trouble == "threads":
     # Setting a limit would not do: it does not hold for root.
     def refuse(_thread: threading.Thread) -> None:
-        """Fail as the system does when there is no room for a thread."""
+        """Fail as the system does where no thread can be started."""
         message = "can't start new thread"
         raise RuntimeError(message)
 

@@ -1,6 +1,6 @@
 """The application of ``under_uwsgi``, with what others do to uWSGI's post-fork hook.
 
-``TEST_HOOKS`` says what, in order: ``app`` loads the application.
+``TEST_HOOKS`` lists the steps in order; ``app`` loads the application.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A mule of the application's own, with a life of its own."""
+"""A mule that the application uses for something else."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The floor of waking workers: a mule that runs this file raises a signal, whose handler notes it.
 
-`TEST_JOURNAL` says where to; `TEST_SIGNALS` how many.
+`TEST_JOURNAL` is the file; `TEST_SIGNALS` the number of signals.
 """
 
 from __future__ import annotations

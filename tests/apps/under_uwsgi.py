@@ -58,7 +58,7 @@ def create_app(namespace: str | None = None) -> Flask:
 
 
 def keep_journal(new: int) -> None:
-    """Write down that this process has been told of a value."""
+    """Write down a value that this process was called back with."""
     journal = os.environ.get("TEST_JOURNAL")
     if journal is not None:
         with open(journal, "ab", buffering=0) as file:  # noqa: PTH123  # one write, at the end
@@ -82,7 +82,7 @@ def misbehave(new: int) -> None:
 
 
 def read() -> Response:
-    """Tell who answers and what it serves, after holding on to the request for ``hold`` seconds."""
+    """Return who answers and what it serves; the request lasts ``hold`` seconds."""
     waffle: WaffleConf[Any] = current_app.extensions["test_waffle"]
     first = waffle.settings.model_dump()
     held = request.args.get("hold", 0.0, type=float)
@@ -115,7 +115,7 @@ def run_child() -> Response:
 
 
 def state() -> Response:
-    """Tell what the process knows about its listener."""
+    """Return what the process knows about its listener."""
     here: State = current_app.extensions["waffleconf"]
     environment = here.environment
     return jsonify(

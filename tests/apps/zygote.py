@@ -81,7 +81,9 @@ def _is_reported(state: State) -> bool:
     return any(host.id == own.id and host.following == own.following for host in hosts)
 
 
-def _answer(waffle: WaffleConf[Any], state: State, question: dict[str, Any]) -> object:
+def _answer(  # noqa: PLR0911  # one for each question
+    waffle: WaffleConf[Any], state: State, question: dict[str, Any]
+) -> object:
     match question["ask"]:
         case "serves":
             served = state.serving.current

@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _floors(kind: DatabaseKind, redis_server: RedisServer) -> Iterator[list[str]]:
-    """Measure what nobody who uses these parts can be faster than."""
+    """Measure the parts, which bound what is made of them."""
     parts = {
         "floor: PUBLISH to receipt": _publish_to_receipt(redis_server),
         "floor: one SELECT of 20 rows": _select(kind),

@@ -22,7 +22,7 @@ from tests.bench.table import print_table
 from tests.support import RedisServer, wait_until
 from uwsgi_waffle import WaffleConf
 
-#: Many short turns, so that what else the machine does meets both of a pair.
+#: Many short rounds, so that what else the machine does meets both of a pair.
 ROUNDS = 600
 READS = 1_000
 REQUESTS = 20
@@ -130,7 +130,7 @@ def _interleaved(what: dict[str, Callable[[], object]], number: int) -> dict[str
     """Return seconds per call, measured by turns, so that noise meets all alike."""
     found: dict[str, list[float]] = {name: [] for name in what}
     for turn in range(ROUNDS):
-        # Forwards and backwards: nobody always runs after the same one.
+        # Forwards and backwards, so that none always runs after the same one.
         for name in list(what)[:: 1 if turn % 2 else -1]:
             found[name].append(timeit.timeit(what[name], number=number) / number)
     return found

@@ -384,7 +384,7 @@ def test_a_host_that_has_moved_from_one_database_to_another_is_found_once(
         client.hset(HOSTS, host.id, entry_of(host, client, age=5.0))
     after = Position(OTHER_LINEAGE, 1, "c" * 16)
     ours.put(replace(moved, position=after))
-    found = ours.read(OTHER_LINEAGE, before=LINEAGE)
+    found = ours.read(OTHER_LINEAGE, before=[LINEAGE])
     assert [(h.id, h.position, h.is_silent) for h in found.hosts] == [
         (moved.id, after, False),
         (left_behind.id, POSITION, True),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +20,12 @@ from tests.support.command_line import Finished, flask_command, flask_environmen
 from tests.support.command_line import run_in_process as run
 from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS, wait_until
 from uwsgi_waffle import WaffleConf
+from uwsgi_waffle.bus.client import BusUnavailable
 from uwsgi_waffle.bus.fleet import HostStatus
+from uwsgi_waffle.host import layout
 from uwsgi_waffle.host.processes import ListenerState
+from uwsgi_waffle.listen import reporter
+from uwsgi_waffle.sql.hosts import MuteHost
 
 NAMES = [f"S{number:03}" for number in range(20)]
 CONFS = {name: {"default": 0} for name in NAMES}
@@ -83,16 +89,16 @@ def old_release(
 
 
 def test_set_wait_and_status_name_a_refusal(old_release: tuple[Site, int]) -> None:
-    """Name, host, pid, reason, and what is served instead; none of them says yes."""
+    """Name, host, pid, reason, and what is served instead; no command reports success."""
     (app, _), pid = old_release
     host = socket.gethostname()
     assert run(app, "set", "S000=5", "--timeout", str(SOON_SECONDS)).status == 0
-    told = (
+    line = (
         f"pid {pid} on {host} refuses S000 (Input should be less than or equal to 5); it serves "
         "the last good value"
     )
-    assert told in one_error(run(app, "set", "S000=9", "--timeout", "1"))
-    assert told in one_error(run(app, "wait", "--timeout", "0"))
+    assert line in one_error(run(app, "set", "S000=9", "--timeout", "1"))
+    assert line in one_error(run(app, "wait", "--timeout", "0"))
     refused = {
         "host": host,
         "pid": pid,
@@ -145,12 +151,18 @@ def report(site: Site, monkeypatch: pytest.MonkeyPatch) -> Report:
     return put
 
 
-def test_a_silent_host_is_waited_for_until_it_is_forgotten(site: Site, report: Report) -> None:
+@pytest.mark.parametrize("label", ["00b2", "00B200", "web1#00b200"])
+def test_a_silent_host_is_waited_for_until_it_is_forgotten(
+    site: Site, report: Report, label: str
+) -> None:
     app = site[0]
     report("00a1")
     report("00b2", seconds_ago=60.0)
-    assert "silent since 60 s" in one_error(run(app, "wait", "--timeout", "0"))
-    done = run(app, "forget", "00b2")
+    assert re.search(
+        r"silent since [\d:]{8} UTC \(60 s\)", one_error(run(app, "wait", "--timeout", "0"))
+    )
+    assert "web1#00b200" in run(app, "status").output
+    done = run(app, "forget", label)
     assert (done.status, done.errors) == (0, "")
     assert done.output.startswith("Forgotten: host web1 (id 00b200b200b200b2)")
     assert run(app, "wait", "--timeout", "0").output.startswith("revision 1: 2 of 2 processes")
@@ -165,6 +177,42 @@ def test_forget_finds_a_host_by_its_name(site: Site, report: Report) -> None:
     assert [host["name"] for host in run(site[0], "status", "--json").json["fleet"]["hosts"]] == [
         "web1"
     ]
+
+
+def test_forget_removes_the_note_of_a_host_that_could_not_report(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that still runs makes it again, so that `wait` does not succeed without it."""
+    app = site[0]
+    state = state_of(app)
+
+    def refuse(_: HostStatus) -> None:
+        message = "NOPERM"
+        raise BusUnavailable(message)
+
+    monkeypatch.setattr(state.reports, "put", refuse)
+    monkeypatch.setattr(reporter, "NOTE_AGAIN_SECONDS", 0.0)
+    parts = (state.config, state.host, state.reports, state.mute_hosts, "")
+    mute: Any = SimpleNamespace(is_live=True, error="")
+    there = reporter.Reporter(*parts)
+    for host_id in ("00a1", "00b2"):
+        state.mute_hosts.note(MuteHost(host_id * 4, "web1", "NOPERM"))
+    assert "host web1#00a100: it cannot report to Redis (NOPERM)" in one_error(
+        run(app, "wait", "--timeout", "0")
+    )
+    assert run(app, "forget", "00a1", "--json").json == {
+        "id": "00a1" * 4,
+        "name": "web1",
+        "reported_seconds_ago": None,
+    }
+    assert run(app, "forget", "web1").output.endswith("which never reported.\n")
+    assert run(app, "wait", "--timeout", "0").status == 0
+    for _ in range(2):
+        state.host.words[layout.REPORTED_WORD] = 0
+        there._retry_at = 0.0  # noqa: SLF001  # it waits longer after each failure
+        there.report_if_due(mute)
+        assert [host.name for host in state.mute_hosts.read()] == [socket.gethostname()]
+        state.mute_hosts.forget(state.host.host_id)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,9 @@ def test_status_shows_redis_that_does_not_answer_without_its_password(apps: Apps
     app, _ = apps(Settings, WAFFLE_MULTIPROC=True, WAFFLE_REDIS_URL=NO_REDIS)
     done, found = _both(app)
     assert "redis://:***@127.0.0.1:1 does not answer" in " ".join(done.output.split())
+    assert found["converged"] is False
+    (missing,) = found["fleet"]["missing"]
+    assert (missing["host"], missing["pid"]) == ("(any other)", None)
     doctor = run(app, "doctor")
     assert "redis-unavailable" in _findings(app)
     for text in (done.output, json.dumps(found), doctor.output, doctor.errors):

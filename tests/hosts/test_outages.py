@@ -216,7 +216,8 @@ def test_a_database_that_is_emptied_under_a_running_application_changes_nothing(
     assert len(messages(caplog.records, "holds no settings any more")) == 1
     status = collect(there.state)
     assert any("holds no settings" in problem for problem in status.problems)
-    assert (status.fleet.position, status.fleet.missing) == (before, ())
+    assert (status.fleet.position, status.fleet.applied, status.fleet.total) == (before, 1, 1)
+    assert [m.host for m in status.fleet.missing] == ["(any other)"], "as Redis is away"
     put_in_place(apps, "backup")
     restored = here.state.store.peek()
     wait_until(lambda: there.state.reconciler.behind == restored, SOON_SECONDS, "it has polled")

@@ -1,0 +1,1 @@
+"""What is answered to people: the fleet, the status, the diagnosis, and whether they are true."""

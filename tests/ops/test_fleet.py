@@ -1,4 +1,4 @@
-"""Three hosts of eight workers each: a change is everywhere, or whoever lacks it is named."""
+"""Three hosts with several workers each: a change is everywhere, or what lacks it is named."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ import pytest
 
 from tests.support import RedisServer, fresh_database, wait_until
 from tests.support.command_line import Finished, flask_waffle
+from tests.support.soak import times
 from tests.support.waffle_host import WaffleHost
+from tests.support.waiting import SOON_SECONDS
+from uwsgi_waffle.bus.reports import SILENT_SECONDS
 
 HOSTS = 3
-WORKERS = 8
+WORKERS = times(3, 8)
 #: The workers, and a mule on each host.
 PROCESSES = HOSTS * (WORKERS + 1)
-SOON_SECONDS = 20.0
+ALL = f"{PROCESSES} of {PROCESSES} processes on {HOSTS} hosts"
 
 
 @dataclass
@@ -39,9 +42,15 @@ class Fleet:
         return flask_waffle(self.hosts[0].server.environment, *arguments)
 
     def status(self) -> dict[str, Any]:
-        """Return what `status --json` tells."""
+        """Return what `status --json` shows."""
         found: dict[str, Any] = json.loads(self.run("status", "--json").output)
         return found
+
+    def wait_until_all_are_known(self) -> None:
+        """Return when the status shows every process of every host."""
+        wait_until(
+            lambda: self.status()["fleet"]["total"] == PROCESSES, SOON_SECONDS, "all are known"
+        )
 
     def host_of(self, pid: int) -> dict[str, Any]:
         """Return what the status tells of the host that a process runs on."""
@@ -83,23 +92,21 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             host.server.start()
             hosts.append(host)
         made = Fleet(hosts, redis_server, socket)
-        wait_until(
-            lambda: made.status()["fleet"]["total"] == PROCESSES, SOON_SECONDS, "all are known"
-        )
+        made.wait_until_all_are_known()
         yield made
 
 
-def test_set_tells_that_every_process_of_every_host_has_the_revision(fleet: Fleet) -> None:
-    """`set` ends with 27 of 27 processes on 3 hosts: 24 workers and 3 mules."""
+def test_set_shows_that_every_process_of_every_host_serves_the_revision(fleet: Fleet) -> None:
+    """`set` ends with the number of all processes, workers and mules."""
     done = fleet.run("set", "S000=1", "--comment", "first")
     assert done.status == 0, done.errors
     last = done.output.splitlines()[-1]
-    assert re.fullmatch(r"revision 1: 27 of 27 processes on 3 hosts in [\d.]+ m?s", last)
+    assert re.fullmatch(rf"revision 1: {ALL} in [\d.]+ m?s", last)
     assert all(host.values() == {1} for host in fleet.hosts)
     status = fleet.status()
     assert status["converged"]
     processes = [p for host in status["fleet"]["hosts"] for p in host["processes"]]
-    assert Counter(p["role"] for p in processes) == {"worker": 24, "mule": 3}
+    assert Counter(p["role"] for p in processes) == {"worker": HOSTS * WORKERS, "mule": HOSTS}
     pids = {pid for host in fleet.hosts for pid in host.server.worker_pids()}
     assert pids <= {p["pid"] for p in processes}
 
@@ -115,14 +122,14 @@ def test_status_has_a_line_for_each_process_at_80_columns(fleet: Fleet) -> None:
 
 def test_a_stopped_worker_is_named_and_the_command_fails(fleet: Fleet) -> None:
     """With a worker of another host stopped, `set` names its pid and exits 1, in one line."""
-    pid = fleet.hosts[1].server.worker_pids()[3]
+    pid = fleet.hosts[1].server.worker_pids()[2]
     label = fleet.host_of(pid)["label"]
     os.kill(pid, signal.SIGSTOP)
     try:
         done = fleet.run("set", "S000=2", "--timeout", "2")
         assert done.status == 1
         assert len(done.errors.splitlines()) == 1
-        assert "26 of 27 processes on 3 hosts" in done.errors
+        assert f"{PROCESSES - 1} of {PROCESSES} processes on 3 hosts" in done.errors
         assert f"(pid {pid}) on {label}" in done.errors
         assert fleet.run("wait", "--timeout", "0").status == 1
     finally:
@@ -140,18 +147,20 @@ def test_a_host_cut_off_from_redis_is_named_until_it_is_back(fleet: Fleet) -> No
     assert label == f"{found['name']}#{found['id'][:6]}"
     with fleet.cut_off():
         # Longer than a host may be silent.
-        done = fleet.run("set", "S000=3", "--timeout", "6")
+        done = fleet.run("set", "S000=3", "--timeout", str(SILENT_SECONDS + 1))
         assert done.status == 1
-        assert f"host {label}: has not reported for" in done.errors
-        assert "18 of 27 processes" in done.errors
+        assert f"host {label}: silent since" in done.errors
+        assert f"{PROCESSES - WORKERS - 1} of {PROCESSES} processes" in done.errors
         # What it serves is right all the same: it polls.
-        cut.wait_until_serving(3, SOON_SECONDS)
-        assert "silent for" in fleet.run("status").output
+        cut.wait_until_serving(3)
+        shown = " ".join(fleet.run("status").output.split())
+        assert "silent for" in shown
+        assert "it cannot report to Redis" in shown
         doctor = json.loads(fleet.run("doctor", "--json").output)
         assert "host-silent" in {finding["code"] for finding in doctor["findings"]}
     done = fleet.run("wait", "--timeout", str(SOON_SECONDS))
     assert done.status == 0, done.errors
-    assert "27 of 27 processes on 3 hosts" in done.output
+    assert ALL in done.output
 
 
 def test_a_worker_that_died_is_not_waited_for(fleet: Fleet) -> None:
@@ -168,22 +177,20 @@ def test_a_worker_that_died_is_not_waited_for(fleet: Fleet) -> None:
     )
     done = fleet.run("set", "S000=4", "--timeout", str(SOON_SECONDS))
     assert done.status == 0, done.errors
-    wait_until(
-        lambda: fleet.status()["fleet"]["total"] == PROCESSES, SOON_SECONDS, "the new one is known"
-    )
+    fleet.wait_until_all_are_known()
     pids = {p["pid"] for h in fleet.status()["fleet"]["hosts"] for p in h["processes"]}
     assert pid not in pids
     assert set(fleet.hosts[2].server.worker_pids()) <= pids
 
 
-def test_a_command_is_no_process_of_the_fleet(fleet: Fleet) -> None:
-    """The command line's own process does not show, and leaves nothing behind."""
+def test_a_command_does_not_count_as_a_process(fleet: Fleet) -> None:
+    """The process of the command line does not show, and leaves nothing behind."""
     assert len(fleet.status()["fleet"]["hosts"]) == HOSTS
     assert fleet.status()["fleet"]["total"] == PROCESSES
 
 
 def test_the_doctor_finds_nothing_wrong_and_has_looked_at_the_servers_ini(fleet: Fleet) -> None:
-    """In a fleet that is as it should be nothing is wrong, the uWSGI of the host included."""
+    """In a healthy fleet nothing is wrong, the uWSGI of the host included."""
     done = fleet.run("doctor")
     assert done.status == 0, done.output
     assert str(fleet.hosts[0].server.directory / "uwsgi.ini") in done.output

@@ -17,7 +17,9 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,7 @@ class Zygote:
     """The program that forks processes, and the socket that they answer on."""
 
     def __init__(self, directory: Path) -> None:
+        self.lock = threading.Lock()
         self.path = directory / "socket"
         self.server = socket.socket(socket.AF_UNIX)
         self.server.bind(str(self.path))
@@ -104,14 +107,15 @@ class Zygote:
         wanted = {"release": release, "socket": str(self.path), "directory": str(directory)}
         assert self.program.stdin is not None
         assert self.program.stdout is not None
-        self.program.stdin.write(json.dumps({**wanted, "config": config}) + "\n")
-        self.program.stdin.flush()
-        pid = int(self.program.stdout.readline())
-        try:
-            connection, _ = self.server.accept()
-        except TimeoutError:
-            unblock()  # a stopped process may hold a lock that the new one needs
-            connection, _ = self.server.accept()
+        with self.lock:
+            self.program.stdin.write(json.dumps({**wanted, "config": config}) + "\n")
+            self.program.stdin.flush()
+            pid = int(self.program.stdout.readline())
+            try:
+                connection, _ = self.server.accept()
+            except TimeoutError:
+                unblock()  # a stopped process may hold a lock that the new one needs
+                connection, _ = self.server.accept()
         connection.settimeout(SOON_SECONDS)
         stream = connection.makefile("rw")
         stream.readline()
@@ -194,7 +198,7 @@ class History:
         return [process for process in self.processes if not process.is_stopped]
 
     def update(self) -> None:
-        size = next(self.sizes) if self.random.random() < 0.7 else self.random.randrange(101, 999)  # noqa: PLR2004
+        size = next(self.sizes) if self.random.random() < 0.7 else self.random.randrange(101, 999)
         process = self.random.choice(self.running())
         self.log.append(f"update {size} by {process.pid}: {process.ask('update', size=size)}")
 
@@ -260,7 +264,7 @@ class History:
             self.ghosts.add(process.host)
 
     def start_one(self) -> None:
-        if len(self.processes) < 4:  # noqa: PLR2004  # enough for every kind of mix
+        if len(self.processes) < 4:  # enough for every kind of mix
             host = self.random.choice("abc")
             self.ghosts.discard(host)
             self.start(host, self.random.choice(["new", "old"]))
@@ -375,8 +379,16 @@ def _copy(source: Path, target: Path) -> None:
 def test_the_proof_is_true(
     batch: int, tmp_path: Path, zygote: Zygote, redis_server: RedisServer
 ) -> None:
-    for seed in range(batch * BATCH, (batch + 1) * BATCH):
+    def run(seed: int) -> None:
         directory = tmp_path / str(seed)
         directory.mkdir()
         with contextlib.closing(History(seed, directory, zygote, redis_server)) as history:
-            history.run()
+            try:
+                history.run()
+            except BaseException:
+                print("\n".join([f"seed {seed}", *history.log]))  # noqa: T201  # pytest shows it
+                raise
+
+    # Histories wait more than they compute.
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(batch * BATCH, (batch + 1) * BATCH)))

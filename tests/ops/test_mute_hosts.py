@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.conftest import Apps
@@ -15,7 +13,7 @@ CONFS = {"SIZE": {"default": 1}}
 
 
 @pytest.fixture
-def replica(own_redis: RedisServer, tmp_path: Path) -> RedisServer:
+def replica(own_redis: RedisServer) -> RedisServer:
     """Give a read-only replica of the other Redis, which takes subscriptions but no reports."""
     return RedisServer(
         extra_options=[

@@ -15,6 +15,7 @@ from uwsgi_waffle import (
     RevisionConflict,
     UnknownRevision,
     UnknownSetting,
+    WaffleConf,
     WaffleError,
     settings_changed,
 )
@@ -27,7 +28,7 @@ class Settings(Bounds):
     RATIO: float = 1.0
 
 
-#: What is given, the error, and what it says.
+#: What is given, the error, and a part of its message.
 BAD_VALUES: list[tuple[Any, type[Exception], str]] = [
     ({"SITENAM": "x"}, UnknownSetting, "Unknown setting SITENAM. Did you mean SITENAME?"),
     ({"X": 1, "Y": 2}, UnknownSetting, "Unknown settings X, Y."),
@@ -51,27 +52,27 @@ BAD_VALUES: list[tuple[Any, type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("values", "error", "said"), BAD_VALUES)
+@pytest.mark.parametrize(("values", "error", "message"), BAD_VALUES)
 def test_a_bad_value_is_a_clear_error_and_changes_nothing(
-    apps: Apps, values: Any, error: type[Exception], said: str
+    apps: Apps, values: Any, error: type[Exception], message: str
 ) -> None:
     app, waffle = apps(Settings)
     waffle.update({"RATIO": 2.0})
     state = state_of(app)
-    told: list[object] = []
+    received: list[object] = []
 
     def receive(*_: object, **__: object) -> None:
-        told.append("changed")
+        received.append("changed")
 
     before = (state.store.read(), waffle.settings, dict(app.config), state.host.sequence)
     with settings_changed.connected_to(receive, app), pytest.raises(error) as caught:
         waffle.update(values)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert before == (state.store.read(), waffle.settings, dict(app.config), state.host.sequence)
-    assert told == []
+    assert received == []
     assert len(waffle.history()) == 1
-    # Whoever was refused has left no lock behind.
+    # The refusal has left no lock behind.
     assert waffle.update({"SITENAME": "New"}, expected_revision=1).revision == 2
 
 
@@ -87,7 +88,7 @@ def test_an_invalid_setting_carries_the_errors_of_pydantic(apps: Apps) -> None:
 
 
 @pytest.mark.parametrize(
-    ("signature", "said"),
+    ("signature", "message"),
     [
         ({"actor": "a" * 201}, "actor: it has 201 characters; the most is 200"),
         ({"actor": 5}, "actor: it must be a text, not int"),
@@ -97,16 +98,16 @@ def test_an_invalid_setting_carries_the_errors_of_pydantic(apps: Apps) -> None:
     ],
 )
 def test_a_bad_actor_or_comment_is_a_clear_error(
-    apps: Apps, signature: dict[str, Any], said: str
+    apps: Apps, signature: dict[str, Any], message: str
 ) -> None:
     _, waffle = apps(Settings)
     with pytest.raises(InvalidSetting) as caught:
         waffle.update({"LO": 1}, **signature)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert (waffle.revision, waffle.history()) == (0, [])
 
 
-def test_resets_and_rollbacks_refuse_what_is_not_there(apps: Apps) -> None:
+def test_resets_and_rollbacks_refuse_unknown_names_and_revisions(apps: Apps) -> None:
     _, waffle = apps(Settings)
     waffle.update({"LO": 1})
     with pytest.raises(UnknownSetting):
@@ -148,12 +149,10 @@ def test_a_reset_or_rollback_that_breaks_the_whole_is_refused(apps: Apps) -> Non
         ({"X": {"default": 1}}, {"WAFFLE_DATABASE_URI": "x"}, "WAFFLE_DATABASE_URI"),
     ],
 )
-def test_what_cannot_work_is_an_error_at_start_that_leaves_the_app_alone(
+def test_a_wrong_configuration_is_an_error_at_start_that_leaves_the_app_alone(
     apps: Apps, confs: dict[str, Any], config: dict[str, Any], key: str
 ) -> None:
     app = apps.flask(WAFFLE_CONFS=confs, **config)
-    from uwsgi_waffle import WaffleConf
-
     with pytest.raises(ConfigError) as caught:
         WaffleConf(app)
     assert caught.value.key == key

@@ -14,7 +14,7 @@ from uwsgi_waffle import UnknownSetting, WaffleConf, WaffleSettings, settings_ch
 
 
 class Settings(WaffleSettings):
-    """Something to change."""
+    """Two settings to change."""
 
     A: int = 0
     B: int = 0
@@ -102,7 +102,7 @@ def test_a_callback_sees_the_new_settings_also_in_a_request(apps: Apps) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), SystemExit(1)])
-def test_what_a_callback_raises_is_logged_and_stops_nothing(
+def test_an_error_in_a_callback_is_logged_and_stops_nothing(
     apps: Apps, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     app, waffle = apps(Settings)
@@ -190,9 +190,9 @@ def test_a_slow_callback_holds_up_the_next_one_and_no_update(apps: Apps) -> None
 
 
 def test_callbacks_run_in_the_order_of_revisions_whoever_writes(apps: Apps) -> None:
-    """Each process is told of each of its steps once, and what is old follows what was new."""
+    """A process is called back once for each of its steps, from value to value without a gap."""
     _, waffle = apps(Settings)
-    told: list[tuple[int, int]] = []
+    called: list[tuple[int, int]] = []
     running: list[bool] = []
     overlapping: list[bool] = []
 
@@ -200,7 +200,7 @@ def test_callbacks_run_in_the_order_of_revisions_whoever_writes(apps: Apps) -> N
     def note(old: int, new: int) -> None:
         overlapping.extend(running)
         running.append(True)
-        told.append((old, new))
+        called.append((old, new))
         running.pop()
 
     def write(number: int) -> None:
@@ -219,8 +219,8 @@ def test_callbacks_run_in_the_order_of_revisions_whoever_writes(apps: Apps) -> N
         sys.setswitchinterval(interval)
     values = [change.new for change in reversed(waffle.history(limit=None))]
     assert len(values) == 150
-    assert told[-1][1] == values[-1] == waffle.settings.A
-    assert [old for old, _ in told] == [0, *(new for _, new in told[:-1])]
-    positions = [values.index(new) for _, new in told]
+    assert called[-1][1] == values[-1] == waffle.settings.A
+    assert [old for old, _ in called] == [0, *(new for _, new in called[:-1])]
+    positions = [values.index(new) for _, new in called]
     assert positions == sorted(positions)
     assert overlapping == []

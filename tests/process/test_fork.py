@@ -1,4 +1,4 @@
-"""A plain script that forks (`os.fork`): parent and child each go on, and see each other's changes.
+"""A plain script that forks (`os.fork`): parent and child each see the other's changes.
 
 Servers that fork are tested under those servers.
 """
@@ -8,20 +8,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import DATABASE_KINDS, RedisServer, fresh_database
-
-
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[RedisServer]:
-    """Run a Redis."""
-    with RedisServer() as server:
-        yield server
 
 
 @pytest.mark.parametrize("kind", DATABASE_KINDS)
@@ -47,15 +39,15 @@ def test_parent_and_child_of_a_script_that_forks(
         # Threads do not cross a fork; the child starts one of its own.
         "threads_in_child_at_once": 1,
         "connection_is_shared": False,
-        "child_told_while_idle": True,
+        "child_called_while_idle": True,
         "read_in_child": 2,
         "child_writes": 3,
     }
     assert in_parent == {"parent_sees": 5, "parent_threads": 1, "parent_still_works": 4}
 
 
-#: A fork that no hook tells of, and two first requests at once in the child: the second comes
-#: while the first is about to set the process up. A thread of the parent held a lock at the fork.
+#: A fork without a hook, and two first requests at once in the child: the second comes while the
+#: first is about to set the process up. A thread of the parent held a lock at the fork.
 TWO_FIRST_REQUESTS = """
 import os, signal, sys, threading
 from flask import Flask
@@ -72,18 +64,18 @@ waffle = WaffleConf(app)
 app.add_url_rule("/", "size", lambda: f"{waffle.settings.SIZE}")
 state = app.extensions["waffleconf"]
 forks._watchers.clear()
-claimed, go_on = threading.Event(), threading.Event()
+claimed, proceed = threading.Event(), threading.Event()
 
 class HeldUp(dict):
     def setdefault(self, key, value):
         found = super().setdefault(key, value)
         if found is value:
             claimed.set()
-            go_on.wait(10)
+            proceed.wait(10)
         return found
 
 state._claims = HeldUp()
-state.holder._lock.acquire()
+state.serving._lock.acquire()
 if os.fork():
     sys.exit(os.waitstatus_to_exitcode(os.wait()[1]) != 0)
 signal.alarm(45)  # what hangs must not outlive the test
@@ -91,7 +83,7 @@ first = threading.Thread(target=lambda: app.test_client().get("/"))
 first.start()
 claimed.wait(10)
 assert app.test_client().get("/").text == "1"
-go_on.set()
+proceed.set()
 first.join(10)
 writing = threading.Thread(target=lambda: waffle.update({"SIZE": 2}), daemon=True)
 writing.start()
@@ -100,7 +92,7 @@ os._exit(waffle.settings.SIZE != 2)
 """
 
 
-def test_two_first_requests_at_once_in_a_child_that_nobody_told_of_the_fork(tmp_path: Path) -> None:
-    """Whoever sets the process up drops what came through the fork, whatever the other does."""
+def test_two_first_requests_at_once_in_a_child_of_a_fork_without_a_hook(tmp_path: Path) -> None:
+    """The one that sets the process up drops what came through the fork."""
     program = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", TWO_FIRST_REQUESTS]
     subprocess.run([*program, str(tmp_path)], check=True, timeout=60)

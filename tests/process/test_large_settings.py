@@ -1,103 +1,77 @@
-"""Settings that do not fit into the host snapshot: only the revision travels there."""
+"""Settings that do not fit into the host snapshot: refused at a write, and never published."""
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-from pathlib import Path
+import json
+import logging
+from typing import Any
 
 import pytest
+from flask import Flask
 
-from tests.conftest import Apps, state_of
-from tests.support import wait_until
+from tests.conftest import Apps, execute, state_of
+from tests.support.waiting import SOON_SECONDS, wait_until
+from uwsgi_waffle import InvalidSetting
 from uwsgi_waffle.host import layout
 
-CONFS = {f"TEXT_{number}": {"default": ""} for number in range(5)}
-#: Fits by itself; five of them do not.
+NAMES = [f"TEXT_{number}" for number in range(5)]
+CONFS = {name: {"default": ""} for name in NAMES}
+#: Fits by itself; four of them do not.
 LARGE = layout.ROOM_BYTES // 4
 
 
-def test_settings_that_do_not_fit_reach_the_next_request_of_another_process(
+def test_a_change_that_makes_the_settings_too_large_is_refused(apps: Apps) -> None:
+    """Whatever makes them smaller is not, also in the same change."""
+    app, waffle = apps(WAFFLE_CONFS=CONFS)
+    waffle.update(dict.fromkeys(NAMES[:3], "a" * LARGE))
+    with pytest.raises(InvalidSetting, match=r"all settings take 52\d,\d{3} bytes; the most is"):
+        waffle.update({"TEXT_3": "b" * LARGE})
+    assert (waffle.revision, waffle.settings.TEXT_3) == (1, "")
+    waffle.update({"TEXT_2": "", "TEXT_3": "b" * LARGE})
+    state_of(app).writer.update({"TEXT_4": "c" * LARGE}, resets=["TEXT_3"])
+    assert (waffle.settings.TEXT_3, waffle.settings.TEXT_4) == ("", "c" * LARGE)
+    waffle.rollback(1)
+    assert waffle.settings.TEXT_2 == "a" * LARGE
+
+
+def _overfill(apps: Apps) -> None:
+    """Store settings that are too large, as a release without that limit may have done."""
+    text = json.dumps("x" * LARGE)
+    execute(
+        apps.database_uri,
+        "DELETE FROM waffle_setting",
+        *(
+            f"INSERT INTO waffle_setting VALUES ('default', '{name}', '{text}', 2)"  # noqa: S608  all ours
+            for name in NAMES
+        ),
+        "UPDATE waffle_namespace SET revision = 2, stamp = '00000000000000aa'",
+    )
+
+
+def test_settings_too_large_in_sql_leave_the_last_known_ones_in_place(
     apps: Apps, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Values come from SQL, callbacks run, and the log says so once a process."""
-    _, writer = apps(WAFFLE_CONFS=CONFS)
-    app, reader = apps(WAFFLE_CONFS=CONFS)
-    told: list[str] = []
-    reader.on_change("TEXT_4")(lambda new: told.append(new[:1]))
-    app.add_url_rule("/", "view", lambda: reader.settings.TEXT_4[:1])
-
-    for letter in "ab":
-        writer.update(dict.fromkeys(CONFS, letter * LARGE))
-        assert app.test_client().get("/").text == letter
-        found = state_of(app).host.read()
-        assert found is not None
-        assert found[1].rows is None, "the file has no room for them"
-
-    assert told == ["a", "b"]
-    assert reader.revision == 2
-    said = [record for record in caplog.records if "take more than" in record.message]
-    assert len(said) == 1, "the process that wrote says so"
-
-    writer.reset(*CONFS)
-    assert app.test_client().get("/").text == ""
-    found = state_of(app).host.read()
-    assert found is not None
-    assert found[1].rows == {}, "small again, they travel in the file"
+    """In every process of the host, logged once each; a smaller revision is served again."""
+    config: dict[str, Any] = {"WAFFLE_CONFS": CONFS, "WAFFLE_POLL_SECONDS": 0.1}
+    app, waffle = apps(**config)
+    waffle.update({"TEXT_0": "small"})
+    app.add_url_rule("/", "view", lambda: f"{waffle.revision} {waffle.settings.TEXT_0}")
+    _overfill(apps)
+    for _ in range(3):
+        assert waffle.refresh() is False
+        assert read(app) == "1 small"
+    assert [r.getMessage() for r in caplog.records if "has room for" in r.getMessage()] == [
+        caplog.records[-1].getMessage()
+    ]
+    late, _ = apps(**config)
+    assert state_of(late).serving.current.settings.model_dump()["TEXT_0"] == "small"
+    alone, _ = apps(host="there", **config)
+    assert state_of(alone).serving.current.revision == 0
+    assert waffle.reset(*NAMES[1:]).revision == 3
+    wait_until(lambda: read(app).startswith("3 xxx"), SOON_SECONDS, "the change is served")
+    assert [r for r in caplog.records if r.levelno > logging.WARNING] == []
 
 
-def test_an_application_starts_with_settings_that_do_not_fit(apps: Apps) -> None:
-    _, writer = apps(WAFFLE_CONFS=CONFS)
-    writer.update(dict.fromkeys(CONFS, "c" * LARGE))
-    _, late = apps(WAFFLE_CONFS=CONFS)
-    assert late.settings.TEXT_0 == "c" * LARGE
-    assert late.revision == 1
-
-
-def test_without_sql_the_last_good_values_are_served_until_it_answers(
-    apps: Apps, tmp_path: Path
-) -> None:
-    """A revision whose values cannot be had is not taken for a set of defaults."""
-    _, writer = apps(WAFFLE_CONFS=CONFS)
-    writer.update({"TEXT_0": "small"})
-    cut_off = f"sqlite:///{tmp_path}/road/waffle.db"
-    app, reader = apps(WAFFLE_CONFS=CONFS, WAFFLE_DATABASE_URI=cut_off, WAFFLE_POLL_SECONDS=0.1)
-    app.add_url_rule("/", "view", lambda: f"{reader.revision} {reader.settings.TEXT_0[:5]}")
-    client = app.test_client()
-    assert client.get("/").text == "1 small"
-
-    writer.update(dict.fromkeys(CONFS, "large" * (LARGE // 5)))
-    assert client.get("/").text == "1 small"
-    (tmp_path / "road").symlink_to(tmp_path)
-
-    wait_until(lambda: client.get("/").text == "2 large", 10, "the values come once SQL answers")
-
-
-def test_an_application_that_starts_on_an_older_backup_serves_the_rest_once_it_is_there(
-    apps: Apps, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The host has seen a revision whose values are in no place that can be read at the moment."""
-    _, writer = apps(WAFFLE_CONFS=CONFS)
-    writer.update({"TEXT_0": "small"})
-    live, older, newer = (apps.directory / f"{name}.db" for name in ("waffle", "older", "newer"))
-    copy_database(live, older)
-    writer.update(dict.fromkeys(CONFS, "large" * (LARGE // 5)))
-    copy_database(live, newer)
-    copy_database(older, live)
-    app, late = apps(WAFFLE_CONFS=CONFS, WAFFLE_POLL_SECONDS=0.1)
-    app.add_url_rule("/", "view", lambda: f"{late.revision} {late.settings.TEXT_0[:5]}")
-    client = app.test_client()
-    assert client.get("/").text == "1 small"
-    assert "flask waffle resync" in caplog.text
-    copy_database(newer, live)
-    wait_until(lambda: client.get("/").text == "2 large", 10, "the values come with the database")
-    assert not state_of(app)._owes_rows  # noqa: SLF001  else it reads them at each poll
-
-
-def copy_database(source: Path, target: Path) -> None:
-    """Put one database in the place of another, as SQLite does under those who have it open."""
-    with (
-        contextlib.closing(sqlite3.connect(source)) as there,
-        contextlib.closing(sqlite3.connect(target)) as here,
-    ):
-        there.backup(here)
+def read(app: Flask) -> str:
+    """Return what a request sees."""
+    return app.test_client().get("/").text

@@ -18,6 +18,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
 from tests.conftest import Apps, state_of
+from tests.support.waiting import NEVER_SECONDS
 from uwsgi_waffle import InvalidSetting, UnknownSetting, WaffleConf, WaffleError, WaffleSettings
 
 
@@ -34,13 +35,13 @@ Made = tuple[Flask, WaffleConf[Any]]
 
 @pytest.fixture
 def made(apps: Apps) -> Made:
-    """Give an application that polls so seldom that no poll falls into the test."""
-    return apps(Settings, WAFFLE_POLL_SECONDS=3600)
+    """Give an application that does not poll during the test."""
+    return apps(Settings, WAFFLE_POLL_SECONDS=NEVER_SECONDS)
 
 
 @contextlib.contextmanager
 def forbidden_io(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Collect statements, lock SQLite exclusively, and have every lock of ours fail."""
+    """Collect statements, lock SQLite exclusively, and have every lock of the package fail."""
     state = state_of(app)
     seen: list[str] = []
 
@@ -57,8 +58,8 @@ def forbidden_io(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[s
 
     engine = state.store.database.engine
     sa.event.listen(engine, "engine_connect", lambda _: seen.append("a connection"))
-    state.holder._lock = NoLock()  # type: ignore[assignment]  # noqa: SLF001  replaced for good
-    state.queue._busy = NoLock()  # type: ignore[assignment]  # noqa: SLF001
+    state.serving._lock = NoLock()  # type: ignore[assignment]  # noqa: SLF001  replaced for good
+    state._queue._busy = NoLock()  # type: ignore[assignment]  # noqa: SLF001
     monkeypatch.setattr(fcntl, "flock", lambda *_: seen.append("a lock"))
     path = state.config.database_uri.removeprefix("sqlite:///")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
@@ -84,7 +85,7 @@ def test_a_read_touches_no_database_no_lock_and_writes_nothing(
 
 
 def test_a_request_sees_one_snapshot_for_its_whole_life(made: Made) -> None:
-    """Although another thread updates in its midst; `app.config` is the process's and goes on."""
+    """Although another thread updates during it; `app.config` is the process's and follows."""
     app, waffle = made
 
     @app.get("/")
@@ -130,7 +131,7 @@ def test_a_streamed_response_sees_the_snapshot_of_its_request(made: Made) -> Non
     assert app.test_client().get("/").text.startswith("10/1 10/1 ")
 
 
-def test_a_thread_that_was_given_the_request_sees_its_snapshot(made: Made) -> None:
+def test_a_thread_with_a_copy_of_the_request_sees_its_snapshot(made: Made) -> None:
     app, waffle = made
     seen: list[int] = []
 
@@ -175,7 +176,7 @@ def test_nested_requests_each_see_their_own_snapshot(made: Made) -> None:
     assert app.test_client().get("/").text == "5 0"
 
 
-def test_a_request_inside_another_leaves_the_outer_one_and_its_override_alone(made: Made) -> None:
+def test_a_request_inside_another_does_not_change_the_outer_one_or_its_override(made: Made) -> None:
     app, waffle = made
     app.add_url_rule("/inner", "inner", lambda: f"{waffle.settings.A} {waffle.settings.B}")
 
@@ -192,7 +193,7 @@ def test_a_request_inside_another_leaves_the_outer_one_and_its_override_alone(ma
     assert (waffle.settings.A, waffle.settings.B) == (0, 5)
 
 
-def test_requests_in_copies_of_a_context_keep_out_of_each_others_way(made: Made) -> None:
+def test_requests_in_copies_of_a_context_do_not_disturb_each_other(made: Made) -> None:
     """As some servers run each request in a copy of a context in which one has run before."""
     app, waffle = made
     app.add_url_rule("/", "read", lambda: f"{waffle.settings.A}")
@@ -256,8 +257,8 @@ def test_readers_in_threads_never_see_a_mix(made: Made) -> None:
 
 def test_two_processes_of_a_host_see_an_update_without_redis_or_polling(apps: Apps) -> None:
     """Here two applications on one snapshot file, which is all that processes share."""
-    _, writer = apps(Settings, WAFFLE_POLL_SECONDS=3600)
-    app, reader = apps(Settings, WAFFLE_POLL_SECONDS=3600)
+    _, writer = apps(Settings, WAFFLE_POLL_SECONDS=NEVER_SECONDS)
+    app, reader = apps(Settings, WAFFLE_POLL_SECONDS=NEVER_SECONDS)
     for value in range(1, 20):
         writer.update({"A": value})
         assert (reader.settings.A, reader.revision) == (value, value)
@@ -266,8 +267,8 @@ def test_two_processes_of_a_host_see_an_update_without_redis_or_polling(apps: Ap
 
 def test_what_an_app_does_to_a_value_ends_with_the_snapshot(apps: Apps) -> None:
     """It never reaches what is stored, another process, or the next snapshot."""
-    _, waffle = apps(Settings, WAFFLE_POLL_SECONDS=3600)
-    elsewhere = apps(Settings, WAFFLE_POLL_SECONDS=3600)[1]
+    _, waffle = apps(Settings, WAFFLE_POLL_SECONDS=NEVER_SECONDS)
+    elsewhere = apps(Settings, WAFFLE_POLL_SECONDS=NEVER_SECONDS)[1]
     for expected in ([], ["x"]):
         waffle.settings.NAMES.append("oops")
         assert waffle.update({"A": waffle.settings.A + 1}).changes.keys() == {"A"}
@@ -365,13 +366,13 @@ def test_an_override_is_validated_and_leaves_nothing_behind(made: Made) -> None:
 
 
 def test_the_three_methods_of_flask_waffleconf(apps: Apps) -> None:
-    app, waffle = apps(Settings, WAFFLE_POLL_SECONDS=3600)
+    app, waffle = apps(Settings, WAFFLE_POLL_SECONDS=NEVER_SECONDS)
     state = app.extensions["waffleconf"]
     assert state.parse_conf() == {"A": 0, "B": 0, "NAMES": []}
     state.update_db({"A": 4})
     assert state.parse_conf(["A"]) == {"A": 4}
     assert app.config["A"] == waffle.settings.A == 4
-    elsewhere, there = apps(Settings, host="there", WAFFLE_POLL_SECONDS=3600)
+    elsewhere, there = apps(Settings, host="there", WAFFLE_POLL_SECONDS=NEVER_SECONDS)
     assert there.settings.A == 4
     waffle.update({"A": 5})
     assert there.settings.A == 4

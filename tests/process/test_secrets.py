@@ -15,14 +15,14 @@ from pydantic import Field, SecretStr, field_validator
 from tests.conftest import Apps, execute, state_of
 from uwsgi_waffle import ConfigError, InvalidSetting, StoreUnavailable, WaffleError, WaffleSettings
 
-#: A text that stands in nothing else, so that where it shows up it was shown.
+#: A text that occurs nowhere else, so that where it occurs it was shown.
 MARK = "Geheim7"
 OTHER = "Anders8"
 MASK = "********"
 
 
 class Settings(WaffleSettings):
-    """Secrets of each kind, and a setting that is none."""
+    """Secrets of each kind, and a setting that is not secret."""
 
     PASSWORD: SecretStr = Field(default=SecretStr("initial"), min_length=3)
     TOKEN: str | None = Field(default=None, max_length=20, json_schema_extra={"secret": True})
@@ -45,7 +45,7 @@ CONFS = {"TOKEN": {"default": "", "secret": True, "max_length": 20}}
 
 
 def everything(apps: Apps) -> str:
-    """Return all that is stored: in each column of SQL, and in the host snapshot."""
+    """Return everything that is stored: in each column of SQL, and in the host snapshot."""
     rows = [
         *execute(apps.database_uri, "SELECT * FROM waffle_setting"),
         *execute(apps.database_uri, "SELECT * FROM waffle_change"),
@@ -60,7 +60,7 @@ def test_the_repr_of_nothing_shows_a_secret(apps: Apps) -> None:
     done = waffle.update({"PASSWORD": MARK, "TOKEN": MARK, "PIN": 77123})
     state = state_of(app)
     shown = f"{done!r} {done} {waffle.settings!r} {waffle.settings} {state.serving.current!r}"
-    shown += f"{state.store.read()!r} {state.host.read()!r} {state.store.history()!r}"
+    shown += f"{state.store.read()!r} {state.host.read()!r} {waffle.history()!r}"
     assert MARK not in shown
     assert "77123" not in shown
     assert waffle.settings.PASSWORD.get_secret_value() == waffle.settings.TOKEN == MARK
@@ -91,7 +91,7 @@ def test_history_masks_secrets_unless_it_is_asked_to_reveal_them(apps: Apps) -> 
         {"PASSWORD": SecretStr("x"), "TOKEN": MARK, "SITENAME": 5},
     ],
 )
-def test_an_error_never_tells_a_secret(apps: Apps, values: dict[str, object]) -> None:
+def test_an_error_never_shows_a_secret(apps: Apps, values: dict[str, object]) -> None:
     """Not in its message, not in pydantic's errors, and not in the traceback."""
     _, waffle = apps(Settings)
     with pytest.raises(InvalidSetting) as caught:
@@ -101,12 +101,12 @@ def test_an_error_never_tells_a_secret(apps: Apps, values: dict[str, object]) ->
 
 
 def without_source(error: BaseException) -> str:
-    """Return a traceback as it is logged, without the lines of code that stand in it."""
+    """Return a traceback as it is logged, without its lines of code."""
     lines = "".join(traceback.format_exception(error)).splitlines()
     return "\n".join(line for line in lines if not line.startswith("    "))
 
 
-def test_an_error_of_the_database_never_tells_a_value(apps: Apps) -> None:
+def test_an_error_of_the_database_never_shows_a_value(apps: Apps) -> None:
     _, waffle = apps(Settings)
     waffle.update({"SITENAME": "New"})
     execute(
@@ -119,9 +119,7 @@ def test_an_error_of_the_database_never_tells_a_value(apps: Apps) -> None:
     assert MARK not in without_source(caught.value)
 
 
-def test_nothing_that_is_logged_tells_a_secret(
-    apps: Apps, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_log_line_shows_a_secret(apps: Apps, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     _, waffle = apps(Settings)
     waffle.update({"TOKEN": MARK, "PASSWORD": MARK})
@@ -178,39 +176,39 @@ def test_the_first_key_encrypts_and_all_decrypt(apps: Apps) -> None:
     assert apps(Settings, host="c", WAFFLE_ENCRYPTION_KEYS=[old])[1].settings.TOKEN is None
 
 
-def test_the_wrong_key_serves_the_default_and_says_what_to_do(
+def test_with_the_wrong_key_the_default_is_served_and_the_log_says_what_to_do(
     apps: Apps, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = [Fernet.generate_key().decode() for _ in range(2)]
     first = apps(Settings, WAFFLE_ENCRYPTION_KEYS=keys[:1])[1]
     first.update({"TOKEN": MARK})
     first.update({"TOKEN": OTHER, "SITENAME": "New"})
-    for config, said in (
+    for config, reason in (
         ({"WAFFLE_ENCRYPTION_KEYS": keys[1:]}, "none of the keys in WAFFLE_ENCRYPTION_KEYS opens"),
         ({}, "is encrypted; set WAFFLE_ENCRYPTION_KEYS"),
     ):
         app, waffle = apps(Settings, host=f"{len(config)}", **config)
         assert (waffle.settings.TOKEN, waffle.settings.SITENAME) == (None, "New")
-        assert said in state_of(app).serving.current.problems[0].reason
-        assert said in caplog.text
+        assert reason in state_of(app).serving.current.problems[0].reason
+        assert reason in caplog.text
         assert [(c.old, c.new) for c in waffle.history("TOKEN", reveal=True)] == [(MASK, MASK)] * 2
-        with pytest.raises(InvalidSetting, match=said):
+        with pytest.raises(InvalidSetting, match=reason):
             waffle.rollback(1)
         assert waffle.revision == 2
-    # Somebody who has the key still reads it: nothing has been replaced.
+    # With the right key the value is still there: nothing has been replaced.
     assert apps(Settings, host="d", WAFFLE_ENCRYPTION_KEYS=keys)[1].settings.TOKEN == OTHER
     caplog.clear()
     mended = apps(Settings, host="e", WAFFLE_ENCRYPTION_KEYS=keys[1:])[1]
     assert mended.update({"TOKEN": "new"}).changes == {"TOKEN": (None, "new")}
 
 
-def test_a_key_that_is_none_is_an_error_that_says_which(apps: Apps) -> None:
+def test_a_wrong_key_is_an_error_that_names_which(apps: Apps) -> None:
     with pytest.raises(ConfigError, match="key 2 of 2 is not a Fernet key") as caught:
         apps(Settings, WAFFLE_ENCRYPTION_KEYS=[Fernet.generate_key().decode(), MARK])
     assert MARK not in without_source(caught.value)
 
 
-def test_keys_without_cryptography_are_an_error_that_says_what_to_install(
+def test_keys_without_cryptography_are_an_error_that_names_what_to_install(
     apps: Apps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
@@ -222,7 +220,7 @@ def test_keys_without_cryptography_are_an_error_that_says_what_to_install(
 
 
 class Bomb:
-    """Something that, pickled and unpickled again, leaves a directory behind."""
+    """An object that makes a directory when its pickle is loaded."""
 
     def __init__(self, proof: Path) -> None:
         self._proof = proof

@@ -1,9 +1,9 @@
 """The code blocks of README.md and docs/*.md run.
 
 A page's ``python`` blocks run in their order as one program; an HTML comment ``<!-- setup`` before
-a block holds what the page leaves out. An ``ini`` block starts uWSGI, and a line ``$ flask waffle``
-of a ``console`` block does what it shows. What cannot run has ``<!-- not run: reason -->`` before
-it.
+a block holds what the page leaves out. A line ``$ flask waffle`` of a ``console`` block does what
+it shows. What cannot run has ``<!-- not run: reason -->`` before it. The pages that are one session
+with a server, its ini file included, are run by ``test_two_applications``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import UwsgiServer, free_port
 from tests.support.command_line import flask_environment
 from tests.support.uwsgi_server import ROOT
 
@@ -29,7 +28,7 @@ BLOCK = re.compile(
     r"^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
-ADDRESS = "127.0.0.1:8080"
+SESSIONS = {"README.md", "two-applications.md"}
 #: For the console: an application with the settings that the examples change.
 APPLICATION = """
 from flask import Flask
@@ -71,7 +70,8 @@ def blocks(language: str) -> Iterator[Block]:
     for page in PAGES:
         text = page.read_text()
         for found in BLOCK.finditer(text):
-            if found["language"] == language and not found["not_run"]:
+            in_session = page.name in SESSIONS and language != "python"
+            if found["language"] == language and not found["not_run"] and not in_session:
                 line = text.count("\n", 0, found.start("text"))
                 yield Block(page, line, language, found["setup"] or "", found["text"])
 
@@ -114,19 +114,9 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("block", list(blocks("ini")), ids=str)
-def test_an_ini_file_starts_as_it_is(block: Block, tmp_path: Path) -> None:
-    """Beside the application of the README."""
-    application = next(block.text for block in PYTHON if block.page.name == "README.md")
-    (tmp_path / "myapp.py").write_text(application)
-    port = free_port()
-    assert ADDRESS in block.text
-    (tmp_path / "uwsgi.ini").write_text(block.text.replace(ADDRESS, f"127.0.0.1:{port}"))
-    server = UwsgiServer(tmp_path / "uwsgi.ini", environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
-    server.ports[0] = server.port = port
-    with server:
-        assert server.get("/").text == "Waffle"
-        assert not re.search("Traceback|waffle: (?!Redis)", server.log())
+def test_each_ini_file_belongs_to_a_session() -> None:
+    """What is not run as a part of one is a fragment, and marked as not run."""
+    assert list(map(str, blocks("ini"))) == []
 
 
 @pytest.mark.parametrize("block", list(blocks("console")), ids=str)

@@ -135,7 +135,9 @@ def unified(output: str) -> str:
         output = re.sub(pattern, text, output, flags=re.MULTILINE)
     # Processes are listed in the order in which they were set up.
     processes = r"(?m)(^  (worker|mule) .*\n)+"
-    return re.sub(processes, lambda found: "".join(sorted(found[0].splitlines(True))), output)
+    return re.sub(
+        processes, lambda found: "".join(sorted(found[0].splitlines(keepends=True))), output
+    )
 
 
 def as_blog(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Pickles: what holds a value gives it, what does more runs nothing."""
+"""Pickles: one that holds a value gives it, and nothing is run of one that does more."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uwsgi_waffle.sql.legacy import Refused, unpickle
+from uwsgi_waffle.sql.legacy import RefusedPickle, unpickle
 
 #: Those that Flask-WaffleConf may have used on Python 3; on 3.14 it is the last.
 PROTOCOLS = (3, 4, 5)
@@ -77,13 +77,13 @@ def _crafted(path: Path) -> list[object]:
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_a_crafted_pickle_runs_nothing(tmp_path: Path, protocol: int) -> None:
-    """The pickles do what they say when Python loads them, and nothing at all here."""
+    """When Python loads the pickles they make a file, and here they do nothing."""
     canary = tmp_path / "canary"
     for crafted in _crafted(canary):
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedPickle):
             unpickle(encoded(pickle.dumps(crafted, protocol)))
         assert not canary.exists()
-    pickle.loads(pickle.dumps(_crafted(canary)[0], protocol))  # noqa: S301  that they would
+    pickle.loads(pickle.dumps(_crafted(canary)[0], protocol))  # noqa: S301  to see that they would
     assert canary.exists()
 
 
@@ -111,7 +111,7 @@ def test_a_crafted_pickle_runs_nothing(tmp_path: Path, protocol: int) -> None:
     ],
 )
 def test_an_opcode_that_does_more_than_hold_a_value_is_refused(data: bytes) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedPickle):
         unpickle(encoded(data))
 
 
@@ -120,14 +120,14 @@ def test_an_opcode_that_does_more_than_hold_a_value_is_refused(data: bytes) -> N
     [dt.date(2020, 1, 1), decimal.Decimal(1), collections.OrderedDict(a=1), Path("x"), 1j],
     ids=repr,
 )
-def test_what_is_no_builtin_scalar_or_container_is_named(value: object) -> None:
-    with pytest.raises(Refused, match=r"its pickle names \w+\.\w+"):
+def test_a_value_of_another_type_is_refused_with_the_name_of_the_type(value: object) -> None:
+    with pytest.raises(RefusedPickle, match=r"its pickle names \w+\.\w+"):
         unpickle(encoded(pickle.dumps(value)))
 
 
 @pytest.mark.parametrize("text", ["!!", "é", "gASVBQAAAA", "Z2Fy"])
-def test_what_is_no_pickle_is_refused(text: str) -> None:
-    with pytest.raises(Refused):
+def test_a_text_that_is_not_a_pickle_is_refused(text: str) -> None:
+    with pytest.raises(RefusedPickle):
         unpickle(text)
 
 
@@ -135,9 +135,9 @@ def test_a_small_pickle_of_an_endless_value_is_refused() -> None:
     doubled: list[object] = []
     for _ in range(45):
         doubled = [doubled, doubled]
-    with pytest.raises(Refused, match="more than 100,000 values"):
+    with pytest.raises(RefusedPickle, match="more than 100,000 values"):
         unpickle(encoded(pickle.dumps(doubled)))
     itself: list[object] = []
     itself.append(itself)
-    with pytest.raises(Refused, match="nested"):
+    with pytest.raises(RefusedPickle, match="nested"):
         unpickle(encoded(pickle.dumps(itself)))

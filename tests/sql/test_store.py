@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -12,6 +9,7 @@ import sqlalchemy as sa
 
 from tests.conftest import Apps, execute, state_of
 from tests.support.declarations import Bounds
+from tests.support.statements import recording
 from uwsgi_waffle import (
     InvalidSetting,
     RevisionConflict,
@@ -19,60 +17,46 @@ from uwsgi_waffle import (
     UnknownRevision,
     UnknownSetting,
 )
-from uwsgi_waffle.sql.store import RowChange, Signature, Store
 from uwsgi_waffle.values.snapshot import Record
 
 
 class Settings(Bounds):
-    """Some settings, and a rule that two of them must keep together."""
+    """Some settings, and a rule about two of them."""
 
     SITENAME: str = "Waffle"
     TEXT: str = ""
 
 
-@contextmanager
-def statements(store: Store) -> Iterator[list[str]]:
-    """Collect the statements of a process, and "COMMIT" and "ROLLBACK" of transactions."""
-    seen: list[str] = []
-    engine = store.database.engine
-
-    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
-        seen.append(statement)
-
-    def note_commit(_: object) -> None:
-        seen.append("COMMIT")
-
-    sa.event.listen(engine, "before_cursor_execute", note)
-    sa.event.listen(engine, "commit", note_commit)
-    try:
-        yield seen
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", note)
-        sa.event.remove(engine, "commit", note_commit)
-
-
-def test_without_tables_defaults_are_served_and_a_write_creates_them(database_apps: Apps) -> None:
+def test_the_first_start_creates_the_tables_and_the_namespace(database_apps: Apps) -> None:
     app, waffle = database_apps(Settings)
+    record = state_of(app).store.read()
+    assert (record.revision, record.position.stamp, record.rows) == (0, "", {})
+    assert record.position == state_of(app).host.position
+    assert len(record.position.lineage) == 16
+    assert record.keys == state_of(app).host.keys
+    assert len(record.keys[0]) == 64
     assert (waffle.revision, waffle.settings.SITENAME) == (0, "Waffle")
     assert (waffle.history(), waffle.refresh()) == ([], False)
-    assert state_of(app).store.read() == Record()
-    engine = state_of(app).store.database.engine
-    assert sa.inspect(engine).get_table_names() == []
     assert waffle.update({"SITENAME": "New"}).revision == 1
-    assert len(sa.inspect(engine).get_table_names()) >= 3
-    assert waffle.settings.SITENAME == "New"
+    after = state_of(database_apps(Settings, host="there")[0]).store.read()
+    assert after.position.lineage == record.position.lineage
+    assert after.keys == record.keys
+    assert "keys" not in repr(after), "no log line may show a key"
 
 
 def test_without_auto_create_missing_tables_are_a_clear_error(database_apps: Apps) -> None:
     app, waffle = database_apps(Settings, WAFFLE_AUTO_CREATE=False)
-    assert waffle.settings.SITENAME == "Waffle"
+    store = state_of(app).store
+    assert (waffle.settings.SITENAME, waffle.history(), store.read()) == ("Waffle", [], Record())
     with pytest.raises(StoreUnavailable, match="flask waffle init-db") as caught:
         waffle.update({"SITENAME": "New"})
+    assert "The tables of the settings are missing" in str(caught.value)
     assert "WAFFLE_AUTO_CREATE" in str(caught.value)
-    assert sa.inspect(state_of(app).store.database.engine).get_table_names() == []
+    assert sa.inspect(store.database.engine).get_table_names() == []
     assert (waffle.revision, waffle.settings.SITENAME) == (0, "Waffle")
-    state_of(app).store.database.create_tables()
+    store.database.create_tables()
     assert waffle.update({"SITENAME": "New"}).revision == 1
+    assert store.read().keys
 
 
 def test_several_settings_are_one_revision(database_apps: Apps) -> None:
@@ -90,55 +74,23 @@ def test_several_settings_are_one_revision(database_apps: Apps) -> None:
     assert abs(changes[0].at - datetime.now(timezone.utc)) < timedelta(minutes=5)
 
 
-@pytest.mark.parametrize("count", [1, 100])
-def test_an_update_is_one_transaction_of_as_many_statements_for_any_number_of_settings(
-    database_apps: Apps, count: int
+def test_an_update_of_any_number_of_settings_is_one_transaction_of_six_statements(
+    database_apps: Apps,
 ) -> None:
+    """The first of them takes the lock."""
     confs = {f"S{number:03}": {"default": 0} for number in range(100)}
     app, waffle = database_apps(WAFFLE_CONFS=confs)
     waffle.update(dict.fromkeys(confs, 1))
-    with statements(state_of(app).store) as seen:
-        waffle.update(dict.fromkeys(list(confs)[:count], 2))
-    assert [statement.split()[0] for statement in seen] == [
-        *("UPDATE", "SELECT", "DELETE", "INSERT", "INSERT", "UPDATE", "COMMIT")
-    ]
+    for count in (1, 100):
+        with recording(state_of(app).store.database.engine, commits=True) as statements:
+            waffle.update(dict.fromkeys(list(confs)[:count], 2 + count))
+        assert [statement.split()[0] for statement in statements] == [
+            *("UPDATE", "SELECT", "DELETE", "INSERT", "INSERT", "UPDATE", "COMMIT")
+        ]
 
 
-def test_the_first_statement_of_a_writer_takes_the_lock(database_apps: Apps) -> None:
-    """A second writer gets no further than that while the first has not ended."""
-    app, waffle = database_apps(Settings)
-    waffle.update({"HI": 20})
-    state = state_of(database_apps(Settings, host="there")[0])
-    inside, go_on = threading.Event(), threading.Event()
-    order: list[str] = []
-
-    def hold(record: Record) -> dict[str, RowChange]:
-        order.append(f"first at {record.revision}")
-        inside.set()
-        assert go_on.wait(30)
-        order.append("first ends")
-        return {}
-
-    def second() -> None:
-        def plan(record: Record) -> dict[str, RowChange]:
-            order.append(f"second at {record.revision}")
-            return {}
-
-        go_on.set()
-        state.store.write(plan, Signature())
-
-    first = threading.Thread(target=state_of(app).store.write, args=(hold, Signature()))
-    first.start()
-    assert inside.wait(30)
-    other = threading.Thread(target=second)
-    other.start()
-    first.join()
-    other.join()
-    assert order == ["first at 1", "first ends", "second at 1"]
-
-
-def test_equal_values_make_no_revision(database_apps: Apps) -> None:
-    _, waffle = database_apps(Settings)
+def test_equal_values_make_no_revision(some_apps: Apps) -> None:
+    _, waffle = some_apps(Settings)
     assert waffle.update({"SITENAME": "Waffle"}).revision == 0
     waffle.update({"SITENAME": "New"})
     for again in ({"SITENAME": "New"}, {"SITENAME": "New", "LO": "0"}, {}):
@@ -181,7 +133,7 @@ def test_any_text_comes_back_as_it_was(database_apps: Apps) -> None:
     assert state_of(app).serving.current.problems == ()
 
 
-def test_reset_takes_the_row_away_and_says_so_in_history(database_apps: Apps) -> None:
+def test_a_reset_removes_the_row_and_is_marked_in_the_history(database_apps: Apps) -> None:
     app, waffle = database_apps(Settings)
     waffle.update({"SITENAME": "New", "LO": 3})
     done = waffle.reset("SITENAME", actor="bob")
@@ -190,7 +142,7 @@ def test_reset_takes_the_row_away_and_says_so_in_history(database_apps: Apps) ->
     assert waffle.history("SITENAME")[0].is_default
 
 
-def test_rollback_makes_a_new_revision_equal_to_an_old_one(database_apps: Apps) -> None:
+def test_a_rollback_makes_a_new_revision_equal_to_an_old_one(database_apps: Apps) -> None:
     _, waffle = database_apps(Settings)
     waffle.update({"SITENAME": "One", "HI": 20})
     waffle.update({"SITENAME": "Two", "LO": 15})
@@ -206,7 +158,7 @@ def test_rollback_makes_a_new_revision_equal_to_an_old_one(database_apps: Apps) 
         assert (caught.value.revision, caught.value.newest) == (missing, 6)
 
 
-def test_history_can_be_limited(database_apps: Apps) -> None:
+def test_the_history_can_be_limited(database_apps: Apps) -> None:
     _, waffle = database_apps(Settings)
     for number in range(1, 6):
         waffle.update({"HI": 10 + number, "SITENAME": f"{number}"})
@@ -229,16 +181,16 @@ def test_namespaces_do_not_see_each_other(database_apps: Apps) -> None:
     assert second.rollback(0).changes == {"SITENAME": ("Second", "Waffle")}
 
 
-def test_a_setting_no_longer_declared_stays_and_stops_nothing(database_apps: Apps) -> None:
+def test_a_setting_that_is_no_longer_declared_stays_and_is_left_alone(some_apps: Apps) -> None:
     """The next release may declare it again; the last one may still run beside this one."""
 
     class Older(Settings):
         GONE: int = 1
 
-    _, older = database_apps(Older)
+    _, older = some_apps(Older)
     older.update({"GONE": 2, "SITENAME": "Old"})
     older.update({"GONE": 3})
-    app, newer = database_apps(Settings)
+    app, newer = some_apps(Settings)
     assert state_of(app).serving.current.undeclared == ("GONE",)
     assert [c.new for c in newer.history("GONE")] == [3, 2]
     assert newer.rollback(1).revision == 2
@@ -247,51 +199,58 @@ def test_a_setting_no_longer_declared_stays_and_stops_nothing(database_apps: App
     assert (older.settings.GONE, older.settings.SITENAME) == (3, "Waffle")
 
 
-def test_a_database_set_back_to_a_backup(
-    database_apps: Apps, caplog: pytest.LogCaptureFixture
+def test_of_a_restored_backup_the_later_state_is_served_until_a_write(
+    some_apps: Apps, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was seen later is served, it is said once, and the next write goes past it."""
-    app, waffle = database_apps(Settings)
+    """It is logged once, and the next write makes a revision later than both."""
+    app, waffle = some_apps(Settings)
     for number in range(1, 6):
         waffle.update({"SITENAME": f"{number}"})
     execute(
-        database_apps.database_uri,
-        "UPDATE waffle_namespace SET revision = 2",
+        some_apps.database_uri,
+        "UPDATE waffle_namespace SET revision = 2, stamp = '2222222222222222'",
         "DELETE FROM waffle_change WHERE revision > 2",
         "UPDATE waffle_setting SET value = '\"2\"', revision = 2",
     )
     for _ in range(2):
         assert waffle.refresh() is False
         assert (waffle.revision, waffle.settings.SITENAME) == (5, "5")
-    assert caplog.text.count("is at revision 2, but this host has seen 5") == 1
+    assert caplog.text.count("is at revision 2, but this host is ahead of SQL, at revision 5") == 1
     assert state_of(app).reconciler.behind is not None
-    done = waffle.update({"LO": 3})
-    assert done.revision == 6
+    assert waffle.update({"LO": 3}).revision == 6
     assert (waffle.revision, waffle.settings.SITENAME, waffle.settings.LO) == (6, "2", 3)
 
 
-def test_another_database_replaces_what_was_served(database_apps: Apps) -> None:
-    """Its lineage is another one, so its revisions have nothing to do with ours."""
-    _, waffle = database_apps(Settings)
+@pytest.mark.parametrize(
+    "state",
+    [
+        "revision = 1, lineage = 'feedfeedfeedfeed'",  # another database
+        "stamp = 'feedfeedfeedfeed'",  # another primary's state of this revision
+    ],
+)
+def test_another_state_in_sql_replaces_what_was_served(some_apps: Apps, state: str) -> None:
+    _, waffle = some_apps(Settings)
     for number in range(1, 6):
         waffle.update({"SITENAME": f"{number}"})
     execute(
-        database_apps.database_uri,
-        "UPDATE waffle_namespace SET revision = 1, lineage = 'feedfeedfeedfeed'",
-        "DELETE FROM waffle_change WHERE revision > 1",
+        some_apps.database_uri,
+        f"UPDATE waffle_namespace SET {state}",  # noqa: S608  # from above
         "UPDATE waffle_setting SET value = '\"other\"'",
+        "DELETE FROM waffle_change",
     )
+    revision = 1 if "lineage" in state else 5
     assert waffle.refresh() is True
-    assert (waffle.revision, waffle.settings.SITENAME) == (1, "other")
-    assert waffle.update({"SITENAME": "next"}).revision == 2
+    assert (waffle.revision, waffle.settings.SITENAME) == (revision, "other")
+    assert waffle.update({"SITENAME": "next"}).revision == revision + 1
 
 
-@pytest.mark.parametrize("lineage", ["restored-by-me", "0" * 16, "ABCDEF0123456789"])
-def test_a_lineage_that_somebody_wrote_by_hand_stops_nobody(lineage: str, apps: Apps) -> None:
-    """The host snapshot holds it as a number; any text comes down to one."""
+@pytest.mark.parametrize("text", ["restored-by-me", "0" * 16, "ABCDEF0123456789"])
+@pytest.mark.parametrize("column", ["lineage", "stamp"])
+def test_a_lineage_and_a_stamp_may_be_any_text(text: str, column: str, apps: Apps) -> None:
+    """The host snapshot holds them as numbers; any text is mapped to one."""
     app, waffle = apps(WAFFLE_CONFS={"SIZE": {"default": 1}})
     waffle.update({"SIZE": 2})
-    execute(apps.database_uri, f"UPDATE waffle_namespace SET lineage = '{lineage}'")  # noqa: S608  # ours
+    execute(apps.database_uri, f"UPDATE waffle_namespace SET {column} = '{text}'")  # noqa: S608  # ours
     assert waffle.refresh()
     assert state_of(app).store.peek() == state_of(app).host.position
     assert waffle.update({"SIZE": 3}).revision == 2

@@ -21,7 +21,7 @@ from typing_extensions import Self
 
 from tests.support.waiting import wait_until
 
-#: A server that has not answered, or not ended, by then does not do so any more.
+#: A server that has not answered, or not ended, by then never does.
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 
@@ -51,7 +51,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def process_state(pid: int) -> tuple[str, int, int] | None:
-    """Return (state letter, parent's pid, session) of a process, or None if there is none."""
+    """Return (state letter, parent's pid, session) of a process, or None if it does not exist."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -47,11 +47,15 @@ class Program:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def ask(self, line: str = "") -> str:
-        """Send it a line, and return the next one that it prints."""
+    def send(self, line: str = "") -> None:
+        """Send it a line."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
+
+    def ask(self, line: str = "") -> str:
+        """Send it a line, and return the next one that it prints."""
+        self.send(line)
         return self.read()
 
     def kill(self) -> None:

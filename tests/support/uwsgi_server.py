@@ -48,7 +48,7 @@ def uwsgi_command() -> tuple[str, ...]:
     assert binary is not None
     with binary.open("rb") as file:
         is_script = file.read(2) == b"#!"
-    # pyuwsgi, a Python script, needs to be told what to start at a reload; see the Makefile.
+    # pyuwsgi, a Python script, cannot find what to start at a reload; see the Makefile.
     return (str(binary), *(("--binary-path", sys.executable) if is_script else ()))
 
 
@@ -69,15 +69,14 @@ class UwsgiServer:
     ) -> None:
         """Choose what to start; nothing runs yet.
 
-        Args:
-            config: An ini file of `uwsgi_configs/`, which binds `WAFFLE_DEMO_ADDRESS`; or options,
-                or lines, of an ini file to be written. They get `master = true` unless they say
-                something else of it, the repository on the Python path, and the sockets.
-            environment: Added to the environment of this process.
-            arguments: Added to the command line.
-            ports: How many sockets; `port` is the first of `ports`.
-            ready_path: What has to answer, with a status below 500, before `start` returns. None:
-                it is enough that the socket takes connections.
+        :param config: an ini file of `uwsgi_configs/`, which binds `WAFFLE_DEMO_ADDRESS`; or
+            options, or lines, of an ini file to be written. They get `master = true` unless they
+            set it, the repository on the Python path, and the sockets
+        :param environment: added to the environment of this process
+        :param arguments: added to the command line
+        :param ports: how many sockets; `port` is the first of `ports`
+        :param ready_path: what has to answer, with a status below 500, before `start` returns;
+            ``None``: it is enough that the socket takes connections
         """
         self.directory = Path(tempfile.mkdtemp(prefix="waffle-uwsgi-"))
         self.ports = free_ports(ports)
@@ -101,7 +100,7 @@ class UwsgiServer:
     def start(self) -> None:
         """Start the instance, and return when every worker serves."""
         assert self._process is None, "this uWSGI is running already"
-        # What a developer has exported for the demo is not meant for the tests.
+        # What a developer has exported for the demo must not reach the tests.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("WAFFLE_")}
         self._process = ServerProcess(
             self.command(),
@@ -176,7 +175,7 @@ class UwsgiServer:
         return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
 
     def stats(self) -> dict[str, Any]:
-        """Return what the master tells about itself."""
+        """Return the master's statistics."""
         received = bytearray()
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(5.0)

@@ -9,14 +9,14 @@ from typing import Any
 
 from tests.support.http import Response
 from tests.support.uwsgi_server import Options, UwsgiServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import SOON_SECONDS, wait_until
 
 #: The options that the documentation recommends.
 WITH_MULE: Options = {"shared-import": "uwsgi_waffle.boot", "mule": "waffle"}
 
 
 class WaffleHost:
-    """A uWSGI instance whose workers can each be asked, and what their callbacks were told."""
+    """A uWSGI instance whose workers can each be asked, and the journal of their callbacks."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class WaffleHost:
         )
         self.journal_path = self.server.directory / "journal"
         self._journal_read = 0
-        self._told: dict[int, dict[int, int]] = {}
+        self._called_back: dict[int, dict[int, int]] = {}
         self.server.environment = {
             "TEST_JOURNAL": str(self.journal_path),
             "WAFFLE_MULTIPROC": "true",
@@ -65,11 +65,13 @@ class WaffleHost:
         """Return the values of a setting that the workers serve."""
         return {answer["values"][name] for answer in self.read_all()}
 
-    def wait_until_at(self, revision: int, seconds: float) -> None:
+    def wait_until_at(self, revision: int, seconds: float = SOON_SECONDS) -> None:
         """Return when every worker serves a revision."""
         wait_until(lambda: self.revisions() == {revision}, seconds, f"all workers serve {revision}")
 
-    def wait_until_serving(self, value: int, seconds: float, *, name: str = "S000") -> None:
+    def wait_until_serving(
+        self, value: int, seconds: float = SOON_SECONDS, *, name: str = "S000"
+    ) -> None:
         """Return when every worker serves a value of a setting."""
         wait_until(
             lambda: self.values(name) == {value}, seconds, f"all workers serve {name} = {value}"
@@ -83,8 +85,8 @@ class WaffleHost:
         """Send a POST to a worker."""
         return self.server.post(path, json, port=self.server.ports[worker])
 
-    def told(self, value: int) -> dict[int, int]:
-        """Return pid -> when its `on_change` was told of a value, in monotonic nanoseconds."""
+    def called_back(self, value: int) -> dict[int, int]:
+        """Return pid -> when its callback ran with a value, in monotonic nanoseconds."""
         if self.journal_path.exists():
             with self.journal_path.open("rb") as journal:
                 journal.seek(self._journal_read)
@@ -92,20 +94,25 @@ class WaffleHost:
                 for line in journal:
                     self._journal_read += len(line)
                     entry = json.loads(line)
-                    self._told.setdefault(entry["value"], {})[entry["pid"]] = entry["at_ns"]
-        return dict(self._told.get(value, {}))
+                    pids = self._called_back.setdefault(entry["value"], {})
+                    pids[entry["pid"]] = entry["at_ns"]
+        return dict(self._called_back.get(value, {}))
 
-    def wait_until_told(self, value: int, seconds: float) -> dict[int, int]:
-        """Return when the `on_change` of every worker has been told of a value; asks nobody."""
+    def wait_until_called_back(self, value: int, seconds: float = SOON_SECONDS) -> dict[int, int]:
+        """Return when every worker has called back with a value, without a request to any."""
         workers = set(self.server.worker_pids())
 
-        def all_told() -> dict[int, int] | None:
-            told = self.told(value)
-            return told if workers <= told.keys() else None
+        def all_called_back() -> dict[int, int] | None:
+            found = self.called_back(value)
+            return found if workers <= found.keys() else None
 
-        told = wait_until(all_told, seconds, f"every worker's callback was told of {value}")
-        assert told is not None
-        return {pid: at_ns for pid, at_ns in told.items() if pid in workers}
+        found = wait_until(all_called_back, seconds, f"every worker called back with {value}")
+        assert found is not None
+        return {pid: at_ns for pid, at_ns in found.items() if pid in workers}
+
+    # Old names, until their users have moved.
+    told = called_back
+    wait_until_told = wait_until_called_back
 
 
 @contextmanager

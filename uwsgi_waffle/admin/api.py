@@ -20,16 +20,6 @@ from uwsgi_waffle.sql.history import Change
 from uwsgi_waffle.sql.store import Signature
 from uwsgi_waffle.values.settings import MASK
 
-from .answers import (
-    Conflict,
-    Done,
-    Finding,
-    HistoryAnswer,
-    Invalid,
-    LastChange,
-    SettingsAnswer,
-    StatusAnswer,
-)
 from .bodies import HistoryQuery, Patch, Rollback
 from .edits import rollback_comment, sql_snapshot
 from .openapi import document
@@ -72,7 +62,7 @@ def get_settings() -> Response:
     here = viewer()
     snapshot, defaults = here.snapshot, here.state.declaration.defaults
     latest = here.state.history.latest()
-    found: SettingsAnswer = {
+    found = {
         "revision": snapshot.revision,
         "settings": {one.name: _masked(one.name, snapshot.values[one.name]) for one in here.inputs},
         "declarations": {
@@ -92,17 +82,11 @@ def get_settings() -> Response:
     return _answer(found, revision=snapshot.revision)
 
 
-def _last_change(change: Change | None) -> LastChange | None:
+def _last_change(change: Change | None) -> dict[str, Any] | None:
     if change is None:
         return None
     known = change_json(change)
-    return {
-        "revision": known["revision"],
-        "actor": known["actor"],
-        "comment": known["comment"],
-        "source": known["source"],
-        "at": known["at"],
-    }
+    return {key: known[key] for key in ("revision", "actor", "comment", "source", "at")}
 
 
 def _masked(name: str, value: object) -> Any:
@@ -120,8 +104,7 @@ def get_history() -> Response:
             abort(403, f"You have no permission to see {query.name}.")
         names = [query.name]
     changes = here.state.history.timeline(query.limit, names=names, before=query.before)
-    found: HistoryAnswer = {"changes": [change_json(change) for change in changes]}
-    return _answer(found)
+    return _answer({"changes": [change_json(change) for change in changes]})
 
 
 def _query() -> HistoryQuery:
@@ -136,7 +119,7 @@ def get_status() -> Response:
     here = viewer()
     status = collect(here.state)
     fleet = status.fleet
-    found: StatusAnswer = {
+    found = {
         "revision": status.revision,
         "lineage": status.lineage,
         "fleet": progress_json(progress_of(here, fleet.revision)),
@@ -265,7 +248,7 @@ def _body(model: type[Body]) -> Body:
 def _done(done: Update) -> Response:
     """Return what a write did."""
     may_see = viewer().permission.may_see
-    found: Done = {
+    found = {
         "revision": done.revision,
         "changes": {
             name: {"old": _masked(name, old), "new": _masked(name, new)}
@@ -285,7 +268,7 @@ def _conflict(error: RevisionConflict, values: dict[str, Any], resets: frozenset
     here = viewer()
     now, latest = sql_snapshot(here.state), here.state.history.latest()
     defaults = here.state.declaration.defaults
-    found: Conflict = {
+    found = {
         "error": "conflict",
         "message": str(error),
         "expected": error.expected,
@@ -308,16 +291,15 @@ def _invalid(
 ) -> Response:
     """Return what is wrong in pydantic's words, with the values that were sent but no secret."""
     secrets = viewer().state.declaration.secrets
-    errors: list[Finding] = []
+    errors = []
     for finding in findings:
         loc = [part if isinstance(part, int) else str(part) for part in finding.get("loc", ())]
-        entry: Finding = {"type": finding["type"], "loc": loc, "msg": finding["msg"]}
+        entry = {"type": finding["type"], "loc": loc, "msg": finding["msg"]}
         if values is not None and len(loc) == 1 and loc[0] in values and loc[0] not in secrets:
             entry["input"] = plain(values[str(loc[0])])
         errors.append(entry)
     message = "; ".join(entry["msg"] for entry in errors)
-    found: Invalid = {"error": "invalid", "message": message, "errors": errors}
-    return _answer(found, status)
+    return _answer({"error": "invalid", "message": message, "errors": errors}, status)
 
 
 def problem(error: HTTPException) -> Response:

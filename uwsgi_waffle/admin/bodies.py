@@ -21,7 +21,7 @@ Comment = Annotated[str, Field(max_length=10_000, pattern=r"^[^\x00]*$")]
 
 
 class Patch(BaseModel):
-    """The body of ``PATCH settings``; settings stand in ``settings``, or beside it."""
+    """The body of ``PATCH settings``; settings are in ``settings``, or beside it."""
 
     model_config = ConfigDict(extra="allow")
 

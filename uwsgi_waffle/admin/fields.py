@@ -21,7 +21,7 @@ from uwsgi_waffle.values.settings import MASK
 
 __all__ = ["Choice", "Input", "inputs_of", "schemas_of", "shown"]
 
-#: How many settings must begin with the same word to be a group of their own.
+#: How many settings must begin with the same word to be a group.
 _GROUP_SIZE = 3
 _NO_GROUP = "General"
 _STRINGS = {"date": "date", "time": "time", "date-time": "datetime-local"}
@@ -29,7 +29,7 @@ _STRINGS = {"date": "date", "time": "time", "date-time": "datetime-local"}
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One option of a select: the text that stands for it, and what is shown."""
+    """One option of a select: the text in the form, and the one that is shown."""
 
     text: str
     label: str
@@ -76,7 +76,7 @@ class Input:
         return _NO_SECONDS.sub("", found) if is_clock else normalise(found)
 
     def value(self, text: str) -> object:
-        """Return what a text stands for, as far as pydantic would not do that.
+        """Return the value of a text, as far as pydantic does not convert it.
 
         :raises ValueError: it must be JSON and is not; names the place
         """
@@ -278,7 +278,7 @@ def _dump(found: object) -> str:
 
 
 def _load(text: str) -> object:
-    """Return what a JSON text stands for.
+    """Return the value of a JSON text.
 
     :raises ValueError: it is not JSON; names the place
     """

@@ -23,7 +23,7 @@ __all__ = [
     "is_digest_of",
 ]
 
-#: Longest comment that the history takes.
+#: Longest comment that the history stores.
 _MAX_COMMENT = 10_000
 
 

@@ -6,12 +6,12 @@ import json
 from copy import deepcopy
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from uwsgi_waffle import __version__
 from uwsgi_waffle.values.declaration import Declaration
 
-from .answers import ANSWERS
+from .answers import answer_schemas
 from .bodies import HistoryQuery, Patch, Rollback
 from .fields import Input, schemas_of
 
@@ -145,7 +145,7 @@ def _json(schema: str) -> dict[str, Any]:
 
 
 def _patch(properties: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of the body of PATCH: settings stand in ``settings``, or beside it."""
+    """Return the schema of the body of PATCH: settings are in ``settings``, or beside it."""
     schema = Patch.model_json_schema()
     schema["properties"]["settings"] = {
         **_object(properties),
@@ -178,12 +178,8 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answers(names: list[str]) -> dict[str, Any]:
-    """Return the schemas of the answers, to a viewer who may see the settings of these names."""
-    adapters = [(answer, "serialization", TypeAdapter(answer)) for answer in ANSWERS]
-    schemas: dict[str, Any] = TypeAdapter.json_schemas(adapters)[1]["$defs"]  # type: ignore[arg-type]  # a literal
-    for name, schema in schemas.items():
-        # A body that is not JSON is a problem with the findings of an invalid one.
-        schema["additionalProperties"] = name == "Problem"
+    """Return the schemas of the answers to a viewer who may see the settings of these names."""
+    schemas = answer_schemas()
     for key in ("settings", "declarations"):
         schemas["SettingsAnswer"]["properties"][key]["propertyNames"] = _one_of(names)
     return schemas

@@ -67,7 +67,7 @@ def progress_of(viewer: Viewer, revision: int, saved_at: float | None = None) ->
     fleet = look(viewer.state, revision)
     refused = tuple(viewer.refusals(fleet))
     missing = (*fleet.missing, *refused)
-    if fleet.revision != revision:  # when a later one was served says nothing about this one
+    if fleet.revision != revision:  # its processes may never have served this one
         saved_at = None
     rows = tuple(
         _row(fleet, host, process, saved_at)

@@ -77,7 +77,7 @@ class Viewer:
         return [self._visible_refusal(refusal) for refusal in fleet.refused]
 
     def _visible_refusal(self, refusal: Refusal) -> Refusal:
-        # What is said about the settings as a whole may name any of them.
+        # The reason may name any setting where the settings as a whole are refused.
         is_hidden = not self.permission.may_see(refusal.name) if refusal.name else False
         if self.permission.sees_all or (refusal.name and not is_hidden):
             return refusal

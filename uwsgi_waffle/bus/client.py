@@ -71,16 +71,18 @@ class SharedClient:
             _check_url(config)
         self._config = config
         self._given = given
-        self._made: RedisClient | None = None
+        self._made: dict[str, RedisClient] = {}
         self._pubsubs: list[Any] = []
 
     def get(self) -> RedisClient:
         """Return the client."""
         if self._given is not None:
             return self._given
-        if self._made is None:
-            self._made = _make_client(self._config)
-        return self._made
+        if not self._made:
+            # Two threads may come here at once. The one client that both then use must stay: when
+            # a client of redis-py is collected, it closes the connections that it has handed out.
+            self._made.setdefault("client", _make_client(self._config))
+        return self._made["client"]
 
     @property
     def is_cluster(self) -> bool:
@@ -115,7 +117,7 @@ class SharedClient:
         the parent may have held at the fork, so to run one here could wait for ever.
         """
         _made_before_fork.append((self._made, self._pubsubs))
-        self._made, self._pubsubs = None, []
+        self._made, self._pubsubs = {}, []
 
 
 #: Clients and connections of a parent process, which its children never touch again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 
 from uwsgi_waffle.errors import WaffleError
 from uwsgi_waffle.host.processes import ListenerState, ProcessSlot
@@ -164,20 +165,21 @@ class Fleet:
         for host in self.hosts:
             label = self.label(host)
             if host.is_silent:
-                yield Laggard(label, None, f"silent since {host.reported_seconds_ago:.0f} s")
+                why = f": {host.fault}" if host.fault else ""
+                yield Laggard(label, None, f"{_describe_silence(host)}{why}")
                 continue
-            if host.fault and host.following:
-                yield Laggard(label, None, host.fault)
             if host.unlisted:
                 workers = "1 worker has" if host.unlisted == 1 else f"{host.unlisted} workers have"
                 yield Laggard(label, None, f"{workers} not loaded the application")
-            if host.following > len(host.exceptions) and not self.is_served(host.position):
+            if host.fault and host.following:
+                yield Laggard(label, None, host.fault)
+            elif host.following > len(host.exceptions) and not self.is_served(host.position):
                 yield Laggard(label, None, self._describe(host.position))
             for process in host.exceptions:
                 if not self.is_served(process.position):
                     yield Laggard(label, process, self._describe(process.position))
             unnamed = host.following - host.served - len(host.exceptions)
-            if unnamed > 0:
+            if unnamed > 0 and self.is_served(host.position):
                 more = "1 more process does" if unnamed == 1 else f"{unnamed} more processes do"
                 yield Laggard(label, None, f"{more} not serve revision {host.revision}")
         if self.unknown:
@@ -293,3 +295,9 @@ def _best(states: Iterable[ListenerState]) -> ListenerState:
 def _named(process: ProcessSlot) -> str:
     number = f" {process.worker}" if process.worker else ""
     return f"{process.role}{number} (pid {process.pid})"
+
+
+def _describe_silence(host: HostStatus) -> str:
+    """Return since when a host has not reported, by the clock of this one."""
+    since = datetime.now(timezone.utc) - timedelta(seconds=host.reported_seconds_ago)
+    return f"silent since {since:%H:%M:%S} UTC ({host.reported_seconds_ago:.0f} s)"

@@ -121,14 +121,14 @@ class HostReports:
         with _translated():
             self._remove(lineage, [host_id])
 
-    def read(self, lineage: str, *, before: str = "", in_full: bool = False) -> Reported:
+    def read(self, lineage: str, *, before: Sequence[str] = (), in_full: bool = False) -> Reported:
         """Return what Redis holds of the hosts of a database, in a fixed number of commands.
 
-        :param before: the lineage that the database had before, where some hosts may still be
+        :param before: lineages that the database had before, where some hosts may still be
         :param in_full: with the processes of each host
         :raises BusUnavailable: Redis did not answer, or holds more than hosts ever report
         """
-        wanted = [name for name in dict.fromkeys((before, lineage)) if name]
+        wanted = [name for name in dict.fromkeys((*before, lineage)) if name]
         kind = "details" if in_full else "hosts"
         with _translated():
             self._check_size(MAX_HASH_BYTES, *(self._key(name, kind) for name in wanted))

@@ -1,7 +1,7 @@
-"""Signatures of what hosts tell each other through Redis, by the key in the namespace's row.
+"""Signatures of announcements and reports on Redis, by the key in the namespace's row.
 
-Only a process that can read the database can make one. So hosts of two databases on one Redis are
-never taken for each other's, and whoever can merely write to Redis cannot pass for a host.
+Only a process that can read the database can sign. So hosts of two databases on one Redis do not
+count each other, and a program that can only write to Redis cannot pose as a host.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["is_signed", "sign"]
 def sign(keys: Sequence[str], text: str) -> str:
     """Return the signatures of a text, one by each key, separated by commas.
 
-    While keys are being rotated there are two, so that a host that has one of them accepts it.
+    While keys are rotated there are two, so that a host that has only one of them accepts it.
     """
     return ",".join(_digest(key, text) for key in keys)
 

@@ -260,8 +260,8 @@ def _where_it_looked(state: State) -> str:
         f"{state.host.path}."
     )
     with suppress(BusUnavailable):
-        lineage = state.host.position.lineage
-        if config.multiproc and state.reports.read(lineage).other_lineages:
+        known = (state.host.position.lineage, state.host.lineages_before)
+        if config.multiproc and state.reports.read(known[0], before=known[1]).other_lineages:
             text += (
                 f" Another database is announced on {state.redis.location} under the same channel "
                 "and namespace, so the processes may use that one."

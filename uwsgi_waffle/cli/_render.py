@@ -45,7 +45,7 @@ def printable(text: str) -> str:
 
 
 def width() -> int:
-    """Return how many columns a line may take; 80 where there is no terminal to ask."""
+    """Return how many columns a line may have: those of the terminal, or 80."""
     return min(max(shutil.get_terminal_size((80, 24)).columns, NARROWEST), WIDEST)
 
 
@@ -53,7 +53,7 @@ def width() -> int:
 
 
 def shown(value: object) -> str:
-    """Return a value in one line, as ``set`` would take it."""
+    """Return a value in one line, in the form that ``set`` accepts."""
     if value == MASK:
         return MASK
     return printable(json.dumps(plain(value), ensure_ascii=False))
@@ -65,7 +65,7 @@ def one_line(text: str) -> str:
 
 
 def shorten(text: str, most: int) -> str:
-    """Return a text that takes no more than *most* columns, in one line."""
+    """Return a text in one line of no more than *most* columns."""
     text = one_line(text)
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
@@ -80,7 +80,7 @@ def wrapped(text: str, *, first: str = "", rest: str = "", columns: int = 0) -> 
 def table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, most: Sequence[int]
 ) -> Iterator[str]:
-    """Yield aligned lines; the last column takes what is left of the line.
+    """Yield aligned lines; the last column gets the rest of the line.
 
     :param most: the widest that each column but the last may be
     """
@@ -211,7 +211,7 @@ def _host(fleet: Fleet, host: HostStatus, *, is_this: bool) -> Iterator[str]:
         yield f"{name}{where}: {click.style(silent, fg='red')}"
     else:
         yield f"{name}{where}: revision {host.revision}, listener {_listener(host)}"
-    if not is_this:  # those of this host stand among the problems
+    if not is_this:  # those of this host are among the problems
         for text in dict.fromkeys((host.listener.error, host.fault)):
             yield from _item(text) if text else ()
     if host.unlisted:

@@ -1,4 +1,4 @@
-"""From what is typed, or stands in a file, to values of settings."""
+"""From typed text, or the text of a file, to values of settings."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def _print_status(state: State, *, as_json: bool) -> None:
 
 
 def _collect(state: State) -> Status:
-    """Return the present status; where SQL does not answer, the status says so."""
+    """Return the present status, also where SQL does not answer."""
     _follow(state)
     return collect(state)
 

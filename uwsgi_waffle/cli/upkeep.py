@@ -1,4 +1,4 @@
-"""Commands that look after what is stored, and the listener as a process of its own."""
+"""Commands that maintain the database and the list of hosts, and a listener as a process."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import click
 from uwsgi_waffle.bus.client import BusUnavailable
 from uwsgi_waffle.bus.fleet import HostStatus
 from uwsgi_waffle.bus.reports import SILENT_SECONDS
+from uwsgi_waffle.ops.convergence import with_mute_hosts
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.sql.maintenance import create_tables, prune, resync, rotate_keys
 from uwsgi_waffle.values.position import Position
@@ -131,32 +132,38 @@ def forget_host(name: str, *, as_json: bool) -> None:
     """
     state = get_state()
     if not state.config.multiproc:
-        message = "WAFFLE_MULTIPROC is off, so no host reports, and there is none to forget."
+        message = "WAFFLE_MULTIPROC is off, so hosts do not report, and cannot be forgotten."
         raise Failed(message)
     lineage = state.store.peek().lineage
+    mute = {host.id for host in state.mute_hosts.read()}
     try:
-        host = _find_host(name, state.reports.read(lineage).hosts)
-        state.reports.retire(host.id, lineage)
+        reported = state.reports.read(lineage, before=state.host.lineages_before).hosts
+        host = _find_host(name, list(with_mute_hosts(state, reported).values()))
+        state.reports.retire(host.id, host.position.lineage or lineage)
     except BusUnavailable as error:
         message = f"Redis at {state.redis.location} does not answer ({error})."
         raise Failed(message) from error
+    if host.id in mute:
+        state.mute_hosts.forget(host.id)
+    seconds = round(host.reported_seconds_ago, 1) if host.reported_at else None
     if as_json:
-        seconds = round(host.reported_seconds_ago, 1)
         echo_json({"id": host.id, "name": host.name, "reported_seconds_ago": seconds})
-    else:
-        click.echo(
-            f"Forgotten: host {_render.one_line(host.name)} (id {host.id}), which last reported "
-            f"{host.reported_seconds_ago:.0f} s ago."
-        )
+        return
+    since = "never reported" if seconds is None else f"last reported {seconds:.0f} s ago"
+    click.echo(f"Forgotten: host {_render.one_line(host.name)} (id {host.id}), which {since}.")
 
 
 def _find_host(name: str, hosts: Sequence[HostStatus]) -> HostStatus:
-    """Return the one silent host of that name, or whose id begins so.
+    """Return the one silent host of that name or label, or whose id begins so.
 
     :raises Failed: there is no such host, more than one, or it is not silent
     """
-    found = [host for host in hosts if host.name == name]
-    found = found or [host for host in hosts if name and host.id.startswith(name.lower())]
+    found = [host for host in hosts if host.name == name] or [
+        host
+        for host in hosts
+        if (name and host.id.startswith(name.lower()))
+        or ("#" in name and f"{host.name}#{host.id}".startswith(name))
+    ]
     known = ", ".join(f"{host.name} (id {host.id})" for host in found or hosts)
     if not found:
         message = f"No host {name} has reported. Known: {known or 'none'}."
@@ -165,7 +172,7 @@ def _find_host(name: str, hosts: Sequence[HostStatus]) -> HostStatus:
         message = f"Several hosts match {name}: {known}. Give the first digits of an id."
         raise Failed(message)
     host = found[0]
-    if host.reported_seconds_ago <= SILENT_SECONDS:
+    if host.reported_at and host.reported_seconds_ago <= SILENT_SECONDS:
         message = (
             f"Host {host.name} (id {host.id}) reported {host.reported_seconds_ago:.1f} s ago, so "
             "it would be listed again at once. End its processes first."

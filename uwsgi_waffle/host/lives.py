@@ -10,25 +10,50 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import threading
+import weakref
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["LifeLocks"]
 
 #: struct flock of 64-bit Linux: type, whence, start, length, pid. See fcntl(2).
 _FLOCK = struct.Struct("@hhqqi")
-
-#: Path of a lock file -> its descriptor, and the slot numbers that this process holds. One each, as
-#: to close any descriptor of a file drops every record lock that the process has on it.
-_lock_files: dict[Path, _LockFile] = {}
+#: Seconds to wait for another thread that opens a file; a parent may have held the lock at a fork.
+_OPEN_SECONDS = 1.0
 
 
-@dataclass(slots=True)
 class _LockFile:
-    descriptor: int
-    pid: int
-    held: set[int]
+    """The open file of the locks, and the slots that this process holds there."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file.
+
+        :raises OSError: it cannot be opened, or belongs to another user, who could hold any lock
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self.descriptor = os.open(path, flags, 0o600)
+        weakref.finalize(self, os.close, self.descriptor).atexit = False
+        found = os.fstat(self.descriptor)
+        if found.st_uid != os.geteuid():
+            message = f"{path.name} belongs to user {found.st_uid}"
+            raise PermissionError(message)
+        self._identity = found.st_dev, found.st_ino
+        self.pid = os.getpid()
+        self.held: set[int] = set()
+
+    def is_at(self, path: Path) -> bool:
+        """Return whether this is the file that others open."""
+        with suppress(OSError):
+            found = path.lstat()
+            return (found.st_dev, found.st_ino) == self._identity
+        return False
+
+
+#: Path -> its file. One for all uses in this process, as to close any descriptor of a file drops
+#: every record lock that the process has on it.
+_lock_files: weakref.WeakValueDictionary[Path, _LockFile] = weakref.WeakValueDictionary()
+_opening = threading.Lock()
 
 
 class LifeLocks:
@@ -36,6 +61,7 @@ class LifeLocks:
 
     def __init__(self, snapshot_path: Path) -> None:
         self._path = snapshot_path.with_name(snapshot_path.name + ".processes")
+        self._used: _LockFile | None = None
 
     def held_here(self) -> list[int]:
         """Return the slots that this process holds.
@@ -73,36 +99,24 @@ class LifeLocks:
 
     def are_in_place(self) -> bool:
         """Return whether the file of the locks is the one that others open."""
-        file = _lock_files.get(self._path)
-        with suppress(OSError):
-            found = self._path.lstat()
-            return file is not None and _is_same(os.fstat(file.descriptor), found)
-        return False
+        return self._used is not None and self._used.is_at(self._path)
 
     def _file(self) -> _LockFile:
         """Return the open file of the locks.
 
-        :raises OSError: it cannot be opened, or belongs to another user, who could hold any lock
+        :raises OSError: it cannot be used
         """
-        file = _lock_files.get(self._path)
-        if file is not None and not self.are_in_place():
-            if _lock_files.pop(self._path, None) is file:  # not closed by another thread
-                os.close(file.descriptor)
-            file = None
-        if file is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            descriptor = os.open(self._path, flags, 0o600)
-            owner = os.fstat(descriptor).st_uid
-            if owner != os.geteuid():
-                os.close(descriptor)
-                message = f"{self._path.name} belongs to user {owner}"
-                raise PermissionError(message)
-            file = _LockFile(descriptor, os.getpid(), set())
-            _lock_files[self._path] = file
+        file = self._used
+        if file is None or not file.is_at(self._path):
+            is_alone = _opening.acquire(timeout=_OPEN_SECONDS)
+            try:
+                file = _lock_files.get(self._path)
+                if file is None or not file.is_at(self._path):
+                    file = _lock_files[self._path] = _LockFile(self._path)
+            finally:
+                if is_alone:
+                    _opening.release()
+            self._used = file
         if file.pid != os.getpid():  # a child: it holds none of its parent's locks
             file.pid, file.held = os.getpid(), set()
         return file
-
-
-def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
-    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)

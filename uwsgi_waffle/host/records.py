@@ -30,6 +30,11 @@ logger = logging.getLogger(__name__)
 
 #: How often a torn read is tried again before SQL is asked.
 READ_ATTEMPTS = 20
+#: How many lineages a host remembers, as other hosts may still be at one of them.
+KEPT_LINEAGES = 4
+
+#: Lineages that a host was at before, the latest first, each with its keys.
+Before = tuple[tuple[str, ...], ...]
 
 T = TypeVar("T")
 
@@ -51,7 +56,7 @@ class HostSnapshot:
         self.slots = SlotTable()
         self._logged: set[str] = set()
         #: Sequence number -> what was decoded of that record.
-        self._decoded: tuple[int, str, tuple[str, ...], tuple[str, ...]] = (0, "", (), ())
+        self._decoded: tuple[int, str, tuple[str, ...], Before] = (0, "", (), ())
         self._known: tuple[int, Position] = (0, NOWHERE)
         self._new_host_id = secrets.randbits(64)
         #: Why other processes do not see what is written here, ``None`` where they do.
@@ -166,7 +171,7 @@ class HostSnapshot:
         if found is None:
             return None
         rows, keys, before = json.loads(found.payload)
-        return found.sequence, Record(found.position, rows, tuple(keys), tuple(before))
+        return found.sequence, Record(found.position, rows, tuple(keys), tuple(map(tuple, before)))
 
     def _latest(self) -> areas.Area | None:
         """Return the area in use, ``None`` where there is none yet, or it is damaged."""
@@ -209,7 +214,7 @@ class HostSnapshot:
         """
         lineage, keys, before = self._secrets()
         if keys and record.position.lineage != lineage:
-            before = (lineage, *keys)
+            before = ((lineage, *keys), *before)[:KEPT_LINEAGES]
         payload = encode_record(record, before)
         if len(payload) > layout.ROOM_BYTES:
             self._log_once(
@@ -241,7 +246,7 @@ class HostSnapshot:
         return act()
 
     def _publish(
-        self, record: Record, before: tuple[str, ...], payload: bytes, *, at_start: bool
+        self, record: Record, before: Before, payload: bytes, *, at_start: bool
     ) -> int | None:
         last = self.words[layout.SEQUENCE_WORD]
         present: Position | None = self._known[1]
@@ -301,18 +306,16 @@ class HostSnapshot:
         return self._secrets()[1]
 
     @property
-    def lineage_before(self) -> str:
-        """The lineage that this host was at before the present one, ``""`` where there is none."""
-        return "".join(self._secrets()[2][:1])
+    def lineages_before(self) -> tuple[str, ...]:
+        """The lineages that this host was at before the present one, the latest first."""
+        return tuple(lineage for lineage, *_ in self._secrets()[2])
 
     def keys_of(self, lineage: str) -> tuple[str, ...]:
-        """Return what signs the messages of the present lineage, or of the one before."""
+        """Return what signs the messages of a lineage that this host is at, or was at before."""
         present, keys, before = self._secrets()
-        if lineage == present:
-            return keys
-        return before[1:] if lineage in before[:1] else ()
+        return {**{name: tuple(old) for name, *old in before}, present: keys}.get(lineage, ())
 
-    def _secrets(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    def _secrets(self) -> tuple[str, tuple[str, ...], Before]:
         """Return lineage, keys and what was before, decoded once for each record."""
         if self._decoded[0] != self.words[layout.SEQUENCE_WORD]:
             found = self.read()
@@ -323,6 +326,6 @@ class HostSnapshot:
         return self._decoded[1:]
 
 
-def encode_record(record: Record, before: tuple[str, ...] = ()) -> bytes:
+def encode_record(record: Record, before: Before = ()) -> bytes:
     """Return a record as the host snapshot holds it, with the lineage and the keys before it."""
     return json.dumps([dict(record.rows), record.keys, before], separators=(",", ":")).encode()

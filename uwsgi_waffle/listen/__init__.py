@@ -1,3 +1,1 @@
-"""The listener: one turn of it, and where it runs. Rule: it moves the host snapshot, and knows
-neither Flask nor what a process serves.
-"""
+"""The listener. Rule: it moves the host snapshot, and knows neither Flask nor what is served."""

@@ -1,4 +1,4 @@
-"""The listener: hears of changes, moves the host snapshot, and calls back when it has moved.
+"""The listener: receives announcements, moves the host snapshot, and calls back when it has moved.
 
 :meth:`Listener.turn` is one turn of the loop and returns within its timeout, so tests call it
 directly; a mule, a thread or a greenlet calls it again and again.
@@ -72,14 +72,13 @@ class Listener:
         self.error: str | None = None
 
     def turn(self, timeout_seconds: float, stop: StopEvent) -> None:
-        """Do what is due, and wait for messages at most *timeout_seconds*; a fault raises nothing."""
+        """Do what is due, and wait for messages at most *timeout_seconds*; no fault is raised."""
         self._host.verify()
-        if self._has_compared:
-            self._host.beat()
         self._connect_if_due()
         self._wait_for_messages(timeout_seconds, stop)
         self._read_if_wanted()
         self._poll_if_due()
+        self._host.beat()  # not before the first comparison: until then requests ask SQL
         self._call_back_if_moved()
         if self.is_live:
             self._relay.announce_if_due()
@@ -90,7 +89,7 @@ class Listener:
         return self._subscription is not None
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         context, self._context, self._subscription = self._context, None, None
         if context is not None:
             context.__exit__(None, None, None)
@@ -147,14 +146,14 @@ class Listener:
                 self._wanted = position
 
     def _read_if_wanted(self) -> None:
-        """Read SQL because of an announcement; back off while announcements turn out to be stale."""
+        """Read SQL because of an announcement; back off while announcements are stale."""
         if self._wanted is None or time.monotonic() < self._no_read_before:
             return
         wanted, self._wanted = self._wanted, None
         before = self._host.sequence
         try:
             record = self._reconciler.reconcile(wanted)
-            if record is None:  # another process of this host was first, so it cost nothing
+            if record is None:  # another process of this host has read it
                 self._relay.count_as_announced(wanted)
                 return
             self._relay.count_as_announced(record.position)
@@ -184,7 +183,7 @@ class Listener:
             self._seen_sequence = sequence
 
     def _lost(self, error: BusUnavailable) -> None:
-        """Note that Redis is gone; log it once."""
+        """Note that Redis cannot be listened to; log it once."""
         self.close()
         self._next_connect = time.monotonic() + self._backoff.next_seconds()
         if self.error is None:
@@ -202,12 +201,12 @@ class _Relay:
     """Announces host revisions that no writer announced within :data:`RELAY_AFTER_SECONDS`.
 
     A writer leaves Redis alone for seconds after a failure, and one that is killed between its
-    commit and its message announces nothing. The listener can tell: the host snapshot has moved,
-    though not by what the listener read from SQL, and no announcement of it was heard.
+    commit and its message announces nothing. The sign of both: the host snapshot has moved, though
+    not by what the listener read from SQL, and no announcement of its position was received.
     """
 
     def __init__(self, bus: Bus, host: HostSnapshot) -> None:
-        """Count what the host has now as announced."""
+        """Count the host's present position as announced."""
         self._bus = bus
         self._host = host
         self._announced = host.position
@@ -216,7 +215,7 @@ class _Relay:
         self._waiting_since = 0.0
 
     def count_as_announced(self, position: Position) -> None:
-        """Note a position that was heard of, or that SQL already gave to this listener."""
+        """Note a position that was announced, or that this listener has read from SQL."""
         if not self._announced.includes(position):
             self._announced = position
 

@@ -1,15 +1,11 @@
-"""Running a listener until it is told to stop."""
+"""Running a listener until it is stopped."""
 
 from __future__ import annotations
 
 import logging
-import os
-import time
 from collections.abc import Callable
 
 from uwsgi_waffle.bus.announcements import Bus
-from uwsgi_waffle.bus.client import BusUnavailable
-from uwsgi_waffle.bus.reports import HostReports
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.server.concurrency import Backoff, StopEvent
@@ -18,7 +14,7 @@ from .listener import TURN_SECONDS, Listener
 from .reconcile import Reconciler
 from .reporter import Reporter
 
-__all__ = ["ListenerLoop", "retire_host", "run_turns"]
+__all__ = ["ListenerLoop", "run_turns"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +43,7 @@ class ListenerLoop:
         stop: StopEvent,
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
-        """Listen until told to stop.
+        """Listen until *stop* is set.
 
         :param on_move: called when the host snapshot has moved
         :param on_turn: called after each turn
@@ -71,7 +67,7 @@ class ListenerLoop:
 
 
 def run_turns(listener: Listener, stop: StopEvent, after_turn: Callable[[], float]) -> None:
-    """Turn until told to stop; an unexpected error is logged, and the next turn tries again.
+    """Turn until *stop* is set; an unexpected error is logged, and the next turn tries again.
 
     :param after_turn: returns the seconds that the next turn may take
     """
@@ -90,22 +86,3 @@ def run_turns(listener: Listener, stop: StopEvent, after_turn: Callable[[], floa
                 backoff.reset()
     finally:
         listener.close()
-
-
-def retire_host(host: HostSnapshot, reports: HostReports, wait_seconds: float = 0.0) -> None:
-    """Unlist this process, and with the last process its host.
-
-    A host that disappears without this shows as silent for minutes, like one cut off from Redis.
-
-    :param wait_seconds: how long to wait for processes that end at the same time
-    """
-    host.slots.release()
-    deadline = time.monotonic() + wait_seconds
-    while any(p.follows and p.pid != os.getpid() for p in host.slots.living()):
-        if time.monotonic() >= deadline:
-            return
-        time.sleep(0.02)
-    try:
-        reports.retire(host.host_id, host.position.lineage)
-    except BusUnavailable as error:
-        logger.info("waffle: this host shows as silent for a while (Redis: %s).", error)

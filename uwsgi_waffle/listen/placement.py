@@ -1,4 +1,4 @@
-"""Where the listener of this process runs, decided by evidence when the process starts."""
+"""Where the listener runs that wakes this process, decided when the process starts."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ UWSGI_PROCESSES = (Role.WORKER, Role.MULE, Role.SPOOLER)
 
 
 class Place(enum.Enum):
-    """Where this process gets its news from."""
+    """Where the listener runs that wakes this process for changes."""
 
-    #: From the request-start check alone.
+    #: Nowhere: each request checks by itself.
     NOWHERE = "none"
-    #: From a mule of this instance.
+    #: In a mule of this instance.
     MULE = "mule"
-    #: From one elected worker of this instance, perhaps itself.
+    #: In one elected worker of this instance, perhaps this process.
     WORKER = "worker"
-    #: From a thread or greenlet of its own.
+    #: In a thread or greenlet of this process.
     OWN = "thread"
 
 
 def decide(config: Config) -> Place:
-    """Return where this process is to get its news from, and say what cannot work as meant."""
+    """Return where the listener is to run; log it where the set-up does not allow what is asked."""
     if not config.multiproc or config.listener == "none" or is_about_to_fork():
         return Place.NOWHERE
     if config.listener in ("thread", "gevent"):
@@ -44,11 +44,11 @@ def decide(config: Config) -> Place:
     server = _uwsgi.server
     if server is None:
         if config.listener != "auto":
-            _say_misplaced(config, "this process does not run under uWSGI")
+            _log_misplaced(config, "this process does not run under uWSGI")
             return Place.NOWHERE
         return Place.OWN
     if server.role() is not Role.WORKER:
-        # A mule or spooler of somebody else's: what it reads is right, and that is enough.
+        # A mule or spooler that runs another program: its reads are right, and need no listener.
         return Place.NOWHERE
     return _decide_in_worker(config, server)
 
@@ -57,7 +57,7 @@ def is_about_to_fork() -> bool:
     """Return whether this is a uWSGI master, in which an app may handle a request at its import.
 
     A thread that runs at the fork may hold the interpreter's lock, and a worker that inherits the
-    lock so hangs at its boot.
+    lock in that state hangs at its start.
     """
     server = _uwsgi.server
     return server is not None and server.role() in (Role.MASTER, Role.ALONE)
@@ -66,26 +66,26 @@ def is_about_to_fork() -> bool:
 def _decide_in_worker(config: Config, server: _uwsgi.Server) -> Place:
     """Return the place for a uWSGI worker."""
     if not hooks.can_wake_workers():
-        _say_cannot_fan_out(server)
+        _log_no_signals(server)
         return Place.OWN
     if not hooks.post_fork_hook_ran():
-        # The mule was not greeted either, and so has no program.
-        _say_hook_is_lost(server)
+        # It did not run in the mule either, so that has no program.
+        _log_hook_is_lost(server)
         return Place.WORKER
     if config.listener == "mule" or (config.listener == "auto" and hooks.mule_number() is not None):
         if hooks.mule_number() is None and server.option("mule") is None:
-            _say_misplaced(config, "no mule is configured")
+            _log_misplaced(config, "no mule is configured")
         return Place.MULE
     return Place.WORKER
 
 
 def follows(place: Place) -> bool:
-    """Return whether a process of that place is told of changes, even while it is idle."""
+    """Return whether a process of that place is woken for changes, even while it is idle."""
     return place is not Place.NOWHERE
 
 
-def _say_cannot_fan_out(server: _uwsgi.Server) -> None:
-    """Say once per instance why each worker listens for itself."""
+def _log_no_signals(server: _uwsgi.Server) -> None:
+    """Log once per instance why each worker listens for itself."""
     if server.worker_id() != 1:
         return
     if server.master_pid() == 0:
@@ -101,8 +101,8 @@ def _say_cannot_fan_out(server: _uwsgi.Server) -> None:
     )
 
 
-def _say_hook_is_lost(server: _uwsgi.Server) -> None:
-    """Say once per instance why an elected worker listens, mule or not."""
+def _log_hook_is_lost(server: _uwsgi.Server) -> None:
+    """Log once per instance why an elected worker listens, even where there is a mule."""
     if server.worker_id() == 1:
         logger.warning(
             "waffle: uwsgi.post_fork_hook was overwritten, so `mule = waffle` gets no program and "
@@ -111,19 +111,20 @@ def _say_hook_is_lost(server: _uwsgi.Server) -> None:
         )
 
 
-def _say_misplaced(config: Config, fact: str) -> None:
+def _log_misplaced(config: Config, fact: str) -> None:
+    """Log once per instance that the configured listener cannot run."""
     server = _uwsgi.server
     if server is None or server.worker_id() == 1:
         logger.warning(
-            "waffle: WAFFLE_LISTENER = %r, but %s: nobody listens here. Requests see changes by "
-            "polling SQL, within %g s. Set WAFFLE_LISTENER to 'auto'.",
+            "waffle: WAFFLE_LISTENER = %r, but %s, so no listener runs here. Requests see changes "
+            "by polling SQL, within %g s. Set WAFFLE_LISTENER to 'auto'.",
             config.listener,
             fact,
             config.poll_seconds,
         )
 
 
-#: Listens until told to stop; given what to call when the host snapshot has moved.
+#: Listens until it is stopped; given what to call when the host snapshot has moved.
 Listen = Callable[[Callable[[], None], StopEvent], None]
 
 
@@ -134,9 +135,9 @@ def start(
     catch_up: Callable[[], None],
     election: Election | None,
 ) -> Environment | None:
-    """Start what *place* asks of this process, and return where it runs.
+    """Start the listener if it runs in this process, and return what it runs in.
 
-    :param listen: listens until told to stop; given what to call when the host snapshot has moved
+    :param listen: listens until it is stopped; given what to call when the host snapshot has moved
     :param catch_up: makes this process serve what the host snapshot holds
     :param election: who listens for this instance; needed for :attr:`Place.WORKER`
     """
@@ -161,7 +162,7 @@ def _started(config: Config, loop: Callable[[StopEvent], None]) -> Environment:
 
 
 def _stand_by(election: Election, listen: Callable[[], None], stop: StopEvent) -> None:
-    """Listen for the instance once it is this process's turn."""
+    """Listen for the instance once this process has won the election."""
     while not stop.is_set():
         if election.win():
             logger.info("waffle: this worker listens for its uWSGI instance.")
@@ -174,7 +175,7 @@ def _stand_by(election: Election, listen: Callable[[], None], stop: StopEvent) -
 def can_start_before_first_request() -> bool:
     """Return whether a process just forked may start its listener at once.
 
-    Not where gevent is loaded but has not patched yet: a server such as gunicorn does so later,
-    under the feet of any thread started now.
+    Not where gevent is loaded but has not patched yet: a server such as gunicorn patches later,
+    which would break a thread that was started before.
     """
     return not concurrency.is_gevent_loaded() or concurrency.sockets_are_cooperative()

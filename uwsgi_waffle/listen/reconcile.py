@@ -1,4 +1,4 @@
-"""Bringing the host snapshot up to SQL: at most one read per host and change."""
+"""Moving the host snapshot to SQL: at most one read per host and change."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Reconciler:
         :return: ``None`` where nothing was read
         :raises StoreUnavailable: SQL did not answer; logged once
         """
-        # Before SQL: what a writer commits and publishes in between makes no false alarm.
+        # Before SQL: what is committed and published in between must not look like a backup.
         seen = self._host.position
         try:
             position = self._store.peek()
@@ -71,7 +71,7 @@ class Reconciler:
         return self._reconcile() if is_only_reader else self.reconcile(position)
 
     def read(self) -> Record:
-        """Return what SQL holds, and leave the host snapshot alone.
+        """Return what SQL holds, and do not move the host snapshot.
 
         :raises StoreUnavailable: SQL did not answer; logged once
         """
@@ -95,7 +95,7 @@ class Reconciler:
             raise
 
     def reconnect(self) -> None:
-        """Let go of a connection that a thread still waits on; the next question makes a new one."""
+        """Leave a connection to the thread that waits on it; the next question makes a new one."""
         self._store.database.close()
 
     def note_silence(self, seconds: float) -> None:
@@ -112,7 +112,7 @@ class Reconciler:
         return record
 
     def _check_order(self, stored: Position, seen: Position) -> None:
-        """Notice, and log once, that SQL is behind what this host had seen before it was asked."""
+        """Note, and log once, that SQL is behind what this host had seen before it was asked."""
         problem = problem_of_order(stored, seen)
         if problem is None:
             self.behind = None
@@ -141,18 +141,18 @@ def problem_of_order(stored: Position, seen: Position) -> str | None:
 
     :param stored: SQL's position
     :param seen: that of the host, read before SQL's
-    :return: what to say of the database, without its name
+    :return: a sentence that follows the name of the database
     """
     if not stored.exists and seen.exists:
         return (
-            f"holds no settings any more, but this host has seen revision {seen.revision}, which "
-            "it goes on serving. Restore the database; if it is meant to be empty, run "
+            f"holds no settings any more, but this host has seen revision {seen.revision}, and "
+            "still serves it. Restore the database; if it is meant to be empty, run "
             "`flask waffle resync`."
         )
     if stored.is_behind(seen):
         return (
             f"is at revision {stored.revision}, but this host is ahead of SQL, at revision "
-            f"{seen.revision}, which it goes on serving: a restored backup, or a replica that "
-            "lags. If the database is right, run `flask waffle resync`."
+            f"{seen.revision}, and still serves it. The database was restored from a backup, or "
+            "is a replica that lags. If it is right, run `flask waffle resync`."
         )
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
 from contextlib import suppress
@@ -29,6 +30,8 @@ CONVERGING_TURN_SECONDS = 0.01
 CONVERGING_SECONDS = 2.0
 #: How often a report fails in a row before SQL gets a note of it, where Redis is not heard at all.
 FAILURES_BEFORE_NOTE = 4
+#: Seconds after which the note is written again: `flask waffle forget` may have removed it.
+NOTE_AGAIN_SECONDS = 30.0
 
 
 class Reporter:
@@ -56,11 +59,13 @@ class Reporter:
         self._seen_sequence = -1
         self._converging_until = 0.0
         self._retry_at = 0.0
+        self._was_live = False
         self._backoff = Backoff(REPORT_SECONDS, 10 * REPORT_SECONDS)
         self._failures = 0
         self._error = ""
         #: Why this host cannot report, as far as SQL has a note of it.
         self._noted_reason = ""
+        self._note_again_at = 0.0
 
     def report_if_due(self, listener: Listener) -> float:
         """Report what is due, and return in how many seconds to look again.
@@ -70,6 +75,9 @@ class Reporter:
         state = "live" if listener.is_live else "polling"
         self._host.slots.record_listener(state, listener.error or self._error)
         now = time.monotonic()
+        if listener.is_live and not self._was_live:
+            self._retry_at = now  # Redis is heard again, so other hosts should hear of this one
+        self._was_live = listener.is_live
         if self._host.sequence != self._seen_sequence:
             self._seen_sequence = self._host.sequence
             self._converging_until = now + CONVERGING_SECONDS
@@ -79,6 +87,27 @@ class Reporter:
             self._count_workers()
         lags = now >= self._retry_at and self._report(listener, only_changes=not is_due)
         return CONVERGING_TURN_SECONDS if converging and lags else TURN_SECONDS
+
+    def retire(self, wait_seconds: float = 0.0) -> None:
+        """Unlist this process, and with the last process its host.
+
+        A host that ends without this shows as silent for minutes, like one cut off from Redis.
+
+        :param wait_seconds: how long to wait for processes that end at the same time
+        """
+        host = self._host
+        host.slots.release()
+        self._forget_mute()
+        deadline = time.monotonic() + wait_seconds
+        while any(p.follows and p.pid != os.getpid() for p in host.slots.living()):
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(0.02)
+        try:
+            for lineage in (host.position.lineage, *host.lineages_before):
+                self._reports.retire(host.host_id, lineage)
+        except BusUnavailable as error:
+            logger.info("waffle: this host shows as silent for a while (Redis: %s).", error)
 
     def _count_workers(self) -> None:
         """Record how many workers uWSGI runs, for those that load no application are not listed."""
@@ -109,7 +138,7 @@ class Reporter:
             self._failures = 0
             self._reported = served
             self._backoff.reset()
-            self._forget_mute(host)
+            self._forget_mute()
         return bool(host.exceptions)
 
     def _failed(self, host: HostStatus, reason: str, *, redis_is_heard: bool) -> None:
@@ -129,15 +158,17 @@ class Reporter:
             self._note_mute(host, reason)
 
     def _note_mute(self, host: HostStatus, reason: str) -> None:
-        """Note in SQL that this host cannot report, once for each reason."""
-        if reason == self._noted_reason:
+        """Note in SQL that this host cannot report: at once for each reason, else now and then."""
+        now = time.monotonic()
+        if reason == self._noted_reason and now < self._note_again_at:
             return
         with suppress(StoreUnavailable):  # the next failure tries again
             self._mute_hosts.note(MuteHost(host.id, host.name, reason))
-            self._noted_reason = reason
+            self._noted_reason, self._note_again_at = reason, now + NOTE_AGAIN_SECONDS
 
-    def _forget_mute(self, host: HostStatus) -> None:
+    def _forget_mute(self) -> None:
+        """Remove the note of this process, as its host can report again, or ends."""
         if self._noted_reason:
             with suppress(StoreUnavailable):  # the next report tries again
-                self._mute_hosts.forget(host.id)
+                self._mute_hosts.forget(self._host.host_id)
                 self._noted_reason = ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from uwsgi_waffle.bus.client import BusUnavailable
 from uwsgi_waffle.bus.fleet import Fleet, HostStatus, NotConverged, this_host
@@ -13,7 +15,7 @@ from uwsgi_waffle.host.processes import ListenerState
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.values.position import NOWHERE, Position
 
-__all__ = ["known_hosts", "look", "mute_hosts", "own_host", "wait"]
+__all__ = ["known_hosts", "look", "own_host", "refusals", "wait", "with_mute_hosts"]
 
 #: Seconds between two looks at the processes of this host.
 LOOK_SECONDS = 0.005
@@ -46,22 +48,20 @@ def known_hosts(own: HostStatus, reported: Iterable[HostStatus]) -> tuple[HostSt
     return tuple(sorted(mine + others, key=lambda host: (host.name, host.id)))
 
 
-def mute_hosts(state: State) -> list[HostStatus]:
-    """Return the hosts that noted in SQL that they cannot report on Redis.
+def with_mute_hosts(state: State, reported: Iterable[HostStatus]) -> dict[str, HostStatus]:
+    """Return id -> host, with those that noted in SQL that they cannot report on Redis.
 
     :raises StoreUnavailable: the database did not answer
     """
-    return [
-        HostStatus(
-            id=mute.id,
-            name=mute.name,
-            position=NOWHERE,
-            listener=ListenerState(),
-            following=1,  # how many processes it has is not known
-            fault=f"it cannot report to Redis ({mute.reason})",
-        )
-        for mute in state.mute_hosts.read()
-    ]
+    hosts = {host.id: host for host in reported}
+    for mute in state.mute_hosts.read():
+        # How many processes a host has that has never reported is not known.
+        unknown = HostStatus(mute.id, mute.name, NOWHERE, ListenerState(), following=1)
+        host = hosts.get(mute.id, unknown)
+        if host is unknown or host.is_silent:  # else it reports, and a killed process left the note
+            fault = f"it cannot report to Redis ({mute.reason})"
+            hosts[mute.id] = replace(host, fault=fault)
+    return hosts
 
 
 def look(state: State, revision: int) -> Fleet:
@@ -128,7 +128,7 @@ class _View:
             reported = self._state.reports.read(
                 lineage, before=self._before(lineage), in_full=in_full
             )
-            mute = mute_hosts(self._state)
+            hosts = with_mute_hosts(self._state, reported.hosts)
         except BusUnavailable as error:
             where = self._state.redis.location
             self._unknown_hosts = f"not known, as Redis at {where} does not answer ({error})"
@@ -136,7 +136,7 @@ class _View:
             self._unknown_hosts = str(error)
         else:
             self._unknown_hosts = ""
-            self._hosts = {host.id: host for host in (*reported.hosts, *mute)}
+            self._hosts = hosts
 
     def receive(self, receive: Receive) -> None:
         """Add what hosts publish within :data:`LOOK_SECONDS`."""
@@ -187,10 +187,11 @@ class _View:
         unknown = self._unknown_state or self._unknown_hosts
         return Fleet(self._position, hosts, seconds, self._later, unknown)
 
-    def _before(self, lineage: str) -> str:
-        """Return the other lineage that this host knows, where other hosts may still be."""
+    def _before(self, lineage: str) -> tuple[str, ...]:
+        """Return the other lineages that this host knows, where other hosts may still be."""
         host = self._state.host
-        return host.position.lineage if host.position.lineage != lineage else host.lineage_before
+        known = (host.position.lineage, *host.lineages_before)
+        return tuple(name for name in known if name != lineage)
 
     def _has_later(self) -> bool:
         """Return whether some process is past the state, at one not known to be SQL's."""
@@ -221,7 +222,24 @@ def _sleep(seconds: float) -> list[HostStatus]:
     return []
 
 
+def refusals(fleet: Fleet) -> list[str]:
+    """Return what processes refuse; one text for all processes of a host that refuse the same."""
+    counts = Counter(replace(refusal, pid=0) for refusal in fleet.refused)
+    texts = []
+    for refusal in dict.fromkeys(fleet.refused):
+        count = counts.pop(replace(refusal, pid=0), 0)
+        if count == 1:
+            texts.append(str(refusal))
+        elif count:
+            what = refusal.name or "the settings as a whole"
+            texts.append(
+                f"{count} processes on {refusal.host} refuse {what} ({refusal.reason}); they serve "
+                f"the {refusal.serving}"
+            )
+    return texts
+
+
 def _not_converged(fleet: Fleet) -> NotConverged:
-    reasons = [*map(str, fleet.missing), *map(str, fleet.refused)]
+    reasons = [*map(str, fleet.missing), *refusals(fleet)]
     message = f"{fleet}. Missing: {'; '.join(reasons)}."
     return NotConverged(message, revision=fleet.revision, fleet=fleet)

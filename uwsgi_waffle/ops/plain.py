@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import WithJsonSchema
 from pydantic_core import to_json, to_jsonable_python
-from typing_extensions import TypedDict
 
 from uwsgi_waffle.values.canonical import plain_json
 
@@ -15,21 +13,7 @@ if TYPE_CHECKING:
     from uwsgi_waffle.bus.fleet import Fleet, HostStatus
     from uwsgi_waffle.sql.history import Change
 
-__all__ = ["ChangeJson", "change_json", "flat", "host_json", "json_text", "plain"]
-
-
-class ChangeJson(TypedDict):
-    """One line of the history."""
-
-    revision: int
-    name: str
-    old: Any
-    new: Any
-    is_default: bool
-    actor: str | None
-    comment: str | None
-    source: str
-    at: Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+__all__ = ["change_json", "flat", "host_json", "json_text", "plain"]
 
 
 def plain(value: object, *, reveal: bool = False) -> Any:
@@ -48,7 +32,7 @@ def json_text(value: object, *, indent: int | None = None) -> str:
     return to_json(value, indent=indent, inf_nan_mode="null", fallback=str).decode()
 
 
-def change_json(change: Change) -> ChangeJson:
+def change_json(change: Change) -> dict[str, Any]:
     """Return a line of the history by name."""
     return {
         "revision": change.revision,

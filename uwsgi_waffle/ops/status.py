@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from uwsgi_waffle.listen.reconcile import problem_of_order
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.values.position import Position
 
-from .convergence import known_hosts, mute_hosts, own_host
+from .convergence import known_hosts, own_host, with_mute_hosts
 
 __all__ = ["ProcessStatus", "Status", "collect"]
 
@@ -47,6 +47,7 @@ class Status:
     :ivar ignored: how many messages and reports were malformed or forged
     :ivar other_lineages: other databases announced under the same channel and namespace
     :ivar problems: what is wrong, each in a sentence that names the fix
+    :ivar unknown: why other hosts may exist that are not known, ``""`` where all are
     """
 
     position: Position | None
@@ -56,6 +57,7 @@ class Status:
     problems: tuple[str, ...]
     ignored: int = 0
     other_lineages: tuple[str, ...] = ()
+    unknown: str = ""
 
     @property
     def revision(self) -> int | None:
@@ -71,9 +73,9 @@ class Status:
     def fleet(self) -> Fleet:
         """Which process serves SQL's state; where SQL has none, that of this host."""
         if self.position is None or not self.position.exists:
-            unknown = "SQL does not answer" if self.position is None else ""
+            unknown = "SQL does not answer" if self.position is None else self.unknown
             return Fleet(self.host.position, self.hosts, unknown=unknown)
-        return Fleet(self.position, self.hosts)
+        return Fleet(self.position, self.hosts, unknown=self.unknown)
 
 
 def collect(state: State) -> Status:
@@ -85,28 +87,38 @@ def collect(state: State) -> Status:
         position = state.store.peek()
     except StoreUnavailable as error:
         problems.append(f"{error} The last known settings are served.")
-    reported = Reported()
+    reported, unknown = Reported(), ""
     if state.config.multiproc:
         lineage = own.position.lineage or (position.lineage if position is not None else "")
         try:
-            before = state.host.lineage_before
+            before = state.host.lineages_before
             reported = state.reports.read(lineage, before=before, in_full=True)
         except BusUnavailable as error:
+            away = f"Redis at {state.redis.location} does not answer ({error})"
+            unknown = f"not known, as {away}"
             problems.append(
-                f"Redis at {state.redis.location} does not answer ({error}): other hosts are not "
-                "known, and they see changes when they next poll SQL."
+                f"{away}: other hosts are not known, and they see changes when they next poll SQL."
             )
-    mute: list[HostStatus] = []
+    others: Iterable[HostStatus] = reported.hosts
     if position is not None and state.config.multiproc:
         with suppress(StoreUnavailable):  # it answered a moment ago; the next status reports it
-            mute = mute_hosts(state)
-    hosts = known_hosts(own, {host.id: host for host in (*reported.hosts, *mute)}.values())
+            others = with_mute_hosts(state, others).values()
+    hosts = known_hosts(own, others)
     ignored = state.host.ignored_count + reported.ignored
     problems += _problems(state, own, position)
     problems += _problems_of_messages(ignored, reported.other_lineages)
     place = state.place.value if state.place is not None else "none"
     process = ProcessStatus(state.serving.current.position, place)
-    return Status(position, process, own, hosts, tuple(problems), ignored, reported.other_lineages)
+    return Status(
+        position,
+        process,
+        own,
+        hosts,
+        tuple(problems),
+        ignored,
+        reported.other_lineages,
+        unknown,
+    )
 
 
 def _problems(state: State, host: HostStatus, position: Position | None) -> Iterator[str]:

@@ -11,6 +11,7 @@ from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.server.traps import Finding
 
+from .convergence import refusals
 from .status import Status
 
 __all__ = ["database", "redis", "secrets", "values"]
@@ -144,7 +145,7 @@ def _declarations(status: Status) -> Iterator[Finding]:
 
 def values(state: State, status: Status) -> Iterator[Finding]:
     """Yield what is wrong with the stored values."""
-    for refusal in status.fleet.refused:
+    for refusal in refusals(status.fleet):
         yield Finding(
             "value-refused",
             f"{refusal}.",

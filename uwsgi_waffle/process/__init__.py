@@ -1,3 +1,1 @@
-"""One application in one process: what it serves, and how it changes. Rule: the only place that
-holds mutable state of an application.
-"""
+"""One application in one process. Rule: all that changes while the application runs is here."""

@@ -11,7 +11,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from blinker import Namespace
+from blinker import NamedSignal, Namespace
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 #: Sent in every process after the swap. Sender: the app; ``changes``: name -> (old, new);
 #: ``revision``.
-settings_changed = Namespace().signal("settings-changed")
+settings_changed: NamedSignal = Namespace().signal("settings-changed")
 
 #: Name -> old and new value.
 Changes = Mapping[str, tuple[Any, Any]]

@@ -151,9 +151,9 @@ class Serving:
     def serve(self, snapshot: Snapshot, sequence: int | None) -> None:
         """Serve a snapshot that this process has just committed, and run the callbacks.
 
-        :param sequence: its number in the host snapshot, ``None`` where it is not the latest there
+        :param sequence: its number in the host snapshot, ``None`` where that did not accept it
         """
-        if self.swap(snapshot) and sequence is not None:
+        if sequence is not None and self.swap(snapshot):
             self.seen_sequence = sequence
             if self._queue.events:
                 self._queue.drain()
@@ -161,10 +161,9 @@ class Serving:
             self.catch_up()
 
     def apply(self, record: Record) -> None:
-        """Serve a record that was read from SQL, if it supersedes what is served."""
-        if record.position.supersedes(self.current.position):
-            self.swap(build(self._declaration, self._cipher, record, self.current))
-        self._queue.drain()
+        """Serve a record that was read from SQL, if this host accepts it."""
+        self._host.publish(record)
+        self.catch_up()
 
     def swap(self, snapshot: Snapshot) -> bool:
         """Serve *snapshot* unless a later one is served, and return whether it is served now."""

@@ -16,7 +16,7 @@ from uwsgi_waffle.config import Config
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host.election import Election
 from uwsgi_waffle.listen import placement
-from uwsgi_waffle.listen.loop import ListenerLoop, retire_host
+from uwsgi_waffle.listen.loop import ListenerLoop
 from uwsgi_waffle.listen.reporter import Reporter
 from uwsgi_waffle.server import _uwsgi, concurrency, forks, hooks
 from uwsgi_waffle.server._uwsgi import Role
@@ -65,10 +65,10 @@ class State(Parts):
         """Load the settings, or what replaces them; start nothing that a fork would break."""
         super().__init__(app, config, model, redis)
         self.declaration.check_known(callbacks.names)
-        reporter = Reporter(
+        self._reporter = Reporter(
             config, self.host, self.reports, self.mute_hosts, self.declaration.digest
         )
-        self.loop = ListenerLoop(config, self.bus, self.host, self.reconciler, reporter)
+        self.loop = ListenerLoop(config, self.bus, self.host, self.reconciler, self._reporter)
         self.place: placement.Place | None = None
         self.environment: concurrency.Environment | None = None
         self._asker = Asker(self.host, self.reconciler, config.poll_seconds)
@@ -167,7 +167,7 @@ class State(Parts):
 
         :param wait_seconds: how long to wait for processes that end at the same time
         """
-        retire_host(self.host, self.reports, wait_seconds)
+        self._reporter.retire(wait_seconds)
 
     def _leave_parent(self) -> None:
         """Drop what must not cross a fork; nothing of it is closed, as it is the parent's.
@@ -218,9 +218,7 @@ class State(Parts):
         :raises StoreUnavailable: the database did not answer
         """
         before = self.serving.current
-        record = self.reconciler.reconcile()
-        if record is not None:
-            self.serving.apply(record)
+        self.reconciler.reconcile()
         self.serving.catch_up()
         return self.serving.current is not before
 

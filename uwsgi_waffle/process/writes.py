@@ -19,6 +19,7 @@ from uwsgi_waffle.host.records import encode_record
 from uwsgi_waffle.server import _uwsgi
 from uwsgi_waffle.server.hooks import wake_workers
 from uwsgi_waffle.sql.store import RowChange, Signature
+from uwsgi_waffle.values.canonical import SCALARS
 from uwsgi_waffle.values.cipher import Undecipherable
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.settings import WaffleSettings
@@ -233,9 +234,7 @@ class _Edit:
         :raises InvalidSetting: a value, or the whole, is refused
         """
         declaration = self._declaration
-        before = self._served
-        if record.position != before.position or not before.position.lineage:
-            before = self._decode(record)
+        before = self._served if self._is_served(record) else self._decode(record)
         after = self._wanted
         if not isinstance(after, WaffleSettings):
             # The first validation, of what the caller gave, beside what others have written.
@@ -260,6 +259,22 @@ class _Edit:
             self._problems,
             tuple(sorted(record.rows.keys() - set(self._declaration.names))),
         )
+
+    def _is_served(self, record: Record) -> bool:
+        """Return whether this process serves a record, as it is stored."""
+        served, declaration = self._served, self._declaration
+        if record.position != served.position or not served.position.lineage:
+            return False
+        # The application may have changed a list or a dict in place.
+        changeable = [name for name, value in served.values.items() if type(value) not in SCALARS]
+        stored = {**declaration.default_json, **record.rows} if changeable else {}
+        try:
+            return all(
+                self._cipher.open(stored[name]) == declaration.to_json(served.settings, name)
+                for name in changeable
+            )
+        except (Undecipherable, InvalidSetting):
+            return False
 
     def _decode(self, record: Record) -> Snapshot:
         """Return what a record means that this process does not serve."""
@@ -291,7 +306,8 @@ class _Edit:
 
         :raises InvalidSetting: it does
         """
-        rows = {**record.rows, **{name: c.new for name, c in changes.items() if not c.is_default}}
+        rows = {name: text for name, text in record.rows.items() if name not in changes}
+        rows |= {name: c.new for name, c in changes.items() if not c.is_default}
         # JSON within JSON takes six times the characters at worst, which is seldom worth a look.
         if 6 * sum(map(len, rows.values())) + 200 * len(rows) < layout.ROOM_BYTES:
             return

@@ -1,4 +1,4 @@
-"""The one door to the ``uwsgi`` module, which exists only inside the uWSGI server.
+"""The only module that imports ``uwsgi``, which exists only inside the uWSGI server.
 
 Elsewhere :data:`server` is ``None``. Options are normalised once, here: ``uwsgi.opt`` holds
 ``bytes`` or ``True``: "off" is a truthy ``b"false"`` and "on" may be a falsy ``b""``.

@@ -1,4 +1,4 @@
-"""Threads and greenlets: where a loop runs beside the requests, and the one door to gevent.
+"""Threads and greenlets, in which a loop runs beside the requests; the only user of gevent.
 
 gevent is optional, and the operator of the server decides on it. Whether it is there is found out
 at the moment of use, never at import: uWSGI's ``gevent-monkey-patch`` patches only when the

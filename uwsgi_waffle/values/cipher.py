@@ -1,4 +1,4 @@
-"""Secrets at rest: the one door to ``cryptography``.
+"""Secrets at rest; the only module that imports ``cryptography``.
 
 A sealed value is the text ``fernet:`` and a Fernet token. No JSON text begins like that, so a table
 may hold sealed and open values side by side while keys are being introduced.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, NewType, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NewType, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
@@ -33,7 +33,7 @@ class WaffleSettings(BaseModel):
             SITENAME: str = Field("Waffle", description="Name shown in the header")
     """
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True,
         extra="forbid",
         validate_default=True,

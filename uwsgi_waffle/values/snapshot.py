@@ -30,14 +30,14 @@ class Record:
     :ivar position: which one; nowhere before the namespace exists
     :ivar rows: setting name -> stored text, for those that differ from their default
     :ivar keys: what signs the messages between hosts; the first signs, all are accepted
-    :ivar before: the lineage that a host was at before this one, and its keys, as other hosts may
-        still be there; SQL does not hold it
+    :ivar before: the lineages that a host was at before this one, each with its keys, as other
+        hosts may still be there; SQL does not hold them
     """
 
     position: Position = NOWHERE
     rows: Mapping[str, str] = field(default_factory=dict, repr=False)  # secrets among them
     keys: tuple[str, ...] = field(default=(), repr=False)
-    before: tuple[str, ...] = field(default=(), repr=False)
+    before: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
 
     @property
     def revision(self) -> int:

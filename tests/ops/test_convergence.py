@@ -1,0 +1,405 @@
+"""`wait` says yes where each process serves SQL's present state, and else names the reason."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.bus.conftest import host_at
+from tests.conftest import Apps, execute
+from tests.ops.conftest import Site, start
+from tests.support import RedisServer, wait_until
+from tests.support.listening import Host, messages
+from tests.support.waiting import SOON_SECONDS
+from uwsgi_waffle import NotConverged
+from uwsgi_waffle.bus import reports
+from uwsgi_waffle.bus.fleet import Fleet
+from uwsgi_waffle.ops import convergence
+from uwsgi_waffle.ops.doctor import examine
+from uwsgi_waffle.sql.hosts import MuteHost
+from uwsgi_waffle.sql.maintenance import resync
+
+
+def fails_with(host: Host, part: str) -> Callable[[], NotConverged | None]:
+    """Return a function that gives the refusal of `wait` once a reason in it holds a text."""
+
+    def look() -> NotConverged | None:
+        try:
+            host.waffle.wait(host.state.store.peek().revision, timeout=0)
+        except NotConverged as error:
+            reasons = [*map(str, error.missing), *map(str, error.refused)]
+            return error if any(part in reason for reason in reasons) else None
+        return None
+
+    return look
+
+
+def refusal_of(host: Host, part: str) -> NotConverged:
+    """Return the refusal of `wait` once a reason in it holds a text."""
+    error = wait_until(fails_with(host, part), SOON_SECONDS, f"`wait` fails with {part!r}")
+    assert error is not None
+    return error
+
+
+def proved(host: Host) -> Fleet:
+    """Return the fleet once every process is proved to serve SQL's state."""
+    return host.waffle.wait(host.state.store.peek().revision, timeout=SOON_SECONDS)
+
+
+def codes(host: Host) -> set[str]:
+    """Return what the doctor finds."""
+    return {finding.code for finding in examine(host.state).findings}
+
+
+def test_every_process_of_every_host_is_proved(site: Site) -> None:
+    site.here.change(2)
+    fleet = proved(site.there)
+    assert (fleet.applied, fleet.total, len(fleet.hosts)) == (2, 2, 2)
+    assert (site.here.size, site.there.size) == (2, 2)
+
+
+def test_a_revision_that_sql_does_not_have_yet_is_not_proved(site: Site) -> None:
+    site.here.change(2)
+    proved(site.here)
+    with pytest.raises(NotConverged) as caught:
+        site.here.waffle.wait(2, timeout=0.1)
+    assert [laggard.reason for laggard in caught.value.missing] == [
+        "SQL is at revision 1, not yet at 2"
+    ]
+
+
+def test_a_host_that_lags_is_named_and_its_acknowledgement_is_pushed(
+    site: Site, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`wait` reads the reports once; what follows, hosts publish."""
+    monkeypatch.setattr(convergence, "LOOK_AT_REPORTS_SECONDS", 3600.0)
+    monkeypatch.setattr(reports, "SILENT_SECONDS", 3600.0)
+    may_follow, waits = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        waits.set()
+        assert may_follow.wait(SOON_SECONDS)
+
+    site.there.on_move = hold
+    site.here.change(2)
+    assert waits.wait(SOON_SECONDS)
+    error = refusal_of(site.here, "has revision 0")
+    assert (error.fleet.applied, error.fleet.total) == (1, 2)
+    with ThreadPoolExecutor(1) as pool, redis_server.client() as client:
+        client.config_resetstat()
+        answer = pool.submit(proved, site.here)
+        wait_until(lambda: reads(client), SOON_SECONDS, "it has read the reports")
+        assert not answer.done()
+        may_follow.set()
+        assert answer.result(SOON_SECONDS).applied == 2
+        assert reads(client) == 1
+
+
+def reads(client: Any) -> int:
+    """Return how often the reports of all hosts were read."""
+    return int(client.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"])
+
+
+@pytest.mark.parametrize("hosts", [10, 1000])
+def test_a_look_takes_as_many_commands_at_any_number_of_hosts(
+    site: Site, redis_server: RedisServer, hosts: int
+) -> None:
+    site.here.change(2)
+    proved(site.here)
+    for host in (site.here, site.there):
+        assert host.state.environment is not None
+        host.state.environment.stop(SOON_SECONDS)
+    position = site.here.state.host.position
+    for number in range(hosts):
+        site.here.state.reports.put(host_at(position, f"{number:016}", name=f"web{number}"))
+    with redis_server.client() as client:
+        client.config_resetstat()
+        fleet = convergence.look(site.here.state, 1)
+        stats: Any = client.info("commandstats")
+    assert len(fleet.hosts) >= hosts
+    assert sum(stat["calls"] for stat in stats.values()) <= 10
+
+
+# -- another content of the database --------------------------------------------------------------
+
+
+def backup(apps: Apps) -> list[tuple[Any, ...]]:
+    """Return what a restore needs: the position."""
+    return execute(apps.database_uri, "SELECT revision, stamp FROM waffle_namespace")
+
+
+def restore(apps: Apps, saved: list[tuple[Any, ...]]) -> None:
+    """Put a database back to an earlier revision, as a backup or a lagging replica does."""
+    revision, stamp = saved[0]
+    execute(
+        apps.database_uri,
+        f"DELETE FROM waffle_change WHERE revision > {revision}",  # noqa: S608  # our own numbers
+        f"UPDATE waffle_setting SET value = '{revision}', revision = {revision}",  # noqa: S608
+        f"UPDATE waffle_namespace SET revision = {revision}, stamp = '{stamp}'",  # noqa: S608
+    )
+
+
+def test_after_a_failover_to_a_replica_that_lagged_every_process_serves_sqls_state(
+    apps: Apps, site: Site, redis_server: RedisServer
+) -> None:
+    """Two states of one revision: what was committed before, and what is committed since."""
+    site.here.change(1001)
+    saved = backup(apps)
+    site.here.change(333)
+    before = proved(site.here).position
+    restore(apps, saved)
+    with redis_server.client() as client:
+        # The next writer must not know of the revision that was lost.
+        client.delete(f"{{waffleconf:default}}:{before.lineage}:highest")
+    box = Host(apps, "box", redis_server, listens=False)
+    record = box.commit(777)
+    assert record.position.revision == before.revision
+    box.announce(record)
+    fleet = proved(site.here)
+    assert (fleet.position, fleet.applied, fleet.total) == (record.position, 2, 2)
+    for host in (site.here, site.there):
+        assert (host.position, host.size) == (record.position, 777)
+
+
+def test_a_host_ahead_of_sql_is_named_until_sql_has_passed_it(
+    apps: Apps,
+    site: Site,
+    redis_server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A restored backup: no process can prove anything, until a resync from any box."""
+    site.here.change(2)
+    saved = backup(apps)
+    site.here.change(3)
+    site.here.change(4)
+    assert proved(site.there).revision == 3
+    restore(apps, saved)
+    box = Host(apps, "box", redis_server, listens=False)
+    for asked in (site.here, site.there, box):
+        error = refusal_of(asked, "ahead of SQL's 1: run `flask waffle resync`")
+        assert error.fleet.applied == 0
+    wait_until(
+        lambda: messages(caplog.records, "ahead of SQL"), SOON_SECONDS, "the listeners log it"
+    )
+    assert any("ahead of SQL" in problem for problem in site.here.waffle.status().problems)
+    assert "database-behind" in codes(site.here)
+
+    lineage = box.state.store.peek().lineage
+    moved = resync(box.state.store, [box.state.reports.highest(lineage)])
+    assert moved is not None
+    assert moved.position.revision == 4
+    box.state.writer.spread(moved)
+    assert proved(site.here).applied == 2
+    assert (site.here.size, site.there.size) == (1, 1), "what the backup holds"
+
+
+def test_a_writer_that_never_saw_the_hosts_passes_what_they_have_seen(
+    apps: Apps, site: Site, redis_server: RedisServer
+) -> None:
+    """The floor of a new revision comes from every host's report."""
+    site.here.change(2)
+    saved = backup(apps)
+    for size in (3, 4, 5):
+        site.here.change(size)
+    assert proved(site.here).revision == 4
+    restore(apps, saved)
+    box = Host(apps, "box", redis_server, listens=False)
+    assert box.waffle.update({"SIZE": 9}).revision == 5
+    fleet = proved(site.here)
+    assert (fleet.revision, fleet.applied) == (5, 2)
+    assert (site.here.size, site.there.size) == (9, 9)
+
+
+# -- two releases ---------------------------------------------------------------------------------
+
+
+def test_a_release_that_refuses_a_value_is_named(
+    apps: Apps,
+    redis_server: RedisServer,
+    quick_reports: None,  # noqa: ARG001
+) -> None:
+    new, old = (
+        Host(apps, name, redis_server, confs={"SIZE": {"default": 1, "le": most}})
+        for name, most in (("new", 10_000), ("old", 100))
+    )
+    start(new, old)
+    new.change(10)
+    assert proved(new).applied == 2
+    new.change(5000)
+    error = refusal_of(new, "refuses SIZE")
+    (refusal,) = error.refused
+    assert error.missing == ()
+    assert (error.fleet.applied, error.fleet.total) == (1, 2)
+    assert (refusal.pid, refusal.name, refusal.serving) == (os.getpid(), "SIZE", "last good value")
+    assert "less than or equal to 100" in refusal.reason
+    assert refusal.host.startswith(old.state.host_name)
+    assert old.size == 10
+    assert new.waffle.status().fleet.refused == (refusal,)
+    assert {"value-refused", "declarations-differ"} <= codes(new)
+    new.change(50)
+    assert proved(new).applied == 2
+
+
+def test_a_setting_that_a_release_does_not_declare_is_not_refused(
+    apps: Apps,
+    redis_server: RedisServer,
+    quick_reports: None,  # noqa: ARG001
+) -> None:
+    confs = {"SIZE": {"default": 1}, "COLOUR": {"default": "red"}}
+    new = Host(apps, "new", redis_server, confs=confs)
+    old = Host(apps, "old", redis_server)
+    start(new, old)
+    new.waffle.update({"COLOUR": "blue"})
+    assert proved(new).applied == 2
+
+
+# -- hosts that cannot prove ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("why", ["full", "ACL"])
+def test_a_host_that_cannot_report_proves_nothing(
+    apps: Apps,
+    own_redis: RedisServer,
+    quick_reports: None,  # noqa: ARG001
+    caplog: pytest.LogCaptureFixture,
+    why: str,
+) -> None:
+    """Redis has no room, or does not allow it; changes are announced and followed all the same."""
+    refuse, allow = {
+        "full": (("CONFIG SET", "maxmemory", "1"), ("CONFIG SET", "maxmemory", "0")),
+        "ACL": (("ACL SETUSER", "default", "-hset"), ("ACL SETUSER", "default", "+hset")),
+    }[why]
+    here, there = (Host(apps, name, own_redis) for name in ("here", "there"))
+    start(here, there)
+    here.change(2)
+    assert proved(here).applied == 2
+    with own_redis.client() as operator:
+        operator.execute_command(*refuse)
+        for host in (here, there):
+            error = refusal_of(host, "cannot report")
+            assert error.fleet.applied < error.fleet.total
+        assert here.change(3), "it is announced"
+        there.wait_until_serving(3)
+        for host in (here, there):
+            refusal_of(host, "cannot report")
+            assert any("cannot report" in problem for problem in host.waffle.status().problems)
+        operator.execute_command(*allow)
+    assert proved(here).applied == proved(there).applied == 2
+    wait_until(lambda: not here.state.mute_hosts.read(), SOON_SECONDS, "the notes are gone")
+    assert len(messages(caplog.records, "this host cannot report to Redis")) == 2
+
+
+def test_a_note_that_a_killed_process_left_does_not_count_while_the_host_reports(
+    site: Site,
+) -> None:
+    site.here.change(2)
+    host = site.there.state.host
+    site.here.state.mute_hosts.note(MuteHost(host.host_id, "there", "Redis was full"))
+    assert proved(site.here).applied == 2
+    site.here.state.mute_hosts.note(MuteHost("f" * 16, "other", "Redis is full"))
+    error = refusal_of(site.here, "it cannot report to Redis (Redis is full)")
+    assert [laggard.host for laggard in error.missing] == ["other"]
+
+
+@pytest.mark.parametrize("asked", ["here", "there"])
+def test_a_host_without_shared_memory_proves_nothing(
+    apps: Apps,
+    redis_server: RedisServer,
+    quick_reports: None,  # noqa: ARG001
+    asked: str,
+) -> None:
+    blocked = apps.directory / "blocked"
+    blocked.touch()
+    here = Host(apps, "here", redis_server, snapshot_path=str(blocked / "snapshot"))
+    there = Host(apps, "there", redis_server)
+    start(here, there)
+    there.change(2)
+    here.wait_until_serving(2)
+    by = here if asked == "here" else there
+
+    def counts() -> tuple[int, int]:
+        fleet = refusal_of(by, "its processes share no memory").fleet
+        return fleet.applied, fleet.total
+
+    wait_until(lambda: counts() == (1, 2), SOON_SECONDS, "the other host alone is proved")
+
+
+def test_a_host_whose_listener_ended_proves_nothing_and_falls_silent(site: Site) -> None:
+    site.here.change(2)
+    proved(site.here)
+    assert site.there.state.environment is not None
+    site.there.state.environment.stop(SOON_SECONDS)
+    refusal_of(site.there, "no listener runs there")
+    error = refusal_of(site.here, "silent since")
+    assert (error.fleet.applied, error.fleet.total) == (1, 2)
+    assert "host-silent" in codes(site.here)
+    host = site.there.state.host
+    site.here.state.reports.retire(host.host_id, host.position.lineage)
+    assert proved(site.here).total == 1
+
+
+def test_a_host_that_ends_in_an_orderly_way_is_not_waited_for(site: Site) -> None:
+    site.here.change(2)
+    assert proved(site.here).total == 2
+    assert site.there.state.environment is not None
+    site.there.state.environment.stop(SOON_SECONDS)
+    site.there.state.retire()
+    assert proved(site.here).total == 1
+
+
+def test_while_redis_is_away_other_hosts_are_not_known(
+    apps: Apps,
+    own_redis: RedisServer,
+    quick_reports: None,  # noqa: ARG001
+) -> None:
+    here = Host(apps, "here", own_redis)
+    start(here)
+    here.change(2)
+    assert proved(here).total == 1
+    own_redis.kill()
+    error = refusal_of(here, "not known, as Redis at")
+    assert [laggard.host for laggard in error.missing if laggard.process is None][-1] == (
+        "(any other)"
+    )
+    here.wait_until_listener("polling")
+    # However long it has been away, a host reports as soon as it hears Redis again.
+    here.state._reporter._retry_at = time.monotonic() + 3600  # noqa: SLF001
+    own_redis.start()
+    here.wait_until_listener("live")
+    wait_until(
+        lambda: here.state.reports.read(here.position.lineage).hosts, SOON_SECONDS, "it reports"
+    )
+    assert proved(here).total == 1
+
+
+# -- two databases on one Redis -------------------------------------------------------------------
+
+
+def test_hosts_of_another_database_are_never_waited_for(
+    apps: Apps, site: Site, redis_server: RedisServer
+) -> None:
+    """With the default channel and namespace, as two applications on a developer's machine have."""
+    other_apps = Apps(apps.directory / "other", f"sqlite:///{apps.directory}/other.db")
+    other = Host(other_apps, "other", redis_server)
+    try:
+        start(other)
+        for size in range(2, 5):
+            assert site.here.change(size)
+            assert other.change(size + 10)
+        assert (proved(site.here).applied, proved(site.here).total) == (2, 2)
+        assert (proved(other).applied, proved(other).total) == (1, 1)
+        assert (site.there.size, other.size) == (4, 14)
+        for host, lineage in ((site.here, other), (other, site.here)):
+            status = host.waffle.status()
+            assert status.other_lineages == (lineage.position.lineage,)
+            assert sum("Another database is announced here" in p for p in status.problems) == 1
+            assert "other-database" in codes(host)
+        assert other.state.host.ignored_count == 3
+    finally:
+        other_apps.close()
