@@ -98,12 +98,10 @@ def shared_redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def redis_server(shared_redis: RedisServer) -> RedisServer:
-    """Give an empty Redis, which the test does not break."""
-    with shared_redis.client() as client:
-        client.flushall()
-        client.config_resetstat()
-    return shared_redis
+def redis_server() -> Iterator[RedisServer]:
+    """Give a Redis that the test does not break; a new one, as tests count what it has seen."""
+    with RedisServer() as server:
+        yield server
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_a_ready_client_carries_changes_and_outlives_its_server(
 
 
 def test_a_cluster_delivers_from_every_node_to_every_node() -> None:
-    """The node that is asked to publish is the one at which hosts subscribe, so it counts them."""
+    """A node counts its own subscribers only, and yet a host that hears a change is counted."""
     with cluster_of_two() as server, closing(server.cluster_client()) as client:
         for number in range(8):
             bus = bus_at(None, client, redis_channel=f"channel-{number}")

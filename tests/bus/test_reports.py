@@ -12,6 +12,7 @@ from typing import Any
 import pydantic_core
 import pytest
 import redis
+from redis.cluster import RedisCluster
 
 from tests.bus.conftest import (
     KEY,
@@ -475,6 +476,20 @@ def test_hosts_report_to_each_other_on_a_cluster(cluster: ClusterServer, namespa
         assert ours.highest(LINEAGE) == POSITION
         ours.retire("a" * 16, LINEAGE)
         assert ours.read(LINEAGE).hosts == ()
+
+
+def test_the_node_that_has_the_reports_is_asked_for_its_time(cluster: ClusterServer) -> None:
+    """Each node has a clock of its own."""
+    with closing(cluster.cluster_client()) as client:
+        for number in range(8):
+            client.config_resetstat(target_nodes=RedisCluster.ALL_NODES)
+            reports_at(None, client, namespace=f"n{number}").put(host_at())
+            stats = client.info("commandstats", target_nodes=RedisCluster.ALL_NODES)
+            asked = [node for node, found in stats.items() if "cmdstat_time" in found]
+            holder: Any = client.get_node_from_key(  # type: ignore[no-untyped-call]
+                f"{{waffleconf:n{number}}}:lineages"
+            )
+            assert asked == [holder.name]
 
 
 def test_a_key_that_is_too_large_is_found_on_a_cluster(

@@ -168,15 +168,17 @@ def test_a_host_takes_a_record_that_supersedes_its_own(
 def test_a_host_takes_the_record_of_an_emptied_database_only_alone_and_at_a_start(
     host: HostSnapshot,
 ) -> None:
+    program = """
+import sys, pathlib
+from uwsgi_waffle.host.records import HostSnapshot
+host = HostSnapshot(pathlib.Path(sys.argv[1]))
+host.register("worker", 1, 7)
+print("listed", flush=True)
+sys.stdin.read()
+"""
     host.publish(record(7))
-    with Program(
-        "import sys, pathlib\n"
-        "from uwsgi_waffle.host.records import HostSnapshot\n"
-        "HostSnapshot(pathlib.Path(sys.argv[1])).register('worker', 1, 7)\n"
-        "print(); sys.stdin.read()",
-        host.path,
-    ) as other:
-        other.read()
+    with Program(program, host.path) as other:
+        assert other.read() == "listed"
         assert host.publish(Record(), at_start=True) is None
     assert host.publish(Record()) is None
     assert host.position == at(7)

@@ -106,6 +106,14 @@ def reads(client: Any) -> int:
     return int(client.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"])
 
 
+def test_an_acknowledgement_that_is_replayed_does_not_replace_a_later_one(site: Site) -> None:
+    view = convergence._View(site.here.state)  # noqa: SLF001
+    lagging = host_at(served=2, reported_at=20.0)
+    for published in ([lagging], [host_at(served=3, reported_at=19.9)]):
+        view.receive(lambda _seconds, hosts=published: hosts)  # type: ignore[misc]
+    assert view._hosts == {lagging.id: lagging}  # noqa: SLF001
+
+
 @pytest.mark.parametrize("hosts", [10, 1000])
 def test_a_look_takes_as_many_commands_at_any_number_of_hosts(
     site: Site, redis_server: RedisServer, hosts: int

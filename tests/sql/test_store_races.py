@@ -164,7 +164,7 @@ def test_two_changes_that_are_valid_alone_but_not_together(
 
 
 def test_a_crash_in_mid_transaction_changes_nothing(database_apps: Apps) -> None:
-    """A writer is killed (SIGKILL) just before its commit; the next writer goes on."""
+    """A writer is killed (SIGKILL) just before its commit; the next writer continues."""
     app, waffle = database_apps(Settings)
     waffle.update({"LAST": "before"})
     before = state_of(app).store.read()

@@ -1,4 +1,4 @@
-"""Small Python programs that a test runs in processes of their own."""
+"""Small Python programs that a test runs in other processes."""
 
 from __future__ import annotations
 

@@ -173,14 +173,10 @@ class Bus:
     def _publish(self, message: str) -> int:
         """Publish, and return how many subscribers of the server received it."""
         try:
-            return self._publish_once(message)
+            return int(self._client.get().publish(self.channel, message))
         except RedisConnectionError:
             # The pooled connection may have died while it was idle; a new one is tried.
-            return self._publish_once(message)
-
-    def _publish_once(self, message: str) -> int:
-        client = self._client
-        return int(client.get().publish(self.channel, message, **client.at(self.channel)))
+            return int(self._client.get().publish(self.channel, message))
 
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -41,7 +42,7 @@ class BusUnavailable(Exception):
 class RedisClient(Protocol):
     """What a ready client needs: ``Redis``, a Sentinel's master, ``RedisCluster``."""
 
-    def publish(self, channel: str, message: str, **options: Any) -> Any:
+    def publish(self, channel: str, message: str) -> Any:
         """Publish a message."""
 
     def pubsub(self) -> Any:
@@ -92,7 +93,7 @@ class SharedClient:
     def at(self, key: str) -> dict[str, Any]:
         """Return the option that sends a command without a key to the node which holds *key*.
 
-        In a Cluster each node has a clock of its own, and counts its own subscribers only.
+        In a Cluster each node has a clock of its own.
         """
         client: Any = self.get()
         return {"target_nodes": client.get_node_from_key(key)} if self.is_cluster else {}
@@ -158,5 +159,9 @@ def _check_url(config: Config) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Return an error of redis-py in one line; it names the address, never the password."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return an error of redis-py in one line; it names the address, never the password.
+
+    That of a pipeline repeats the whole command, which is not what people look for.
+    """
+    text = re.sub(r"(?s)^Command # \d+ \(.*\) of pipeline caused error: ", "", str(error))
+    return " ".join(text.split()) or type(error).__name__

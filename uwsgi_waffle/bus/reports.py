@@ -108,7 +108,7 @@ class HostReports:
             channel = self.channel(lineage)
             if self._client.is_cluster:
                 pipeline.execute()
-                self._client.get().publish(channel, summary, **self._client.at(channel))
+                self._client.get().publish(channel, summary)
             else:
                 pipeline.publish(channel, summary)
                 self._execute(pipeline)

@@ -242,7 +242,9 @@ def _process(fleet: Fleet, process: ProcessSlot, *, is_known: bool) -> Iterator[
     elif is_known and fleet.is_served(process.position):
         yield line
     else:
-        behind = "  behind" if process.follows else "  at its next request"
+        is_ahead = fleet.position.is_behind(process.position)
+        behind = "  ahead of SQL" if is_ahead else "  behind"
+        behind = behind if process.follows else "  at its next request"
         yield click.style(
             f"{line}{behind if is_known else ''}", fg="red" if process.follows else None
         )

@@ -35,7 +35,7 @@ LOCK_RETRY_SECONDS = 0.001
 
 
 class RefusedFile(Exception):
-    """A file or directory that must not be used; the message says why."""
+    """A file or directory that must not be used; the message gives the reason."""
 
 
 class ForeignFile(RefusedFile):

@@ -229,7 +229,7 @@ class SlotTable:
         return start
 
     def _slot(self, number: int) -> ProcessSlot:
-        """Return what a slot says; any bits may stand in it."""
+        """Return what a slot holds, which may be any bits."""
         start = _start(number)
         word = self._words[start : start + layout.SLOT_WORDS].tolist()
         return ProcessSlot(

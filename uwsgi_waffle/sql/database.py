@@ -13,7 +13,7 @@ from sqlalchemy import exc, pool
 from uwsgi_waffle.config import redact_url
 from uwsgi_waffle.errors import ConfigError, StoreUnavailable
 
-from .schema import metadata
+from .schema import NAMESPACE, metadata
 
 __all__ = ["Database"]
 
@@ -212,9 +212,9 @@ class Database:
             return True  # another process may have made it since, so looking for it would mislead
         try:
             inspector = sa.inspect(self.engine)
-            return not all(inspector.has_table(name) for name in metadata.tables)
+            return not inspector.has_table(NAMESPACE.name)
         except exc.SQLAlchemyError:
-            return False  # it is the connection, then, and the first error says so
+            return False  # the connection is broken, which the first error names
 
 
 def lost_a_race(error: exc.SQLAlchemyError) -> bool:
@@ -253,7 +253,7 @@ def _engine_options(url: sa.URL) -> dict[str, Any]:
         # read the state from before it waited.
         return {"connect_args": connect, "isolation_level": "READ COMMITTED", **held}
     if url.database in (None, "", ":memory:"):
-        # One connection, or each thread would have a database of its own.
+        # One connection, as each connection has another database in memory.
         return {"poolclass": pool.StaticPool, "connect_args": {"check_same_thread": False}}
     busy = {} if "timeout" in url.query else {"timeout": SQLITE_BUSY_SECONDS}
     return {"connect_args": busy, **held}
@@ -293,16 +293,16 @@ def _was_disconnected(error: exc.SQLAlchemyError) -> bool:
 
 
 def _lacks_table(error: exc.SQLAlchemyError) -> bool:
-    """Return whether an error says itself that a table does not exist."""
-    return _says(error, "42P01", 1146, "no such table")
+    """Return whether an error shows by itself that a table does not exist."""
+    return _is_error(error, "42P01", 1146, "no such table")
 
 
 def _lacks_column(error: exc.SQLAlchemyError) -> bool:
-    """Return whether an error says itself that a column does not exist."""
-    return _says(error, "42703", 1054, "no such column", "has no column named")
+    """Return whether an error shows by itself that a column does not exist."""
+    return _is_error(error, "42703", 1054, "no such column", "has no column named")
 
 
-def _says(error: exc.SQLAlchemyError, postgresql: str, mysql: int, *sqlite: str) -> bool:
+def _is_error(error: exc.SQLAlchemyError, postgresql: str, mysql: int, *sqlite: str) -> bool:
     """Return whether an error is of that kind: by its code, or by its text on SQLite."""
     driver_error: Any = getattr(error, "orig", None)
     if driver_error is None:

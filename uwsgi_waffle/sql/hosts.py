@@ -22,7 +22,7 @@ _MAX_REASON_LENGTH = 500
 class MuteHost:
     """A host that cannot report on Redis.
 
-    :ivar id: 16 hexadecimal digits that tell it from others of the same name
+    :ivar id: 16 hexadecimal digits that identify it
     :ivar name: its host name
     :ivar reason: why it cannot report
     """

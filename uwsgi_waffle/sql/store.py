@@ -125,7 +125,7 @@ class Store:
         :param beyond: a position that hosts have seen; a database restored from a backup skips
             past its revision, so that no two states of it share one
         :raises RevisionConflict: the expectation does not hold
-        :raises StoreUnavailable: nothing was written, or the message says that this is not known
+        :raises StoreUnavailable: nothing was written, or the message states that this is not known
         """
         at = datetime.now(timezone.utc).replace(tzinfo=None)
 
