@@ -12,14 +12,15 @@ VENV    ?= .venv
 CONFIG  ?= waffle
 ADDRESS ?= 127.0.0.1:8080
 TESTS   ?=
-# Tests wait more than they compute, so there may be more of them at once than cores.
+# Tests wait as much as they compute, so there are more of them at once than cores. Those of a file
+# stay together, as they share servers.
 JOBS    ?= 4
 
 BIN := $(abspath $(VENV))/bin
 export UWSGI ?= $(BIN)/uwsgi
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 # What the tests need of the package's extras.
 EXTRAS = admin,encryption,gevent,mysql,postgresql
 FLASK_WAFFLE = $(BIN)/flask --app $(abspath uwsgi_configs/demo.py) waffle
@@ -58,7 +59,7 @@ coverage: export COVERAGE_FILE = $(abspath .coverage)
 coverage: $(VENV)/.dev ## Run the tests and show what they do not reach, in any process
 	@tests/provision.sh
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist worksteal --timeout 300 $(TESTS)
+	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile --timeout 300 $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -15,6 +15,7 @@ from tests.admin.visitor import Visitor
 from tests.apps.admin_pages import Settings, make_app
 from tests.conftest import state_of
 from tests.support import RedisServer, UwsgiServer
+from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle import WaffleSettings
 
 MakeVisitor = Callable[..., Visitor]
@@ -34,7 +35,10 @@ def make_visitor(tmp_path: Path) -> Iterator[MakeVisitor]:
 
     yield make
     for visitor in made:
-        state_of(visitor.app).store.database.close()
+        state = state_of(visitor.app)
+        if state.environment is not None:
+            state.environment.stop(SOON_SECONDS)
+        state.store.database.close()
 
 
 @pytest.fixture

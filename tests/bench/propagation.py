@@ -162,16 +162,16 @@ def _change(both: list[WaffleHost], count: int) -> tuple[list[float], list[float
     for value in range(1, count + 1):
         done = both[0].update({"S000": value}, worker=chosen.randrange(both[0].workers))
         for host, pids, found in zip(both, workers, late, strict=True):
-            _wait_until_told(host, value, pids)
-            told = host.told(value)
-            last_ns = max(told[pid] for pid in pids)
+            _wait_until_called_back(host, value, pids)
+            called_back = host.called_back(value)
+            last_ns = max(called_back[pid] for pid in pids)
             found.append((last_ns - done["committed_ns"]) / 1e6)
     return late
 
 
-def _wait_until_told(host: WaffleHost, value: int, pids: set[int]) -> None:
+def _wait_until_called_back(host: WaffleHost, value: int, pids: set[int]) -> None:
     """Wait without asking the server, which has better things to do."""
-    wait_until(lambda: pids <= host.told(value).keys(), SOON_SECONDS, "every worker was told")
+    wait_until(lambda: pids <= host.called_back(value).keys(), SOON_SECONDS, "all called back")
 
 
 if __name__ == "__main__":

@@ -240,6 +240,7 @@ def test_a_ready_client_wins_over_the_address(
         check_round_trip(bus_at("redis://127.0.0.1:1/0", ready))
 
 
+@pytest.mark.skipif(redis.VERSION < (6,), reason="redis-py 5 raises, and does not reconnect itself")
 def test_that_a_ready_client_reconnected_by_itself_is_noted(redis_server: RedisServer) -> None:
     """redis-py subscribes again without raising; messages in between are lost."""
     with redis.Redis(port=redis_server.port) as ready:

@@ -48,4 +48,4 @@ def test_every_update_reaches_every_worker(
                 assert (answer["values"]["S000"], answer["values"]["S019"]) == (value, value)
                 assert answer["config"] == answer["values"]
         host.update({"S000": UPDATES + 1})
-        host.wait_until_told(UPDATES + 1, SOON_SECONDS)
+        host.wait_until_called_back(UPDATES + 1, SOON_SECONDS)

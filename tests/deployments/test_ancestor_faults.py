@@ -56,7 +56,7 @@ class Site:
         value = self.next_value()
         done = self.here.update({"S000": value}, worker=worker)
         assert self.here.values() == {value}
-        self.there.wait_until_told(value, seconds)
+        self.there.wait_until_called_back(value, seconds)
         assert self.there.values() == {value}
         return done
 
@@ -295,7 +295,7 @@ def test_a_request_in_the_master_hangs_no_worker(listener: str, tmp_path: Path) 
                 assert "threads started in the master: 0\n" in host.server.log()
                 host.update({"S000": value}, worker=value)
                 assert host.values() == {value}
-                host.wait_until_told(value, SOON_SECONDS)
+                host.wait_until_called_back(value, SOON_SECONDS)
 
 
 def all_at(value: int) -> dict[str, int]:

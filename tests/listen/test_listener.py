@@ -225,7 +225,7 @@ def test_several_listeners_of_a_host_read_once_for_a_change(
             host.wait_for_turns()
         engines = [host.state.store.database.engine for host in every]
         seen = [stack.enter_context(recording(engine)) for engine in engines]
-        for count in range(1, 6):
+        for count in range(1, 4):
             record = writer.commit_and_announce()
             for host in every:
                 host.wait_until_at(record)

@@ -101,7 +101,7 @@ def _end_with_redis(
 def test_a_commit_that_was_not_announced_reaches_the_other_host(site: Site) -> None:
     """Such as that of a worker which was killed before its message."""
     revisions = []
-    for _ in range(5):
+    for _ in range(3):
         position = site.commit(announced=False)
         site.there.wait_until_at(position)
         revisions.append(position.revision)
@@ -111,7 +111,7 @@ def test_a_commit_that_was_not_announced_reaches_the_other_host(site: Site) -> N
 
 def test_what_the_writer_has_announced_is_not_announced_twice(site: Site) -> None:
     revisions = []
-    for _ in range(5):
+    for _ in range(3):
         with relay_held():
             position = site.commit(announced=True)
             site.there.wait_until_at(position)

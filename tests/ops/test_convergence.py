@@ -408,6 +408,7 @@ def test_hosts_of_another_database_are_never_waited_for(
             assert status.other_lineages == (lineage.position.lineage,)
             assert sum("Another database is announced here" in p for p in status.problems) == 1
             assert "other-database" in codes(host)
-        assert other.state.host.ignored_count == 3
+        # A listener of the site may have announced one again, where the machine is busy.
+        wait_until(lambda: other.state.host.ignored_count >= 3, SOON_SECONDS, "all are counted")
     finally:
         other_apps.close()

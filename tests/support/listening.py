@@ -15,7 +15,7 @@ from uwsgi_waffle.sql.store import RowChange, Signature
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.snapshot import Record
 
-__all__ = ["CONFS", "SOON_SECONDS", "Host", "messages"]
+__all__ = ["CONFS", "Host", "messages"]
 
 CONFS = {"SIZE": {"default": 1}}
 

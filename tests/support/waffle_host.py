@@ -110,10 +110,6 @@ class WaffleHost:
         assert found is not None
         return {pid: at_ns for pid, at_ns in found.items() if pid in workers}
 
-    # Old names, until their users have moved.
-    told = called_back
-    wait_until_told = wait_until_called_back
-
 
 @contextmanager
 def hosts(

@@ -97,7 +97,9 @@ def rotate(*, as_json: bool) -> None:
     with the first of WAFFLE_ENCRYPTION_KEYS, where there are any. All in one transaction.
     """
     state = present_state()
-    latest = max(_positions(state), key=lambda position: position.revision)
+    present = state.store.peek()
+    seen = [position for position in _positions(state) if position.lineage == present.lineage]
+    latest = max(seen, key=lambda position: position.revision, default=present)
     done = rotate_keys(state.store, state.cipher, state.declaration.secrets, beyond=latest)
     state.writer.spread(done.record)
     revision = done.record.revision

@@ -43,6 +43,11 @@ class StopEvent(Protocol):
         """Wait until the loop is to end, at most *timeout* seconds; return whether it is."""
 
 
+#: The system's: a child that was forked does not repeat its parent, and the application's own
+#: generator is left alone.
+_random = random.SystemRandom()
+
+
 class Backoff:
     """How long to wait before the next try: doubling, capped, with jitter."""
 
@@ -59,7 +64,7 @@ class Backoff:
         """Return the seconds to wait now, and double the next ones."""
         seconds = self._next_seconds
         self._next_seconds = min(2 * seconds, self._cap_seconds)
-        return seconds * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing
+        return seconds * _random.uniform(0.5, 1.0)
 
 
 class Environment(Protocol):
