@@ -47,7 +47,7 @@ ROOT = Path(__file__).parents[2]
 class Process:
     """One process of the application.
 
-    :ivar last: what it served when it was asked the last time, which a stopped one goes on serving
+    :ivar last: what it served when it was asked last, which a stopped one keeps serving
     """
 
     pid: int
@@ -366,7 +366,7 @@ def _empty(database: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a database into another one, under whoever uses that."""
+    """Copy a database into another one, under the processes that use that."""
     with (
         contextlib.closing(sqlite3.connect(source, timeout=2)) as from_,
         contextlib.closing(sqlite3.connect(target, timeout=2)) as to,

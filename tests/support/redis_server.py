@@ -1,4 +1,4 @@
-"""A Redis of the test's own."""
+"""A Redis that a test starts, breaks and ends."""
 
 from __future__ import annotations
 

@@ -116,8 +116,8 @@ class Reporter:
             return
         listed = [p for p in self._host.slots.living() if p.master == server.master_pid()]
         workers = sum(process.role == "worker" for process in listed)
-        # What uWSGI tells about its workers leaks memory (unbit/uwsgi#2056), so it is asked only
-        # where a worker seems to be missing.
+        # To ask uWSGI for its workers leaks memory (unbit/uwsgi#2056), so it is asked only where a
+        # worker seems to be missing.
         count = workers if workers >= server.worker_count else server.running_workers()
         self._host.slots.record_expected_workers(count)
 
