@@ -59,8 +59,11 @@ class Declaration:
         model.model_rebuild(raise_errors=False)
         self.secrets = secret_names(model)
         self.defaults = self._make_defaults()
-        self.default_json: Mapping[str, str] = {}
-        self.default_json = self._make_default_json()
+        # Name -> its start of a member of a JSON object, as every change puts all names together.
+        self._member_starts = {name: f"{json.dumps(name)}:" for name in self.names}
+        self._default_members: Mapping[str, str] = {}
+        self.default_json: Mapping[str, str] = self._make_default_json()
+        self._default_members = self._members(self.default_json)
 
     @cached_property
     def digest(self) -> str:
@@ -137,9 +140,14 @@ class Declaration:
         :raises InvalidSetting: a value, or the whole, is refused
         """
         try:
-            return self.model.model_validate({**dict(current), **changes})
+            return self.model.model_validate({**self.values(current), **changes})
         except Exception as error:  # noqa: BLE001  # a validator may raise anything
             raise self._refusal(error) from self._cause(error)
+
+    def values(self, settings: WaffleSettings) -> dict[str, Any]:
+        """Return name -> value; ``dict(settings)`` takes ten times as long."""
+        found = vars(settings)
+        return {name: found[name] for name in self.names}
 
     # -- to JSON and back -----------------------------------------------------------------------
 
@@ -175,9 +183,13 @@ class Declaration:
 
         :raises pydantic.ValidationError: a value, or the whole, is refused
         """
-        whole = {**self.default_json, **texts}
-        inner = ",".join(f"{json.dumps(name)}:{text}" for name, text in whole.items())
-        return self.model.model_validate_json("{" + inner + "}")
+        members = {**self._default_members, **self._members(texts)}
+        return self.model.model_validate_json("{" + ",".join(members.values()) + "}")
+
+    def _members(self, texts: Mapping[str, str]) -> dict[str, str]:
+        """Return name -> member of a JSON object."""
+        starts = self._member_starts
+        return {name: starts[name] + text for name, text in texts.items()}
 
     def decode(self, texts: Mapping[str, str]) -> WaffleSettings:
         """Return the settings that some stored texts make, with an error for people.

@@ -107,7 +107,7 @@ def build(
     return Snapshot(
         position=record.position,
         settings=settings,
-        values=MappingProxyType(dict(settings)),
+        values=MappingProxyType(declaration.values(settings)),
         problems=tuple(Problem(name, reason, substitute) for name, reason in problems.items()),
         undeclared=tuple(sorted(rows.keys() - set(declaration.names))),
     )
