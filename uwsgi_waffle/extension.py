@@ -233,6 +233,15 @@ class WaffleConf(Generic[S]):
         """
         return self._state().refresh()
 
+    def follow(self) -> int:
+        """Have the request at hand see the newest settings from now on; return their revision.
+
+        A request keeps the settings that it started with. One that lasts, such as a websocket or a
+        stream of events, calls this where it can take newer ones, but not within :meth:`override`,
+        whose end brings back the settings from before it. It reads no database.
+        """
+        return self._state().pins.follow().revision
+
     def wait(self, revision: int, timeout: float = 5.0) -> Fleet:
         """Return when every living process of every host serves a revision, refusing none of it.
 

@@ -34,6 +34,7 @@ from uwsgi_waffle.bus.client import BusUnavailable
 from uwsgi_waffle.bus.fleet import HostStatus
 from uwsgi_waffle.bus.reports import HostReports, encode_host
 from uwsgi_waffle.bus.signing import sign
+from uwsgi_waffle.sql.hosts import FORGET_SECONDS
 from uwsgi_waffle.values.position import NOWHERE, Position
 
 PREFIX = "{waffleconf:default}"
@@ -150,7 +151,7 @@ def test_hosts_that_have_been_silent_for_long_are_forgotten_at_once(
     ours.put(host_at(host_id=OTHER_ID))
     for number in range(50):
         host = host_at(host_id=f"{number:016}")
-        client.hset(HOSTS, host.id, entry_of(host, client, age=reports.FORGET_SECONDS + 1))
+        client.hset(HOSTS, host.id, entry_of(host, client, age=FORGET_SECONDS + 1))
     before = commands(client)
     found = ours.read(LINEAGE)
     assert commands(client) - before < 15
@@ -411,7 +412,7 @@ def test_other_databases_are_those_that_reported_lately(
     )
     assert ours.read(LINEAGE).other_lineages == ("c" * 16,)
     ours.put(host_at())
-    client.zadd(LINEAGES, {"d" * 16: now - reports.FORGET_SECONDS - 5})
+    client.zadd(LINEAGES, {"d" * 16: now - FORGET_SECONDS - 5})
     ours.put(host_at())
     assert b"d" * 16 not in client.zrange(LINEAGES, 0, -1)
 

@@ -25,7 +25,6 @@ from uwsgi_waffle.bus.fleet import HostStatus
 from uwsgi_waffle.host import layout
 from uwsgi_waffle.host.processes import ListenerState
 from uwsgi_waffle.listen import reporter
-from uwsgi_waffle.sql.hosts import MuteHost
 
 NAMES = [f"S{number:03}" for number in range(20)]
 CONFS = {name: {"default": 0} for name in NAMES}
@@ -191,12 +190,12 @@ def test_forget_removes_the_note_of_a_host_that_could_not_report(
         raise BusUnavailable(message)
 
     monkeypatch.setattr(state.reports, "put", refuse)
-    monkeypatch.setattr(reporter, "NOTE_AGAIN_SECONDS", 0.0)
-    parts = (state.config, state.host, state.reports, state.mute_hosts, "")
+    monkeypatch.setattr(reporter, "REGISTER_SECONDS", 0.0)
+    parts = (state.config, state.host, state.reports, state.registry, "")
     mute: Any = SimpleNamespace(is_live=True, error="")
     there = reporter.Reporter(*parts)
     for host_id in ("00a1", "00b2"):
-        state.mute_hosts.note(MuteHost(host_id * 4, "web1", "NOPERM"))
+        state.registry.register(host_id * 4, "web1", "NOPERM")
     assert "host web1#00a100: it cannot report to Redis (NOPERM)" in one_error(
         run(app, "wait", "--timeout", "0")
     )
@@ -211,8 +210,8 @@ def test_forget_removes_the_note_of_a_host_that_could_not_report(
         state.host.words[layout.REPORTED_WORD] = 0
         there._retry_at = 0.0  # noqa: SLF001  # it waits longer after each failure
         there.report_if_due(mute)
-        assert [host.name for host in state.mute_hosts.read()] == [socket.gethostname()]
-        state.mute_hosts.forget(state.host.host_id)
+        assert [host.name for host in state.registry.read()] == [socket.gethostname()]
+        state.registry.forget(state.host.host_id)
 
 
 @pytest.mark.parametrize(

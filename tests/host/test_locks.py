@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from tests.host.states import at, record
 from tests.support import require
 from tests.support.programs import Program, output_of
 from tests.support.waiting import SOON_SECONDS
-from uwsgi_waffle.host import files
+from uwsgi_waffle.host import areas, files, layout
 from uwsgi_waffle.host.files import locked
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.host.turns import asking, only_reader
@@ -67,29 +69,78 @@ def test_a_killed_process_frees_its_lock(tmp_path: Path) -> None:
             assert held
 
 
-def test_where_a_stopped_process_holds_the_lock_others_do_without_the_file(
+def test_where_a_stopped_process_holds_the_lock_every_process_is_sent_to_sql(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They log it once, serve all the same, and return to the file when it is free again."""
+    """It is logged once, the memory stays shared, and the next writer that has the lock ends it."""
     monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
-    path = tmp_path / "snapshot"
-    host = HostSnapshot(path)
+    host = HostSnapshot(tmp_path / "snapshot")
     host.register("process", follows=True)
-    other = HostSnapshot(path)
+    other = HostSnapshot(host.path)
     assert host.publish(record(1))
-    with held_by_another(path) as holder:
+    seen = {other.sequence}
+    with held_by_another(host.path) as holder:
         holder.process.send_signal(signal.SIGSTOP)
-        assert host.publish(record(2))
-        assert not host.is_shared
-        assert host.not_shared_reason == "another process has held snapshot.lock for 0.1 s"
-        assert host.position == at(2)
-        assert not host.verify()
-        assert other.position == at(1), "what the others use is left as it is"
-    assert len(caplog.records) == 1
-    assert "cannot be used" in caplog.text
-    assert host.verify()
+        for revision in (2, 3):
+            assert host.publish(record(revision)) is None
+            assert other.sequence not in seen, "the number that every request compares"
+            assert other.read() is None
+            seen.add(other.sequence)
+            assert other.publish(record(revision), since=other.sequence) is None
+            assert other.sequence in seen, "what the others know already sends none to SQL again"
+        assert HostSnapshot(host.path).is_shared, "a process that starts needs no lock"
     assert host.is_shared
+    assert [m for m in caplog.messages if "damaged" in m] == []
+    assert caplog.text.count("Each process of this host asks SQL") == 2, "once in each process"
+    assert "another process has held snapshot.lock for 0.1 s" in caplog.text
+    assert other.publish(record(3), since=other.sequence)
+    assert host.position == at(3)
     assert [process.pid for process in host.slots.living()] == [os.getpid()]
+
+
+def test_an_earlier_record_does_not_end_the_doubt_about_a_later_one(tmp_path: Path) -> None:
+    """It was read from SQL, or written, before another process sent all to SQL."""
+    host = HostSnapshot(tmp_path / "snapshot")
+    assert host.publish(record(1))
+    before = host.sequence
+    host.words[layout.SEQUENCE_WORD] = doubt = layout.IN_DOUBT | 5
+    assert host.publish(record(2), since=before) is None
+    assert host.sequence == doubt
+    assert host.publish(record(2)) is None, "a commit that some may have missed when they looked"
+    assert host.sequence not in (before, doubt)
+    assert host.read() is None
+
+
+def test_a_writer_that_was_stopped_leaves_the_doubt_that_it_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process gave up waiting for it while it was writing its record."""
+    host = HostSnapshot(tmp_path / "snapshot")
+    assert host.publish(record(1))
+    doubt = layout.IN_DOUBT | 5
+
+    def write_late(*_: Any) -> None:
+        host.words[layout.SEQUENCE_WORD] = doubt
+
+    monkeypatch.setattr(areas, "write", write_late)
+    assert host.publish(record(2)) is None
+    assert host.sequence == doubt
+
+
+def test_without_a_free_descriptor_the_others_are_sent_to_sql(tmp_path: Path) -> None:
+    host, other = (HostSnapshot(tmp_path / "snapshot") for _ in range(2))
+    assert host.publish(record(1))
+    seen = other.sequence
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        assert host.publish(record(2)) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert host.is_shared
+    assert other.sequence != seen
+    assert host.publish(record(2), since=host.sequence)
+    assert other.position == at(2)
 
 
 @pytest.mark.parametrize("suffix", [".lock", ".reader", ".processes"])

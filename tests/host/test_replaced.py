@@ -159,7 +159,7 @@ def test_garbage_in_the_number_of_the_record_does_no_harm(number: int, host: Hos
     host.words[layout.SEQUENCE_WORD] = number
     assert host.read() is None
     for revision in (1, 2):
-        assert host.publish(record(revision))
+        assert host.publish(record(revision), since=host.sequence)
         found = host.read()
         assert found is not None
         assert found[1] == record(revision)

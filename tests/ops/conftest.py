@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -10,7 +11,9 @@ from tests.conftest import Apps
 from tests.support import RedisServer, wait_until
 from tests.support.listening import Host
 from tests.support.waiting import SOON_SECONDS
+from uwsgi_waffle import NotConverged
 from uwsgi_waffle.bus import reports
+from uwsgi_waffle.bus.fleet import Fleet
 from uwsgi_waffle.listen import reporter
 from uwsgi_waffle.ops import convergence
 
@@ -30,6 +33,32 @@ def start(*hosts: Host) -> None:
     wait_until(
         lambda: len(hosts[0].waffle.status().hosts) == len(hosts), SOON_SECONDS, "all are known"
     )
+
+
+def fails_with(host: Host, part: str) -> Callable[[], NotConverged | None]:
+    """Return a function that gives the refusal of `wait` once a reason in it holds a text."""
+
+    def look() -> NotConverged | None:
+        try:
+            host.waffle.wait(host.state.store.peek().revision, timeout=0)
+        except NotConverged as error:
+            reasons = [*map(str, error.missing), *map(str, error.refused)]
+            return error if any(part in reason for reason in reasons) else None
+        return None
+
+    return look
+
+
+def refusal_of(host: Host, part: str) -> NotConverged:
+    """Return the refusal of `wait` once a reason in it holds a text."""
+    error = wait_until(fails_with(host, part), SOON_SECONDS, f"`wait` fails with {part!r}")
+    assert error is not None
+    return error
+
+
+def proved(host: Host) -> Fleet:
+    """Return the fleet once every process is proved to serve SQL's state."""
+    return host.waffle.wait(host.state.store.peek().revision, timeout=SOON_SECONDS)
 
 
 @pytest.fixture

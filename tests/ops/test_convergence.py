@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,43 +12,15 @@ import pytest
 
 from tests.bus.conftest import host_at
 from tests.conftest import Apps, execute
-from tests.ops.conftest import Site, start
+from tests.ops.conftest import Site, proved, refusal_of, start
 from tests.support import RedisServer, wait_until
 from tests.support.listening import Host, messages
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle import NotConverged
 from uwsgi_waffle.bus import reports
-from uwsgi_waffle.bus.fleet import Fleet
 from uwsgi_waffle.ops import convergence
 from uwsgi_waffle.ops.doctor import examine
-from uwsgi_waffle.sql.hosts import MuteHost
 from uwsgi_waffle.sql.maintenance import resync
-
-
-def fails_with(host: Host, part: str) -> Callable[[], NotConverged | None]:
-    """Return a function that gives the refusal of `wait` once a reason in it holds a text."""
-
-    def look() -> NotConverged | None:
-        try:
-            host.waffle.wait(host.state.store.peek().revision, timeout=0)
-        except NotConverged as error:
-            reasons = [*map(str, error.missing), *map(str, error.refused)]
-            return error if any(part in reason for reason in reasons) else None
-        return None
-
-    return look
-
-
-def refusal_of(host: Host, part: str) -> NotConverged:
-    """Return the refusal of `wait` once a reason in it holds a text."""
-    error = wait_until(fails_with(host, part), SOON_SECONDS, f"`wait` fails with {part!r}")
-    assert error is not None
-    return error
-
-
-def proved(host: Host) -> Fleet:
-    """Return the fleet once every process is proved to serve SQL's state."""
-    return host.waffle.wait(host.state.store.peek().revision, timeout=SOON_SECONDS)
 
 
 def codes(host: Host) -> set[str]:
@@ -299,7 +270,8 @@ def test_a_host_that_cannot_report_proves_nothing(
             assert any("cannot report" in problem for problem in host.waffle.status().problems)
         operator.execute_command(*allow)
     assert proved(here).applied == proved(there).applied == 2
-    wait_until(lambda: not here.state.mute_hosts.read(), SOON_SECONDS, "the notes are gone")
+    reasons = {host.reason for host in here.state.registry.read()}
+    assert reasons == {""}, "the notes are gone"
     assert len(messages(caplog.records, "this host cannot report to Redis")) == 2
 
 
@@ -308,9 +280,9 @@ def test_a_note_that_a_killed_process_left_does_not_count_while_the_host_reports
 ) -> None:
     site.here.change(2)
     host = site.there.state.host
-    site.here.state.mute_hosts.note(MuteHost(host.host_id, "there", "Redis was full"))
+    site.here.state.registry.register(host.host_id, "there", "Redis was full")
     assert proved(site.here).applied == 2
-    site.here.state.mute_hosts.note(MuteHost("f" * 16, "other", "Redis is full"))
+    site.here.state.registry.register("f" * 16, "other", "Redis is full")
     error = refusal_of(site.here, "it cannot report to Redis (Redis is full)")
     assert [laggard.host for laggard in error.missing] == ["other"]
 
@@ -349,6 +321,8 @@ def test_a_host_whose_listener_ended_proves_nothing_and_falls_silent(site: Site)
     assert "host-silent" in codes(site.here)
     host = site.there.state.host
     site.here.state.reports.retire(host.host_id, host.position.lineage)
+    refusal_of(site.here, "Redis holds no report of it")
+    site.here.state.registry.forget(host.host_id)
     assert proved(site.here).total == 1
 
 

@@ -150,6 +150,26 @@ def test_a_teardown_that_raises_fails_neither_the_update_nor_a_request(
     assert app.test_client().get("/").text == "2"
 
 
+class NotAnException(BaseException):
+    """Such as `gevent.Timeout`, `GreenletExit` or `asyncio.CancelledError`."""
+
+
+def test_what_is_no_exception_stops_neither_an_update_nor_other_callbacks(
+    apps: Apps, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, waffle = apps(Settings)
+    seen: list[int] = []
+
+    @waffle.on_change("A")
+    def ends_all() -> None:
+        raise NotAnException
+
+    waffle.on_change("A")(seen.append)
+    waffle.update({"A": 1})
+    assert seen == [1]
+    assert "on_change('A') failed at revision 1" in caplog.text
+
+
 def test_a_callback_may_change_a_setting_itself(apps: Apps) -> None:
     app, waffle = apps(Settings)
     seen: list[tuple[str, int, int]] = []

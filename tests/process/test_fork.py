@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from tests.support import DATABASE_KINDS, RedisServer, fresh_database
+from tests.support.programs import output_of
+from tests.support.soak import times
 
 
 @pytest.mark.parametrize("kind", DATABASE_KINDS)
@@ -46,8 +48,9 @@ def test_parent_and_child_of_a_script_that_forks(
     assert in_parent == {"parent_sees": 5, "parent_threads": 1, "parent_still_works": 4}
 
 
-#: A fork without a hook, and two first requests at once in the child: the second comes while the
-#: first is about to set the process up. A thread of the parent held a lock at the fork.
+#: A fork without a hook, a change in the parent, and two first requests at once in the child: the
+#: second comes while the first is about to set the process up. A thread of the parent held a lock
+#: at the fork.
 TWO_FIRST_REQUESTS = """
 import os, signal, sys, threading
 from flask import Flask
@@ -76,14 +79,19 @@ class HeldUp(dict):
 
 state._claims = HeldUp()
 state.serving._lock.acquire()
+to_child = os.pipe()
 if os.fork():
+    state.serving._lock.release()
+    waffle.update({"SIZE": 3})
+    os.write(to_child[1], b"x")
     sys.exit(os.waitstatus_to_exitcode(os.wait()[1]) != 0)
+os.read(to_child[0], 1)
 signal.alarm(45)  # what hangs must not outlive the test
 first = threading.Thread(target=lambda: app.test_client().get("/"))
 first.start()
 claimed.wait(10)
-assert app.test_client().get("/").text == "1"
-proceed.set()
+threading.Timer(0.1, proceed.set).start()
+assert app.test_client().get("/").text == "3", "not what the parent served at the fork"
 first.join(10)
 writing = threading.Thread(target=lambda: waffle.update({"SIZE": 2}), daemon=True)
 writing.start()
@@ -93,6 +101,55 @@ os._exit(waffle.settings.SIZE != 2)
 
 
 def test_two_first_requests_at_once_in_a_child_of_a_fork_without_a_hook(tmp_path: Path) -> None:
-    """The one that sets the process up drops what came through the fork."""
+    """The one that sets the process up drops what came through the fork, and the other waits."""
     program = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", TWO_FIRST_REQUESTS]
     subprocess.run([*program, str(tmp_path)], check=True, timeout=60)
+
+
+#: Threads of the parent read, write and listen while it forks again and again; each child takes a
+#: request, and would hang on a lock that a thread held at the fork.
+MANY_FORKS = """
+import os, signal, sys, threading
+from flask import Flask
+from uwsgi_waffle import WaffleConf
+
+app = Flask("forker", instance_path=sys.argv[1])
+app.config.update(
+    WAFFLE_CONFS={"SIZE": {"default": 1}},
+    WAFFLE_DATABASE_URI=f"sqlite:///{sys.argv[1]}/waffle.db",
+    WAFFLE_SNAPSHOT_PATH=f"{sys.argv[1]}/snapshot",
+    WAFFLE_REDIS_URL=sys.argv[2],
+    WAFFLE_MULTIPROC=True,
+)
+waffle = WaffleConf(app)
+app.add_url_rule("/", "size", lambda: f"{waffle.settings.SIZE}")
+ended = threading.Event()
+
+def repeat(act):
+    while not ended.is_set():
+        act()
+
+def change():
+    waffle.update({"SIZE": waffle.settings.SIZE + 1})
+    ended.wait(0.005)
+
+app.test_client().get("/")
+for act in (lambda: app.test_client().get("/"), waffle.refresh, change):
+    threading.Thread(target=repeat, args=(act,), daemon=True).start()
+hung = 0
+for number in range(int(sys.argv[3])):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        os._exit(app.test_client().get("/").status_code != 200)
+    hung += os.waitpid(pid, 0)[1] != 0
+ended.set()
+print(hung)
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_no_child_hangs_on_a_lock_of_its_parent(redis_server: RedisServer, tmp_path: Path) -> None:
+    forks = times(50, 300)
+    assert output_of(MANY_FORKS, tmp_path, redis_server.url, forks) == "0"

@@ -320,6 +320,35 @@ def test_a_request_of_one_app_may_ask_another_app_of_the_process(apps: Apps) -> 
     assert mounted.get("/").text == mounted.get("/second/").text == "1 2"
 
 
+def test_a_request_that_lasts_can_follow_the_newest_settings(made: Made) -> None:
+    app, waffle = made
+
+    @app.get("/")
+    def view() -> Response:
+        waffle.update({"A": 1})
+        seen = [waffle.settings.A, waffle.follow(), waffle.settings.A]
+
+        def parts() -> Iterator[str]:
+            yield f"{seen} {waffle.settings.A} "
+            waffle.update({"A": 2})
+            yield f"{waffle.settings.A} {waffle.follow()} {waffle.settings.A}"
+
+        return Response(stream_with_context(parts()))
+
+    assert app.test_client().get("/").text == "[0, 1, 1] 1 1 2 2"
+
+
+def test_a_kept_context_of_a_test_client_follows_when_it_is_told(made: Made) -> None:
+    app, waffle = made
+    app.add_url_rule("/", "read", lambda: f"{waffle.settings.A}")
+    with app.test_client() as client:
+        assert client.get("/").text == "0"
+        waffle.update({"A": 1})
+        assert waffle.settings.A == 0
+        assert (waffle.follow(), waffle.settings.A) == (1, 1)
+    assert (waffle.follow(), waffle.settings.A) == (1, 1)
+
+
 # -- override --------------------------------------------------------------------------------------
 
 
@@ -360,6 +389,43 @@ def test_an_override_is_validated_and_leaves_nothing_behind(made: Made) -> None:
     with pytest.raises(UnknownSetting), waffle.override(C=1):
         pass
     assert waffle.settings.A == 0
+
+
+def test_an_override_holds_in_an_async_view(made: Made) -> None:
+    app, waffle = made
+
+    @app.get("/")
+    async def view() -> str:
+        with waffle.override(A=5):
+            inside = waffle.settings.A
+        return f"{inside} {waffle.settings.A}"
+
+    assert app.test_client().get("/").text == "5 0"
+
+
+def test_an_override_holds_in_a_streamed_response(made: Made) -> None:
+    app, waffle = made
+
+    @app.get("/")
+    def view() -> Response:
+        def parts() -> Iterator[str]:
+            with waffle.override(A=5):
+                yield f"{waffle.settings.A} "
+            yield f"{waffle.settings.A}"
+
+        return Response(stream_with_context(parts()))
+
+    assert app.test_client().get("/").text == "5 0"
+
+
+def test_an_override_holds_in_the_context_that_a_test_client_keeps(made: Made) -> None:
+    app, waffle = made
+    app.add_url_rule("/", "read", lambda: f"{waffle.settings.A}")
+    with app.test_client() as client:
+        assert client.get("/").text == "0"
+        with waffle.override(A=5):
+            assert waffle.settings.A == 5
+        assert waffle.settings.A == 0
 
 
 # -- Flask-WaffleConf ------------------------------------------------------------------------------

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from dataclasses import replace
 
 import pytest
 
 from tests.conftest import Apps, state_of
+from tests.host.test_locks import held_by_another
+from uwsgi_waffle.host.files import LOCK_SECONDS
 from uwsgi_waffle.process.serving import Serving
 from uwsgi_waffle.values.position import NOWHERE, Position
 from uwsgi_waffle.values.snapshot import Snapshot
 
 MINE, OTHER = "a" * 16, "b" * 16
+#: Seconds that what waits for nothing takes at most, on a busy machine.
+PROMPT_SECONDS = 1.0
 HERE = Position(MINE, 5, "1" * 16)
 
 
@@ -86,3 +92,36 @@ def test_a_child_forked_while_a_thread_swapped_can_swap(serving: Serving) -> Non
     serving.after_fork()
     assert serving.current.position != NOWHERE
     assert serving.swap(snapshot_at(serving, serving.current.position.next()))
+
+
+def test_requests_see_each_change_at_once_while_a_stopped_process_holds_the_lock(
+    apps: Apps,
+) -> None:
+    """They ask SQL, and wait neither for the lock nor for a poll; then all is as before."""
+    _, writer = apps(WAFFLE_CONFS={"SIZE": {"default": 1}}, WAFFLE_POLL_SECONDS=3600)
+    readers = [
+        apps(WAFFLE_CONFS={"SIZE": {"default": 1}}, WAFFLE_POLL_SECONDS=3600) for _ in range(2)
+    ]
+    for app, waffle in readers:
+        app.add_url_rule("/", "size", lambda waffle=waffle: f"{waffle.settings.SIZE}")
+
+    def served() -> list[int]:
+        return [int(app.test_client().get("/").text) for app, _ in readers]
+
+    host = state_of(readers[0][0]).host
+    writer.update({"SIZE": 2})
+    assert served() == [2, 2]
+    with held_by_another(host.path) as holder:
+        holder.process.send_signal(signal.SIGSTOP)
+        for value in (3, 4):
+            began = time.monotonic()
+            writer.update({"SIZE": value})
+            assert time.monotonic() - began < LOCK_SECONDS + PROMPT_SECONDS
+            began = time.monotonic()
+            assert served() == [value, value]
+            assert served() == [value, value]
+            assert time.monotonic() - began < PROMPT_SECONDS
+    assert host.is_shared
+    writer.update({"SIZE": 5})
+    assert served() == [5, 5]
+    assert host.read() is not None

@@ -106,11 +106,18 @@ class Gunicorn(WebServer):
     name: ClassVar[str] = "gunicorn"
 
     def __init__(
-        self, environment: Mapping[str, str], *, worker_class: str, preload: bool, workers: int = 3
+        self,
+        environment: Mapping[str, str],
+        *,
+        worker_class: str,
+        preload: bool,
+        workers: int = 3,
+        options: Sequence[str] = (),
     ) -> None:
         """Choose the workers; `preload` loads the app in the master, before the forks."""
         super().__init__(environment, workers=workers)
         self._options = ["--worker-class", worker_class, *(["--preload"] if preload else [])]
+        self._options += options
         if worker_class == "gthread":
             self._options += ["--threads", "4"]
 

@@ -19,20 +19,19 @@ from pydantic import TypeAdapter
 from pydantic_core import from_json
 
 from uwsgi_waffle.config import Config
+from uwsgi_waffle.sql.hosts import FORGET_SECONDS
 from uwsgi_waffle.values.position import NOWHERE, Position
 
 from .client import FAILURES, BusUnavailable, SharedClient, reason
 from .fleet import HostStatus
 from .signing import is_signed, sign
 
-__all__ = ["FORGET_SECONDS", "REPORT_SECONDS", "SILENT_SECONDS", "HostReports", "Reported"]
+__all__ = ["REPORT_SECONDS", "SILENT_SECONDS", "HostReports", "Reported"]
 
 #: Seconds between two reports of a host on which nothing happens.
 REPORT_SECONDS = 1.0
 #: Seconds without a report after which a host counts as cut off.
 SILENT_SECONDS = 4.0
-#: Seconds without a report after which a host is forgotten.
-FORGET_SECONDS = 300
 #: Seconds after which Redis is asked for its time, where no other answer brought it along.
 ASK_TIME_SECONDS = 10.0
 #: Most processes named in a summary; the rest are counted.

@@ -14,7 +14,7 @@ import click
 from uwsgi_waffle.bus.client import BusUnavailable
 from uwsgi_waffle.bus.fleet import HostStatus
 from uwsgi_waffle.bus.reports import SILENT_SECONDS
-from uwsgi_waffle.ops.convergence import with_mute_hosts
+from uwsgi_waffle.ops.convergence import with_registered_hosts
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.sql.maintenance import create_tables, prune, resync, rotate_keys
 from uwsgi_waffle.values.position import Position
@@ -137,16 +137,14 @@ def forget_host(name: str, *, as_json: bool) -> None:
         message = "WAFFLE_MULTIPROC is off, so hosts do not report, and cannot be forgotten."
         raise Failed(message)
     lineage = state.store.peek().lineage
-    mute = {host.id for host in state.mute_hosts.read()}
     try:
         reported = state.reports.read(lineage, before=state.host.lineages_before).hosts
-        host = _find_host(name, list(with_mute_hosts(state, reported).values()))
+        host = _find_host(name, list(with_registered_hosts(state, reported).values()))
         state.reports.retire(host.id, host.position.lineage or lineage)
     except BusUnavailable as error:
         message = f"Redis at {state.redis.location} does not answer ({error})."
         raise Failed(message) from error
-    if host.id in mute:
-        state.mute_hosts.forget(host.id)
+    state.registry.forget(host.id)
     seconds = round(host.reported_seconds_ago, 1) if host.reported_at else None
     if as_json:
         echo_json({"id": host.id, "name": host.name, "reported_seconds_ago": seconds})

@@ -10,7 +10,10 @@ from uwsgi_waffle.values.position import Position
 from . import layout
 from .processes import position_of
 
-__all__ = ["Area", "read", "write"]
+__all__ = ["Area", "in_use", "read", "write"]
+
+#: How often a torn read is tried again before SQL is asked.
+READ_ATTEMPTS = 20
 
 
 class Area(NamedTuple):
@@ -19,6 +22,18 @@ class Area(NamedTuple):
     sequence: int
     position: Position
     payload: bytes
+
+
+def in_use(words: memoryview[int]) -> Area | None:
+    """Return the latest record; ``None`` where there is none yet, or it is damaged or in doubt."""
+    for _ in range(READ_ATTEMPTS):
+        sequence = words[layout.SEQUENCE_WORD]
+        if sequence == 0 or sequence & layout.IN_DOUBT:
+            return None
+        area = read(words, sequence)
+        if area is not None:
+            return area
+    return None
 
 
 def read(words: memoryview[int], sequence: int) -> Area | None:

@@ -29,7 +29,10 @@ logger = logging.getLogger(__name__)
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 #: Seconds to wait for a lock that is held for microseconds: its holder is stopped, or hangs.
-LOCK_SECONDS = 5.0
+LOCK_SECONDS = 1.0
+#: The same for a process that has read SQL, as a request may wait for it.
+READER_WAIT_SECONDS = 0.05
+LOCK_IS_HELD = "another process holds its lock"
 #: Seconds between two tries to take a lock.
 LOCK_RETRY_SECONDS = 0.001
 
@@ -90,6 +93,9 @@ def open_file(path: Path, namespace: str, host_id: int) -> MappedFile:
     :raises OSError: the file system has no room, is read-only, ...
     """
     _check_directory(path.parent)
+    # A whole file needs no lock, which a stopped process may hold.
+    with suppress(OSError, RefusedFile):
+        return _open_checked(path, namespace)
     refusal: Exception | None = None
     with locked(path):
         try:

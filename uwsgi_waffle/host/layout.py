@@ -2,8 +2,8 @@
 
 ::
 
-    words 0..10  magic, layout version, room, slots; sequence, heartbeat, SQL asked at; host
-                 id, reported at, owner, ignored messages
+    words 0..11  magic, layout version, room, slots; sequence, heartbeat, SQL asked at; host
+                 id, reported at, owner, ignored messages, registered at
     page 1..     slots: one for each process, 64 words each
     then         area 0, area 1: 6 words (sequence, lineage, revision, stamp, length, CRC) + room
 
@@ -31,6 +31,8 @@ ROOM_WORD = 2
 SLOTS_WORD = 3
 #: Moves on with each record, from a random start; 0 before the first. What every request compares.
 SEQUENCE_WORD = 4
+#: This bit of it says that no record belongs to it, and that SQL has a later one.
+IN_DOUBT = 1 << 63
 #: When a listener last compared with SQL: nanoseconds of the monotonic clock, one for each boot.
 HEARTBEAT_WORD = 5
 #: When a process last asked SQL because no listener was alive, likewise.
@@ -43,6 +45,8 @@ REPORTED_WORD = 8
 OWNER_WORD = 9
 #: How many messages that this host received were malformed or forged.
 IGNORED_WORD = 10
+#: When a listener last registered this host in SQL, on the clock of the heartbeat; 0 if it is not.
+REGISTERED_WORD = 11
 
 SLOT_WORDS = 64
 SLOT_COUNT = 1024

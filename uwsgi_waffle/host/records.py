@@ -1,8 +1,10 @@
 """Reading and writing the host snapshot.
 
 It is written under ``flock`` and read without a lock: a reader copies a record, then believes it
-only if its CRC is right. Where the file cannot be used, private memory of the same layout takes its
-place; each process then asks SQL for itself, which is later but no less right.
+only if its CRC is right. A writer that cannot have the lock writes no record, but a sequence number
+that says so: each process then asks SQL, and the next writer that has the lock ends that. Where the
+file cannot be used, private memory of the same layout takes its place; each process then asks SQL
+for itself, which is later but no less right.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import json
 import logging
 import os
 import secrets
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -20,16 +21,15 @@ from uwsgi_waffle.values.position import NOWHERE, Position
 from uwsgi_waffle.values.snapshot import Record
 
 from . import areas, layout
-from .files import MappedFile, RefusedFile, locked, open_file
+from .files import LOCK_IS_HELD, READER_WAIT_SECONDS, MappedFile, RefusedFile, locked, open_file
 from .lives import LifeLocks
+from .marks import HostMarks
 from .processes import SlotTable
 
 __all__ = ["HostSnapshot", "encode_record"]
 
 logger = logging.getLogger(__name__)
 
-#: How often a torn read is tried again before SQL is asked.
-READ_ATTEMPTS = 20
 #: How many lineages a host remembers, as other hosts may still be at one of them.
 KEPT_LINEAGES = 4
 
@@ -39,18 +39,27 @@ Before = tuple[tuple[str, ...], ...]
 T = TypeVar("T")
 
 
-class HostSnapshot:
+class HostSnapshot(HostMarks):
     """The latest record that any process of this host has seen.
 
     :ivar words: the memory as native unsigned 64-bit words, for the compare at each request
     :ivar slots: the processes of this host
     """
 
-    words: memoryview[int]
+    def __init__(
+        self,
+        path: Path,
+        namespace: str = "default",
+        path_of_user: Callable[[], Path] | None = None,
+    ) -> None:
+        """Map the file at *path*, made or replaced; where that fails, log it and do without.
 
-    def __init__(self, path: Path, namespace: str = "default") -> None:
-        """Map the file at *path*, made or replaced; where that fails, log it and do without."""
+        :param path_of_user: returns the path for the user that the process runs as by then, where
+            that decides it
+        """
         self.path = path
+        self._path_of_user = path_of_user
+        self._user_id = os.geteuid()
         self._namespace = namespace
         self._file: MappedFile | None = None
         self.slots = SlotTable()
@@ -68,13 +77,16 @@ class HostSnapshot:
         """Whether other processes see what is written here."""
         return self._file is not None
 
-    def _open(self) -> None:
-        """Map the file, or private memory where it cannot be used."""
+    def _open(self, *, is_moved: bool = False) -> None:
+        """Map the file, or private memory where it cannot be used.
+
+        :param is_moved: the memory at hand is that of another path, and must not be kept
+        """
         try:
             file = open_file(self.path, self._namespace, self._new_host_id)
             LifeLocks(self.path).held_here()  # it must be possible to list this process, too
         except (RefusedFile, OSError) as error:
-            if self._file is not None or not hasattr(self, "words"):
+            if is_moved or self._file is not None or not hasattr(self, "words"):
                 self._use_private_memory(error)
             # Else this process has private memory already, and keeps what is in it.
         else:
@@ -110,6 +122,7 @@ class HostSnapshot:
 
         It may have been deleted, replaced or cut short.
         """
+        self.follow_user()
         if self._file is not None and self._file.is_in_place():
             if self.slots.is_registered and not self.slots.is_listed():
                 self._list()  # the file of the life locks was deleted
@@ -117,6 +130,23 @@ class HostSnapshot:
         was_shared = self.is_shared
         self._open()
         return was_shared or self.is_shared
+
+    def follow_user(self) -> None:
+        """Move to the file of the user that this process has become, with the record it has.
+
+        A server that loads the application as root and then gives up its privileges would else
+        keep root's file, which it may not lock or open any more.
+        """
+        if self._user_id == os.geteuid():
+            return
+        self._user_id = os.geteuid()
+        if self._path_of_user is None or self._path_of_user() == self.path:
+            return
+        found = self.read()
+        self.path, self._file = self._path_of_user(), None
+        self._open(is_moved=True)
+        if found is not None:
+            self.publish(found[1])
 
     def register(
         self, role: str, worker: int = 0, master: int = 0, *, follows: bool = False
@@ -130,7 +160,7 @@ class HostSnapshot:
 
     def _list(self) -> None:
         """Take a slot for this process."""
-        if not self._exclusively(self.slots.claim):
+        if not self._exclusively(self.slots.claim, lambda: True):
             self._log_once(
                 "unlisted",
                 "waffle: the host snapshot %s lists %d processes already, so this one (pid %d) "
@@ -141,16 +171,6 @@ class HostSnapshot:
             )
 
     # -- records ------------------------------------------------------------------------------
-
-    @property
-    def host_id(self) -> str:
-        """16 hexadecimal digits that identify this host, which is this file."""
-        return f"{self.words[layout.HOST_ID_WORD]:016x}"
-
-    @property
-    def sequence(self) -> int:
-        """Number of the latest record; it moves on with each."""
-        return self.words[layout.SEQUENCE_WORD]
 
     @property
     def position(self) -> Position:
@@ -175,11 +195,12 @@ class HostSnapshot:
 
     def _latest(self) -> areas.Area | None:
         """Return the area in use, ``None`` where there is none yet, or it is damaged."""
-        found = self._in_use()
+        found = areas.in_use(self.words)
         if found is None and self.sequence and self.verify():
-            found = self._in_use()  # it was not damaged, but abandoned
+            found = areas.in_use(self.words)  # it was not damaged, but abandoned
         if found is None and self.sequence:
             self._known = 0, NOWHERE  # the same position repairs the file
+        if found is None and self.sequence and not self.sequence & layout.IN_DOUBT:
             self._log_once(
                 "damaged",
                 "waffle: the record in the host snapshot %s is damaged. It is read from SQL, and "
@@ -193,24 +214,20 @@ class HostSnapshot:
             self._logged.add(code)
             logger.warning(message, *arguments)
 
-    def _in_use(self) -> areas.Area | None:
-        """Return the area in use in the present mapping, ``None`` as :meth:`_latest`."""
-        for _ in range(READ_ATTEMPTS):
-            sequence = self.sequence
-            if sequence == 0:
-                return None
-            area = areas.read(self.words, sequence)
-            if area is not None:
-                return area
-        return None
-
-    def publish(self, record: Record, *, at_start: bool = False) -> int | None:
+    def publish(
+        self, record: Record, *, at_start: bool = False, since: int | None = None
+    ) -> int | None:
         """Make *record* the latest; never goes back within a lineage.
+
+        Where another process holds the lock for too long, or it cannot be opened, all processes of
+        this host are made to ask SQL instead.
 
         :param at_start: accept the empty record of a database that was emptied as well, where no
             other process of this host is listed
-        :return: its sequence number, ``None`` where a later record stays the latest, or this one
-            is too large
+        :param since: the sequence number before SQL was read; left out for a record that this
+            process has committed, which other processes may have missed there
+        :return: its sequence number, ``None`` where a later record stays the latest, this one is
+            too large, or all processes are made to ask SQL
         """
         lineage, keys, before = self._secrets()
         if keys and record.position.lineage != lineage:
@@ -225,23 +242,51 @@ class HostSnapshot:
                 layout.ROOM_BYTES,
             )
             return None
-        return self._exclusively(lambda: self._publish(record, before, payload, at_start=at_start))
 
-    def _exclusively(self, act: Callable[[], T]) -> T:
-        """Write to the file, alone; to private memory where the lock cannot be taken.
+        def write() -> int | None:
+            if self.sequence & layout.IN_DOUBT and self.sequence != since:
+                self._doubt(record, since)  # its record may be later than this one
+                return None
+            return self._publish(record, before, payload, at_start=at_start)
+
+        wait_seconds = None if since is None else READER_WAIT_SECONDS
+        return self._exclusively(write, lambda: self._doubt(record, since), wait_seconds)
+
+    def _doubt(self, record: Record, since: int | None) -> None:
+        """Make each process ask SQL, unless the others know all that this one does."""
+        if since is not None:
+            if self.sequence & layout.IN_DOUBT:
+                return
+            found = areas.in_use(self.words)
+            if found is not None and not record.position.supersedes(found.position):
+                return
+        self.words[layout.SEQUENCE_WORD] = layout.IN_DOUBT | secrets.randbits(62)
+
+    def _exclusively(
+        self, act: Callable[[], T], otherwise: Callable[[], T], wait_seconds: float | None = None
+    ) -> T:
+        """Write to the file, alone; do what needs no lock where that cannot be had.
 
         *act* must not log: under gevent that may switch to a greenlet that waits for the lock.
         """
         while self._file is not None:
             try:
-                with locked(self.path):
+                with locked(self.path, wait_seconds=wait_seconds) as is_held:
+                    if not is_held:
+                        raise TimeoutError(LOCK_IS_HELD)
                     # A process that replaces the file holds the lock too, so it now stays in place.
                     if self._file.is_in_place():
                         return act()
             except OSError as error:
                 if self._file.is_in_place():
-                    self._use_private_memory(error)
-                    continue
+                    self._log_once(
+                        "unlocked",
+                        "waffle: the host snapshot %s cannot be written (%s). Each process of "
+                        "this host asks SQL for each change until it can.",
+                        self.path,
+                        error,
+                    )
+                    return otherwise()
             self._open()
         return act()
 
@@ -251,54 +296,26 @@ class HostSnapshot:
         last = self.words[layout.SEQUENCE_WORD]
         present: Position | None = self._known[1]
         if not last or last != self._known[0]:
-            found = self._in_use()
+            found = areas.in_use(self.words)
             present = None if found is None else found.position
         if present is not None and not record.position.supersedes(present):
             is_emptied = not record.position.exists and present.exists
-            if not (is_emptied and at_start and self._is_alone()):
+            others = (process.pid != os.getpid() for process in self.slots.living())
+            if not (is_emptied and at_start) or any(others):
                 return None
         # From a random start, so that no file repeats a number that a process has seen in another.
         # Garbage may have been left in it, too: after the largest number comes one that is not 0.
-        sequence = ((last or secrets.randbits(62)) + 1) & layout.WORD_MAX or 2
+        sequence = ((last or secrets.randbits(62)) + 1) & (layout.IN_DOUBT - 1) or 2
         areas.write(self.words, sequence, record.position, payload)
+        if self.words[layout.SEQUENCE_WORD] != last:
+            return None  # this process was stopped, and another has sent all to SQL meanwhile
         self.words[layout.SEQUENCE_WORD] = sequence
         self._known = sequence, record.position
         self._decoded = sequence, record.position.lineage, record.keys, before
         self._logged.clear()
         return sequence
 
-    def _is_alone(self) -> bool:
-        return all(process.pid == os.getpid() for process in self.slots.living())
-
-    # -- listeners ---------------------------------------------------------------------------
-
-    def beat(self) -> None:
-        """Record that a listener of this host has just compared it with SQL."""
-        self.words[layout.HEARTBEAT_WORD] = time.monotonic_ns()
-
-    def heartbeat_age_seconds(self) -> float | None:
-        """Return how long ago a listener did, ``None`` where none has since the boot."""
-        beat = self.words[layout.HEARTBEAT_WORD]
-        age = time.monotonic_ns() - beat
-        # A file on a disk outlives the boot whose clock it holds.
-        return age / 1e9 if beat and age >= 0 else None
-
-    def claim_report(self, every_seconds: float) -> bool:
-        """Return whether it is time to report this host, which then counts as done."""
-        now = time.monotonic_ns()
-        if 0 <= now - self.words[layout.REPORTED_WORD] < every_seconds * 1e9:
-            return False
-        self.words[layout.REPORTED_WORD] = now
-        return True
-
-    def count_ignored(self, count: int) -> None:
-        """Count messages that were malformed or forged."""
-        self.words[layout.IGNORED_WORD] = (self.ignored_count + count) & layout.WORD_MAX
-
-    @property
-    def ignored_count(self) -> int:
-        """How many messages were malformed or forged since the file was made."""
-        return self.words[layout.IGNORED_WORD]
+    # -- keys ---------------------------------------------------------------------------------
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -320,7 +337,7 @@ class HostSnapshot:
         if self._decoded[0] != self.words[layout.SEQUENCE_WORD]:
             found = self.read()
             if found is None:
-                return "", (), ()
+                return self._decoded[1:] if self.sequence & layout.IN_DOUBT else ("", (), ())
             record = found[1]
             self._decoded = found[0], record.position.lineage, record.keys, record.before
         return self._decoded[1:]

@@ -157,7 +157,15 @@ def _started(config: Config, loop: Callable[[StopEvent], None]) -> Environment:
     environment = (
         ThreadEnvironment() if config.listener == "thread" else concurrency.choose_environment()
     )
-    environment.start(loop)
+    try:
+        environment.start(loop)
+    except RuntimeError as error:
+        logger.warning(
+            "waffle: the listener of this process cannot start (%s). Requests see changes by "
+            "polling SQL, within %g s, and start it once that is possible.",
+            error,
+            config.poll_seconds,
+        )
     return environment
 
 
@@ -166,8 +174,10 @@ def _stand_by(election: Election, listen: Callable[[], None], stop: StopEvent) -
     while not stop.is_set():
         if election.win():
             logger.info("waffle: this worker listens for its uWSGI instance.")
-            listen()
-            election.resign()
+            try:
+                listen()
+            finally:
+                election.resign()
         else:
             stop.wait(STANDBY_SECONDS)
 

@@ -105,9 +105,9 @@ class Reconciler:
         self._failed(StoreUnavailable(message, url=url))
 
     def _reconcile(self, *, at_start: bool = False) -> Record:
-        seen = self._host.position
+        seen, sequence = self._host.position, self._host.sequence
         record = self.read()
-        self._host.publish(record, at_start=at_start)
+        self._host.publish(record, at_start=at_start, since=sequence)
         self._check_order(record.position, seen)
         return record
 

@@ -1,4 +1,4 @@
-"""Reporting this host to the others through Redis; where Redis refuses, a note in SQL."""
+"""Telling the other hosts of this one: it is registered in SQL, and reports through Redis."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import logging
 import os
 import socket
 import time
-from contextlib import suppress
 
 from uwsgi_waffle.bus.client import BusUnavailable
-from uwsgi_waffle.bus.fleet import HostStatus, this_host
+from uwsgi_waffle.bus.fleet import this_host
 from uwsgi_waffle.bus.reports import REPORT_SECONDS, HostReports
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.server import _uwsgi
 from uwsgi_waffle.server.concurrency import Backoff
-from uwsgi_waffle.sql.hosts import MuteHost, MuteHosts
+from uwsgi_waffle.sql.hosts import HostRegistry
 
 from .listener import TURN_SECONDS, Listener
 
@@ -28,10 +27,10 @@ logger = logging.getLogger(__name__)
 CONVERGING_TURN_SECONDS = 0.01
 #: Seconds after a change for which they are looked at that often.
 CONVERGING_SECONDS = 2.0
-#: How often a report fails in a row before SQL gets a note of it, where Redis is not heard at all.
-FAILURES_BEFORE_NOTE = 4
-#: Seconds after which the note is written again: `flask waffle forget` may have removed it.
-NOTE_AGAIN_SECONDS = 30.0
+#: How often a report fails in a row before SQL is told, where Redis is not heard at all.
+FAILURES_BEFORE_REASON = 4
+#: Seconds after which a host registers again, see :data:`uwsgi_waffle.sql.hosts.FORGET_SECONDS`.
+REGISTER_SECONDS = 100.0
 
 
 class Reporter:
@@ -42,7 +41,7 @@ class Reporter:
         config: Config,
         host: HostSnapshot,
         reports: HostReports,
-        mute_hosts: MuteHosts,
+        registry: HostRegistry,
         declaration: str,
     ) -> None:
         """Report nothing yet.
@@ -53,7 +52,7 @@ class Reporter:
         self._host = host
         self._host_name = socket.gethostname()
         self._reports = reports
-        self._mute_hosts = mute_hosts
+        self._registry = registry
         self._declaration = declaration
         self._reported: object = None
         self._seen_sequence = -1
@@ -63,9 +62,10 @@ class Reporter:
         self._backoff = Backoff(REPORT_SECONDS, 10 * REPORT_SECONDS)
         self._failures = 0
         self._error = ""
-        #: Why this host cannot report, as far as SQL has a note of it.
-        self._noted_reason = ""
-        self._note_again_at = 0.0
+        #: Why this host cannot report, as it is registered.
+        self._registered_reason = ""
+        self._register_backoff = Backoff(REPORT_SECONDS, 10 * REPORT_SECONDS)
+        self._register_at = 0.0
 
     def report_if_due(self, listener: Listener) -> float:
         """Report what is due, and return in how many seconds to look again.
@@ -85,6 +85,7 @@ class Reporter:
         is_due = self._host.claim_report(REPORT_SECONDS)
         if is_due:
             self._count_workers()
+            self._register(self._registered_reason)
         lags = now >= self._retry_at and self._report(listener, only_changes=not is_due)
         return CONVERGING_TURN_SECONDS if converging and lags else TURN_SECONDS
 
@@ -97,7 +98,6 @@ class Reporter:
         """
         host = self._host
         host.slots.release()
-        self._forget_mute()
         deadline = time.monotonic() + wait_seconds
         while any(p.follows and p.pid != os.getpid() for p in host.slots.living()):
             if time.monotonic() >= deadline:
@@ -106,8 +106,12 @@ class Reporter:
         try:
             for lineage in (host.position.lineage, *host.lineages_before):
                 self._reports.retire(host.host_id, lineage)
-        except BusUnavailable as error:
-            logger.info("waffle: this host shows as silent for a while (Redis: %s).", error)
+            if host.is_registered:
+                self._registry.forget(host.host_id)
+        except (BusUnavailable, StoreUnavailable) as error:
+            logger.info("waffle: this host shows as silent for a while (%s).", error)
+        else:
+            host.note_unregistered()
 
     def _count_workers(self) -> None:
         """Record how many workers uWSGI runs, for those that load no application are not listed."""
@@ -132,17 +136,17 @@ class Reporter:
         try:
             self._reports.put(host)
         except BusUnavailable as error:
-            self._failed(host, str(error), redis_is_heard=listener.is_live)
+            self._failed(str(error), redis_is_heard=listener.is_live)
         else:
             self._error = ""
             self._failures = 0
             self._reported = served
             self._backoff.reset()
-            self._forget_mute()
+            self._register("")
         return bool(host.exceptions)
 
-    def _failed(self, host: HostStatus, reason: str, *, redis_is_heard: bool) -> None:
-        """Log once that this host cannot report, and make a note of it for the others."""
+    def _failed(self, reason: str, *, redis_is_heard: bool) -> None:
+        """Log once that this host cannot report, and tell the others."""
         if redis_is_heard and not self._error:
             logger.warning(
                 "waffle: this host cannot report to Redis (%s). It serves changes as usual, but "
@@ -154,21 +158,25 @@ class Reporter:
         self._reported = None
         self._retry_at = time.monotonic() + self._backoff.next_seconds()
         # A Redis that restarts must not cost SQL a write for each host.
-        if redis_is_heard or self._failures >= FAILURES_BEFORE_NOTE:
-            self._note_mute(host, reason)
+        if redis_is_heard or self._failures >= FAILURES_BEFORE_REASON:
+            self._register(reason)
 
-    def _note_mute(self, host: HostStatus, reason: str) -> None:
-        """Note in SQL that this host cannot report: at once for each reason, else now and then."""
+    def _register(self, reason: str) -> None:
+        """Register this host in SQL: at once where the reason is another one, else now and then.
+
+        :param reason: why it cannot report, ``""`` where it can
+        """
         now = time.monotonic()
-        if reason == self._noted_reason and now < self._note_again_at:
+        if now < self._register_at:
+            return  # SQL did not take it a moment ago
+        is_due = self._host.claim_registration(REGISTER_SECONDS)
+        if reason == self._registered_reason and not is_due:
             return
-        with suppress(StoreUnavailable):  # the next failure tries again
-            self._mute_hosts.note(MuteHost(host.id, host.name, reason))
-            self._noted_reason, self._note_again_at = reason, now + NOTE_AGAIN_SECONDS
-
-    def _forget_mute(self) -> None:
-        """Remove the note of this process, as its host can report again, or ends."""
-        if self._noted_reason:
-            with suppress(StoreUnavailable):  # the next report tries again
-                self._mute_hosts.forget(self._host.host_id)
-                self._noted_reason = ""
+        try:
+            self._registry.register(self._host.host_id, self._host_name, reason)
+        except StoreUnavailable:  # the reconciler logs that SQL does not answer
+            self._host.note_unregistered()
+            self._register_at = now + self._register_backoff.next_seconds()
+        else:
+            self._registered_reason = reason
+            self._register_backoff.reset()

@@ -15,7 +15,7 @@ from uwsgi_waffle.host.processes import ListenerState
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.values.position import NOWHERE, Position
 
-__all__ = ["known_hosts", "look", "own_host", "refusals", "wait", "with_mute_hosts"]
+__all__ = ["known_hosts", "look", "own_host", "refusals", "wait", "with_registered_hosts"]
 
 #: Seconds between two looks at the processes of this host.
 LOOK_SECONDS = 0.005
@@ -48,19 +48,24 @@ def known_hosts(own: HostStatus, reported: Iterable[HostStatus]) -> tuple[HostSt
     return tuple(sorted(mine + others, key=lambda host: (host.name, host.id)))
 
 
-def with_mute_hosts(state: State, reported: Iterable[HostStatus]) -> dict[str, HostStatus]:
-    """Return id -> host, with those that noted in SQL that they cannot report on Redis.
+def with_registered_hosts(state: State, reported: Iterable[HostStatus]) -> dict[str, HostStatus]:
+    """Return id -> host, with those that are registered in SQL and have no report in Redis.
 
     :raises StoreUnavailable: the database did not answer
     """
     hosts = {host.id: host for host in reported}
-    for mute in state.mute_hosts.read():
-        # How many processes a host has that has never reported is not known.
-        unknown = HostStatus(mute.id, mute.name, NOWHERE, ListenerState(), following=1)
-        host = hosts.get(mute.id, unknown)
-        if host is unknown or host.is_silent:  # else it reports, and a killed process left the note
-            fault = f"it cannot report to Redis ({mute.reason})"
-            hosts[mute.id] = replace(host, fault=fault)
+    for registered in state.registry.read():
+        host = hosts.get(registered.id)
+        if host is not None and not host.is_silent:
+            continue  # it reports; a reason is one that a killed process left
+        if host is None:  # how many processes it has is not known
+            host = HostStatus(registered.id, registered.name, NOWHERE, ListenerState(), following=1)
+            fault = "Redis holds no report of it"
+        else:
+            fault = ""
+        if registered.reason:
+            fault = f"it cannot report to Redis ({registered.reason})"
+        hosts[host.id] = replace(host, fault=fault)
     return hosts
 
 
@@ -128,7 +133,7 @@ class _View:
             reported = self._state.reports.read(
                 lineage, before=self._before(lineage), in_full=in_full
             )
-            hosts = with_mute_hosts(self._state, reported.hosts)
+            hosts = with_registered_hosts(self._state, reported.hosts)
         except BusUnavailable as error:
             where = self._state.redis.location
             self._unknown_hosts = f"not known, as Redis at {where} does not answer ({error})"

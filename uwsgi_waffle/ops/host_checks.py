@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import pwd
 import stat
@@ -29,14 +30,42 @@ def snapshot(state: State) -> Iterator[Finding]:
             f"The host snapshot {path} cannot be used by {_user_name(os.geteuid())} "
             f"({state.host.not_shared_reason}), so this process and the others do not see each "
             "other's changes before they ask SQL.",
-            "Run as the user that the server runs as, and remove the file or directory if another "
-            "user made it by mistake; or give WAFFLE_SNAPSHOT_PATH a directory of that user, which "
-            "no other user may write to.",
+            _remedy(path),
         )
     else:
         yield from _permissions(path)
     if state.config.snapshot_path is None:
         yield from _other_users(default_path(state.config))
+
+
+def _remedy(path: Path) -> str:
+    """Return what mends a host snapshot that this user cannot use."""
+    own = os.geteuid()
+    found = [directory for directory in (path.parent, *_files_of(path)) if _owner(directory) != own]
+    foreign = next((f for f in found if f != path.parent or _owner(f) != 0), None)
+    if foreign is None:
+        return (
+            "Run as the user that the server runs as; or give WAFFLE_SNAPSHOT_PATH a directory of "
+            "that user, which no other user may write to."
+        )
+    user, here = _user_name(_owner(foreign)), _user_name(own)
+    group = path.parent if foreign == path.parent else f"{path}*"
+    return (
+        f"{foreign} belongs to user {user}. If {here} is the user that the server runs as, let "
+        f"root run `chown -R {here} {group}`, or remove it; else run this command as that user."
+    )
+
+
+def _files_of(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}*"))
+
+
+def _owner(path: Path) -> int:
+    """Return the user that a file belongs to; this one where it is not there, or not to be seen."""
+    try:
+        return path.lstat().st_uid
+    except OSError:
+        return os.geteuid()
 
 
 def _permissions(path: Path) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from uwsgi_waffle.listen.reconcile import problem_of_order
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.values.position import Position
 
-from .convergence import known_hosts, own_host, with_mute_hosts
+from .convergence import known_hosts, own_host, with_registered_hosts
 
 __all__ = ["ProcessStatus", "Status", "collect"]
 
@@ -102,7 +102,7 @@ def collect(state: State) -> Status:
     others: Iterable[HostStatus] = reported.hosts
     if position is not None and state.config.multiproc:
         with suppress(StoreUnavailable):  # it answered a moment ago; the next status reports it
-            others = with_mute_hosts(state, others).values()
+            others = with_registered_hosts(state, others).values()
     hosts = known_hosts(own, others)
     ignored = state.host.ignored_count + reported.ignored
     problems += _problems(state, own, position)

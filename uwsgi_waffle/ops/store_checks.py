@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from uwsgi_waffle.bus.client import BusUnavailable
 from uwsgi_waffle.bus.fleet import HostStatus
-from uwsgi_waffle.bus.reports import FORGET_SECONDS
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.server.traps import Finding
+from uwsgi_waffle.sql.hosts import FORGET_SECONDS
 
 from .convergence import refusals
 from .status import Status

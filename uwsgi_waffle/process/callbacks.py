@@ -100,7 +100,9 @@ class ChangeQueue:
     def _run(self, event: _Event) -> None:
         try:
             self._callbacks.run(self._app, event.changes, event.revision)
-        except (Exception, SystemExit):
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             # Not a callback, whose errors `_call` logs, but a teardown function of the context.
             logger.exception("waffle: the callbacks of revision %d were cut short.", event.revision)
 
@@ -121,8 +123,11 @@ class ChangeQueue:
 def _call(handler: ChangeHandler, arguments: tuple[Any, ...], name: str, revision: int) -> None:
     try:
         handler(*arguments)
-    except (Exception, SystemExit):
-        # SystemExit: in a uWSGI signal handler it would end the worker.
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        # Such as SystemExit, which would end a uWSGI worker, or gevent.Timeout, which would end
+        # the listener.
         what = f"on_change({name!r})" if name else "a receiver of settings_changed"
         logger.exception(
             "waffle: %s failed at revision %d. The new values are served nevertheless.",

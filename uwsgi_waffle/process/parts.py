@@ -13,7 +13,7 @@ from uwsgi_waffle.host.files import default_path
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.listen.reconcile import Reconciler
 from uwsgi_waffle.sql.history import History
-from uwsgi_waffle.sql.hosts import MuteHosts
+from uwsgi_waffle.sql.hosts import HostRegistry
 from uwsgi_waffle.sql.store import Store
 from uwsgi_waffle.values.cipher import Cipher
 from uwsgi_waffle.values.confs import model_from_confs
@@ -35,7 +35,7 @@ class Parts:
     :ivar store: SQL
     :ivar history: what was changed, when and by whom
     :ivar host: the snapshot that the processes of this host share
-    :ivar mute_hosts: hosts that cannot report on Redis
+    :ivar registry: the hosts that listen, in SQL
     :ivar host_name: the name of this host
     :ivar redis: the Redis client
     :ivar bus: announcements to other hosts
@@ -59,15 +59,17 @@ class Parts:
         self.declaration = Declaration(model or model_from_confs(config.confs or {}))
         self.cipher = Cipher(config.encryption_keys)
         self.store = Store(config)
-        self.mute_hosts = MuteHosts(self.store)
+        self.registry = HostRegistry(self.store)
         self.host_name = socket.gethostname()
         self.history = History(self.store, self.declaration, self.cipher)
-        self.host = HostSnapshot(config.snapshot_path or default_path(config), config.namespace)
+        chosen = config.snapshot_path
+        self.host = host = HostSnapshot(
+            chosen or default_path(config),
+            config.namespace,
+            None if chosen else lambda: default_path(config),
+        )
         self.redis = SharedClient(config, redis)
-        self.bus = Bus(config, self.redis, lambda: self.host.keys)
-        self.reports = HostReports(config, self.redis, self._keys_of)
+        # Nothing that the listener holds may hold the application: the listener ends with it.
+        self.bus = Bus(config, self.redis, lambda: host.keys)
+        self.reports = HostReports(config, self.redis, host.keys_of)
         self.reconciler = Reconciler(self.store, self.host, config.poll_seconds)
-
-    def _keys_of(self, lineage: str) -> tuple[str, ...]:
-        """Return what signs the reports of a lineage that this host is at, or was at before."""
-        return self.host.keys_of(lineage)

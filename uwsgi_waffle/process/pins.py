@@ -124,8 +124,19 @@ class Pins:
         if has_request_context():
             kept: Snapshot | None = request.environ.get(self._environ_key)
             if kept is not None:
-                return kept
+                return self.overlay(kept)
         return self.overlay(self._serving.fresh())
+
+    def follow(self) -> Snapshot:
+        """Have the request at hand, if there is one, see the newest snapshot from now on."""
+        newest = self._serving.fresh()
+        seen = self.overlay(newest)
+        pin = self.here()
+        if pin.snapshot is not None and pin.thread == get_ident():
+            pin.snapshot = seen
+        if has_request_context() and self._environ_key in request.environ:
+            request.environ[self._environ_key] = newest
+        return seen
 
     def overlay(self, snapshot: Snapshot) -> Snapshot:
         """Return a snapshot with what this context overrides.
@@ -148,7 +159,7 @@ class Pins:
         token = self._overrides.set({**(self._overrides.get() or {}), **values})
         try:
             pinned = self.pinned()
-            seen = self.overlay(pinned or self._serving.fresh())
+            seen = self.unpinned() if pinned is None else self.overlay(pinned)
             pin_token = self._pin.set(Pin(seen, get_ident())) if pinned is not None else None
             try:
                 yield

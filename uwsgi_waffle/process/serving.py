@@ -26,6 +26,11 @@ logger = logging.getLogger(__name__)
 
 #: In seconds of the monotonic clock; not 0, which says that a process is not adopted yet.
 LONG_AGO = 1e-9
+#: Seconds that a request waits for another thread that adopts this process, which takes less than a
+#: millisecond.
+ADOPTION_SECONDS = 1.0
+#: Seconds between two looks whether it has.
+ADOPTION_RETRY_SECONDS = 0.0005
 
 
 class Serving:
@@ -86,12 +91,21 @@ class Serving:
         """Do what one of the compares in :meth:`fresh` has found due."""
         if not self.check_at[0]:
             self._adopt()
-            if not self.check_at[0]:
-                return  # another thread adopts this process; only `current` is safe until then
+            if not self._is_adopted_soon():
+                return  # only `current` is safe until then
         if time.monotonic() > self.check_at[0]:
             self._check_listener()
         if self._host.sequence != self.seen_sequence:
             self.catch_up()
+
+    def _is_adopted_soon(self) -> bool:
+        """Wait while another thread adopts this process, and return whether that is done."""
+        deadline = time.monotonic() + ADOPTION_SECONDS
+        while not self.check_at[0]:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(ADOPTION_RETRY_SECONDS)  # not a lock: a fork could copy it while it is held
+        return True
 
     def expect_check(self) -> None:
         """Have the next request check the listener of this host."""
@@ -105,6 +119,7 @@ class Serving:
             self._check_in(self._config.stale_seconds - age)
             return
         self._check_in(self._config.poll_seconds)
+        self._adopt()  # again: it starts a listener of this process that has ended
         self._asker.poll_if_due()
 
     def _check_in(self, seconds: float) -> None:

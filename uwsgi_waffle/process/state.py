@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -66,7 +67,7 @@ class State(Parts):
         super().__init__(app, config, model, redis)
         self.declaration.check_known(callbacks.names)
         self._reporter = Reporter(
-            config, self.host, self.reports, self.mute_hosts, self.declaration.digest
+            config, self.host, self.reports, self.registry, self.declaration.digest
         )
         self.loop = ListenerLoop(config, self.bus, self.host, self.reconciler, self._reporter)
         self.place: placement.Place | None = None
@@ -76,6 +77,7 @@ class State(Parts):
         self._pid = os.getpid()
         self._claims: dict[int, object] = {}
         self._was_uwsgi_process = False
+        self._restarting = threading.Lock()
         _make_instance_folder(app, config)
         self._read_at_start()
         self.serving = Serving(self, self._asker, self._queue, _weak(self.adopt_process))
@@ -121,6 +123,10 @@ class State(Parts):
             self.adopt_process()  # lazy-apps: the fork has happened
         # Elsewhere a fork may follow, and would lose a thread started now: a request starts it.
 
+    def before_fork(self) -> None:
+        """Give up what a child must not inherit."""
+        self.store.database.before_fork()
+
     def after_fork(self, *, by_uwsgi: bool) -> None:
         """Set up a process that was just forked, as far as that is safe before a request.
 
@@ -136,10 +142,13 @@ class State(Parts):
     def adopt_process(self, *, is_listener: bool = False) -> None:
         """List this process and start its listener; the first call in a process does it.
 
+        Later calls start a listener again that could not start, or has ended.
+
         :param is_listener: the process exists to listen, and runs the listener itself
         """
         mine = object()
         if self._claims.setdefault(os.getpid(), mine) is not mine:
+            self._restart_listener()
             return
         self._leave_parent()
         self.serving.expect_check()
@@ -155,12 +164,29 @@ class State(Parts):
         self._was_uwsgi_process = server is not None and server.role() in placement.UWSGI_PROCESSES
         self.place = placement.Place.NOWHERE if is_child else placement.decide(self.config)
         self._register(follows=placement.follows(self.place), is_child=is_child)
-        self.environment = placement.start(
-            self.config, self.place, self.loop.run, self.serving.catch_up, self._election()
-        )
+        self.environment = self._start_listener(self.place)
         # A respawned worker has inherited what the master served first.
         if self.host.sequence != self.serving.seen_sequence:
             self.serving.catch_up()
+
+    def _start_listener(self, place: placement.Place) -> concurrency.Environment | None:
+        environment = placement.start(
+            self.config, place, self.loop.run, _weak(self.serving.catch_up), self._election()
+        )
+        if environment is not None:
+            # Not at the end of the process: a daemon thread and a greenlet end with it anyway.
+            weakref.finalize(self, environment.request_stop).atexit = False
+        return environment
+
+    def _restart_listener(self) -> None:
+        """Start the listener of this process again if it does not run, though it should."""
+        if self.place is None or not self._restarting.acquire(blocking=False):
+            return
+        try:
+            if self.environment is not None and not self.environment.is_alive():
+                self.environment = self._start_listener(self.place)
+        finally:
+            self._restarting.release()
 
     def retire(self, wait_seconds: float = 0.0) -> None:
         """Unlist this process, and with the last process its host.
@@ -184,6 +210,7 @@ class State(Parts):
         self._queue.after_fork()
         self._asker.after_fork()
         self.environment = None
+        self._restarting = threading.Lock()
 
     def _register(
         self, *, follows: bool, alone_as: str = "process", is_child: bool = False

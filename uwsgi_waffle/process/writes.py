@@ -255,7 +255,7 @@ class _Edit:
         return Snapshot(
             record.position,
             self._after,
-            MappingProxyType(dict(self._after)),
+            MappingProxyType(self._declaration.values(self._after)),
             self._problems,
             tuple(sorted(record.rows.keys() - set(self._declaration.names))),
         )

@@ -76,6 +76,9 @@ class Environment(Protocol):
     def is_alive(self) -> bool:
         """Return whether the loop still runs."""
 
+    def request_stop(self) -> None:
+        """Ask the loop to end."""
+
     def stop(self, timeout_seconds: float) -> None:
         """Ask the loop to end, and wait for it at most *timeout_seconds*."""
 
@@ -89,14 +92,19 @@ class ThreadEnvironment:
 
     def start(self, loop: Callable[[StopEvent], None]) -> None:
         """Start *loop* in a thread."""
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=loop, args=(self._stop,), name="waffle-listener", daemon=True
         )
-        self._thread.start()
+        thread.start()
+        self._thread = thread  # not one that could not start, which cannot be joined
 
     def is_alive(self) -> bool:
         """Return whether the thread still runs."""
         return self._thread is not None and self._thread.is_alive()
+
+    def request_stop(self) -> None:
+        """Ask the thread to end."""
+        self._stop.set()
 
     def stop(self, timeout_seconds: float) -> None:
         """Ask the thread to end, and wait for it at most *timeout_seconds*."""
@@ -119,6 +127,10 @@ class GreenletEnvironment:
     def is_alive(self) -> bool:
         """Return whether the greenlet still runs, or has yet to."""
         return self._greenlet is not None and not self._greenlet.ready()
+
+    def request_stop(self) -> None:
+        """Ask the greenlet to end."""
+        self._stop.set()
 
     def stop(self, timeout_seconds: float) -> None:
         """Ask the greenlet to end, and wait for it at most *timeout_seconds*."""

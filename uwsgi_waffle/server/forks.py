@@ -1,4 +1,4 @@
-"""Noticing a fork, whatever code forks.
+"""Noticing a fork, whatever code forks, and keeping it away from work that must not be copied.
 
 Three ways, as each has a hole: ``os.register_at_fork`` (uWSGI forks in C and does not call it),
 uWSGI's post-fork hook (other code may overwrite it), and a number that the kernel wipes from the
@@ -10,12 +10,18 @@ from __future__ import annotations
 import mmap
 import os
 import sys
+import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from . import hooks
 
-__all__ = ["OwnNumber", "make_own_number", "watch"]
+__all__ = ["OwnNumber", "make_own_number", "watch", "without_fork"]
+
+#: Most seconds that a fork waits for work of other threads: longer than SQLite waits for a lock.
+WORK_SECONDS = 6.0
 
 #: From linux/mman.h; Python's mmap does not name it.
 _MADV_WIPEONFORK = 18
@@ -26,6 +32,9 @@ _is_watching = False
 
 class Watcher(Protocol):
     """An object that sets itself up after a fork."""
+
+    def before_fork(self) -> None:
+        """Give up what a child must not inherit."""
 
     def after_fork(self, *, by_uwsgi: bool) -> None:
         """Set up this process, just forked.
@@ -75,10 +84,78 @@ def watch(watcher: Watcher) -> None:
     _watchers.add(watcher)
     if not _is_watching:
         _is_watching = True
-        os.register_at_fork(after_in_child=lambda: _call_watchers(by_uwsgi=False))
-        hooks.on_fork(lambda: _call_watchers(by_uwsgi=True))
+        os.register_at_fork(
+            before=_before_fork,
+            after_in_parent=_after_fork_in_parent,
+            after_in_child=lambda: _after_fork(by_uwsgi=False),
+        )
+        hooks.on_fork(lambda: _after_fork(by_uwsgi=True))
 
 
-def _call_watchers(*, by_uwsgi: bool) -> None:
+def _before_fork() -> None:
+    _gate.close()
+    for watcher in list(_watchers):
+        watcher.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    _gate.open()
+
+
+def _after_fork(*, by_uwsgi: bool) -> None:
+    global _gate  # noqa: PLW0603  # its lock may have been held at the fork
+    _gate = _Gate()
     for watcher in list(_watchers):
         watcher.after_fork(by_uwsgi=by_uwsgi)
+
+
+class _Gate:
+    """Closed during a fork, which waits until no other thread is within."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._within: list[int] = []
+        self._closed_by = 0
+
+    def enter(self) -> None:
+        me = threading.get_ident()
+        with self._condition:
+            self._condition.wait_for(
+                lambda: not self._closed_by or me == self._closed_by or me in self._within
+            )
+            self._within.append(me)
+
+    def leave(self) -> None:
+        with self._condition:
+            self._within.remove(threading.get_ident())
+            self._condition.notify_all()
+
+    def close(self) -> None:
+        me = threading.get_ident()
+        with self._condition:
+            self._condition.wait_for(lambda: not self._closed_by, WORK_SECONDS)
+            self._closed_by = me
+            self._condition.wait_for(lambda: {*self._within} <= {me}, WORK_SECONDS)
+
+    def open(self) -> None:
+        with self._condition:
+            self._closed_by = 0
+            self._condition.notify_all()
+
+
+_gate = _Gate()
+
+
+@contextmanager
+def without_fork() -> Iterator[None]:
+    """Have a fork of another thread wait for the block, at most :data:`WORK_SECONDS`.
+
+    For what keeps its locks in the memory of the process, and so would leave them locked for ever
+    in a child: SQLite does.
+    """
+    gate = _gate
+    gate.enter()
+    try:
+        yield
+    finally:
+        gate.leave()

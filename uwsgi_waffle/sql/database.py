@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from sqlalchemy import exc, pool
 
 from uwsgi_waffle.config import redact_url
 from uwsgi_waffle.errors import ConfigError, StoreUnavailable
+from uwsgi_waffle.server import forks
 
 from .schema import NAMESPACE, metadata
 
@@ -44,6 +46,7 @@ class Database:
         #: The URL without its password.
         self.url = redact_url(uri)
         self._uri = uri
+        self._is_sqlite_file = False
         self._engine: sa.Engine | None = self._make_engine()
         self._pid = os.getpid()
 
@@ -68,10 +71,24 @@ class Database:
             self._engine.dispose(close=False)
             self._engine = None
 
+    def before_fork(self) -> None:
+        """Give up connections that the child may neither use nor close, which are SQLite's.
+
+        https://sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_
+        """
+        if self._is_sqlite_file:
+            self.close()
+
     def close(self) -> None:
         """Close the held connection, unless it is in use; the next use makes a new one."""
         if self._engine is not None:
             self._engine.dispose()
+
+    @contextmanager
+    def _using_engine(self) -> Iterator[sa.Engine]:
+        """Have no other thread fork meanwhile where that would harm the child."""
+        with forks.without_fork() if self._is_sqlite_file else nullcontext():
+            yield self.engine
 
     def read(self, read: Callable[[sa.Connection], T], *, without_tables: T) -> T:
         """Return what *read* returns; once more where a held connection turned out to be dead.
@@ -82,7 +99,7 @@ class Database:
         """
         for last_attempt in (False, True):
             try:
-                with self.engine.connect() as connection:
+                with self._using_engine() as engine, engine.connect() as connection:
                     # One statement at a time needs no transaction around it, and none is left open.
                     return read(_autocommitting(connection))
             except exc.SQLAlchemyError as error:
@@ -103,7 +120,7 @@ class Database:
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with self.engine.connect() as connection:
+                with self._using_engine() as engine, engine.connect() as connection:
                     return transaction(connection)
             except exc.SQLAlchemyError as error:
                 if attempt == ATTEMPTS or not self._worth_another_try(error):
@@ -129,8 +146,9 @@ class Database:
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                metadata.create_all(self.engine)
-                self._add_missing_columns()
+                with self._using_engine() as engine:
+                    metadata.create_all(engine)
+                    _add_missing_columns(engine)
             except exc.SQLAlchemyError as error:
                 # Another process may create them at this moment, as the check takes no lock.
                 if attempt == ATTEMPTS or _could_not_connect(error):
@@ -138,26 +156,15 @@ class Database:
             else:
                 return
 
-    def _add_missing_columns(self) -> None:
-        """Add what the tables of an earlier release lack; each such column has a default."""
-        inspector = sa.inspect(self.engine)
-        for table in metadata.tables.values():
-            present = {column["name"] for column in inspector.get_columns(table.name)}
-            for column in table.columns:
-                if column.name not in present:
-                    compiled = sa.schema.CreateColumn(column).compile(self.engine)
-                    with self.engine.begin() as connection:
-                        quoted = connection.dialect.identifier_preparer.format_table(table)
-                        connection.exec_driver_sql(f"ALTER TABLE {quoted} ADD COLUMN {compiled}")
-
     def missing_tables(self) -> list[str]:
         """Return the names of the tables that do not exist.
 
         :raises StoreUnavailable: the database did not answer
         """
         try:
-            inspector = sa.inspect(self.engine)
-            return [name for name in metadata.tables if not inspector.has_table(name)]
+            with self._using_engine() as engine:
+                inspector = sa.inspect(engine)
+                return [name for name in metadata.tables if not inspector.has_table(name)]
         except exc.SQLAlchemyError as error:
             raise self.unavailable(error) from error
 
@@ -182,6 +189,7 @@ class Database:
         try:
             url = sa.make_url(self._uri)
             _check_host(url)
+            self._is_sqlite_file = _is_sqlite(url) and not _is_in_memory(url)
             # Parameters are hidden, as a traceback would show them, secrets among them.
             return sa.create_engine(url, hide_parameters=True, **_engine_options(url))
         except (exc.ArgumentError, ImportError, ValueError) as error:
@@ -211,8 +219,8 @@ class Database:
         if _lacks_table(error) or _lacks_column(error):
             return True  # another process may have made it since, so looking for it would mislead
         try:
-            inspector = sa.inspect(self.engine)
-            return not inspector.has_table(NAMESPACE.name)
+            with self._using_engine() as engine:
+                return not sa.inspect(engine).has_table(NAMESPACE.name)
         except exc.SQLAlchemyError:
             return False  # the connection is broken, which the first error names
 
@@ -233,6 +241,19 @@ def lost_a_race(error: exc.SQLAlchemyError) -> bool:
     )
 
 
+def _add_missing_columns(engine: sa.Engine) -> None:
+    """Add what the tables of an earlier release lack; each such column has a default."""
+    inspector = sa.inspect(engine)
+    for table in metadata.tables.values():
+        present = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in present:
+                compiled = sa.schema.CreateColumn(column).compile(engine)
+                with engine.begin() as connection:
+                    quoted = connection.dialect.identifier_preparer.format_table(table)
+                    connection.exec_driver_sql(f"ALTER TABLE {quoted} ADD COLUMN {compiled}")
+
+
 def _check_host(url: sa.URL) -> None:
     """Refuse a host that holds a part of the password, which drivers would name in their errors.
 
@@ -247,16 +268,25 @@ def _engine_options(url: sa.URL) -> dict[str, Any]:
     """Return the options of the engine; those in the URL itself win."""
     # A process that has used SQL holds one connection, as there may be thousands of processes.
     held = {"pool_size": 1, "max_overflow": 9, "pool_recycle": RECYCLE_SECONDS}
-    if url.get_dialect().name != "sqlite":
+    if not _is_sqlite(url):
         connect = {k: v for k, v in _time_limits(url).items() if k not in url.query}
         # Not the server's default: under REPEATABLE READ a writer that waited for the lock would
         # read the state from before it waited.
         return {"connect_args": connect, "isolation_level": "READ COMMITTED", **held}
-    if url.database in (None, "", ":memory:"):
+    if _is_in_memory(url):
         # One connection, as each connection has another database in memory.
         return {"poolclass": pool.StaticPool, "connect_args": {"check_same_thread": False}}
     busy = {} if "timeout" in url.query else {"timeout": SQLITE_BUSY_SECONDS}
     return {"connect_args": busy, **held}
+
+
+def _is_sqlite(url: sa.URL) -> bool:
+    return url.get_dialect().name == "sqlite"
+
+
+def _is_in_memory(url: sa.URL) -> bool:
+    """Return whether a database of SQLite is no file."""
+    return url.database in (None, "", ":memory:")
 
 
 def _time_limits(url: sa.URL) -> dict[str, int]:

@@ -89,13 +89,16 @@ CHANGE = Table(
     **_MYSQL,
 )
 
-#: One row for each host that cannot report on Redis; usually the table is empty.
+#: One row for each host that listens, so that one is missed whose report Redis does not hold.
 HOST = Table(
     "waffle_host",
     metadata,
     Column("namespace", _NAMESPACE_NAME, primary_key=True),
     Column("id", _HEX_64_BITS, primary_key=True),
     Column("name", String(255), nullable=False),
+    # Why it cannot report to Redis, "" where it can.
     Column("reason", String(500), nullable=False),
+    # When it registered last: seconds since the epoch by the database's clock.
+    Column("seen_at", BigInteger, nullable=False, server_default="0"),
     **_MYSQL,
 )

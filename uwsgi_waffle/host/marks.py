@@ -1,0 +1,73 @@
+"""Single words of the host snapshot: which record is the latest, when what was done, and counts."""
+
+from __future__ import annotations
+
+import time
+
+from . import layout
+
+__all__ = ["HostMarks"]
+
+
+class HostMarks:
+    """The number of the latest record, and what the listeners of this host did when.
+
+    :ivar words: the memory as native unsigned 64-bit words
+    """
+
+    words: memoryview[int]
+
+    @property
+    def host_id(self) -> str:
+        """16 hexadecimal digits that identify this host, which is this file."""
+        return f"{self.words[layout.HOST_ID_WORD]:016x}"
+
+    @property
+    def sequence(self) -> int:
+        """Number of the latest record; it moves on with each."""
+        return self.words[layout.SEQUENCE_WORD]
+
+    def beat(self) -> None:
+        """Record that a listener of this host has just compared it with SQL."""
+        self.words[layout.HEARTBEAT_WORD] = time.monotonic_ns()
+
+    def heartbeat_age_seconds(self) -> float | None:
+        """Return how long ago a listener did, ``None`` where none has since the boot."""
+        beat = self.words[layout.HEARTBEAT_WORD]
+        age = time.monotonic_ns() - beat
+        # A file on a disk outlives the boot whose clock it holds.
+        return age / 1e9 if beat and age >= 0 else None
+
+    def claim_report(self, every_seconds: float) -> bool:
+        """Return whether it is time to report this host, which then counts as done."""
+        return self._claim(layout.REPORTED_WORD, every_seconds)
+
+    def claim_registration(self, every_seconds: float) -> bool:
+        """Return whether it is time to register this host in SQL, which then counts as done."""
+        return self._claim(layout.REGISTERED_WORD, every_seconds)
+
+    def note_unregistered(self) -> None:
+        """Note that this host is not registered."""
+        self.words[layout.REGISTERED_WORD] = 0
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether a listener has registered this host."""
+        return self.words[layout.REGISTERED_WORD] != 0
+
+    def _claim(self, word: int, every_seconds: float) -> bool:
+        """Return whether what a word dates is due, and date it now where it is."""
+        now, at = time.monotonic_ns(), self.words[word]
+        if at and 0 <= now - at < every_seconds * 1e9:
+            return False
+        self.words[word] = now
+        return True
+
+    def count_ignored(self, count: int) -> None:
+        """Count messages that were malformed or forged."""
+        self.words[layout.IGNORED_WORD] = (self.ignored_count + count) & layout.WORD_MAX
+
+    @property
+    def ignored_count(self) -> int:
+        """How many messages were malformed or forged since the file was made."""
+        return self.words[layout.IGNORED_WORD]
