@@ -42,6 +42,9 @@ class Config(BaseModel):
     database_uri: str = Field(
         min_length=1, description="The database that holds the truth, as an SQLAlchemy URL."
     )
+    bind_key: str | None = Field(
+        None, description="Which bind of the Flask-SQLAlchemy given as db= holds the settings."
+    )
     namespace: str = Field(
         "default",
         pattern=r"^[A-Za-z0-9_.-]{1,100}$",
@@ -106,9 +109,10 @@ class Config(BaseModel):
         return path
 
     @classmethod
-    def from_app(cls, app: Flask) -> Config:
+    def from_app(cls, app: Flask, database: object = None) -> Config:
         """Read the keys of an application, and write the effective values back as defaults.
 
+        :param database: the URL of the database that the application has given as ``db=``
         :raises ConfigError: a key is unknown, or its value cannot work
         """
         given = {key: value for key, value in app.config.items() if key.startswith(_PREFIX)}
@@ -120,7 +124,8 @@ class Config(BaseModel):
             raise ConfigError(message, key=key, value=_shown(key, given[key]))
         # None means "not set": that is how these keys stand in the defaults written back.
         fields = {KEYS[key]: value for key, value in given.items() if value is not None}
-        fields["database_uri"] = database_uri(app, fields.get("database_uri"))
+        _check_database(fields, database)
+        fields["database_uri"] = database_uri(app, fields.get("database_uri") or database)
         try:
             config = cls.model_validate(fields)
         except ValidationError as error:
@@ -177,6 +182,24 @@ def database_uri(app: Flask, uri: object) -> object:
     # An sqlalchemy.URL; str() would mask its password.
     render = getattr(uri, "render_as_string", None)
     return render(hide_password=False) if render is not None else uri
+
+
+def _check_database(fields: Mapping[str, object], database: object) -> None:
+    """Refuse a database that is given twice, or a part of one.
+
+    :raises ConfigError: it is
+    """
+    if database is not None and "database_uri" in fields:
+        value = _shown("WAFFLE_DATABASE_URI", fields["database_uri"])
+        message = (
+            f"WAFFLE_DATABASE_URI = {value!r}: db= names a database, too. Remove one; another bind "
+            "of db goes to WAFFLE_BIND_KEY."
+        )
+        raise ConfigError(message, key="WAFFLE_DATABASE_URI", value=value)
+    if database is None and "bind_key" in fields:
+        value = fields["bind_key"]
+        message = f"WAFFLE_BIND_KEY = {value!r}: there is no db= that it belongs to. Pass db=."
+        raise ConfigError(message, key="WAFFLE_BIND_KEY", value=value)
 
 
 def redact_url(url: str) -> str:

@@ -18,9 +18,11 @@ from .errors import ConfigError, WaffleError
 from .ops.convergence import wait
 from .ops.status import Status, collect
 from .process.callbacks import Callbacks, ChangeHandler
+from .process.parts import Given
 from .process.pins import NO_PIN, Pin
 from .process.state import State
 from .process.writes import Update
+from .sql.application import ApplicationDatabase, FlaskDatabase
 from .sql.history import Change
 from .sql.store import Signature
 from .values.settings import WaffleSettings, check_model
@@ -51,17 +53,31 @@ class WaffleConf(Generic[S]):
 
     @overload
     def __init__(
-        self, app: Flask | None, settings: type[S], *, redis: RedisClient | None = None
+        self,
+        app: Flask | None,
+        settings: type[S],
+        *,
+        db: FlaskDatabase | None = None,
+        redis: RedisClient | None = None,
     ) -> None: ...
 
     @overload
     def __init__(
-        self, app: Flask | None = None, *, settings: type[S], redis: RedisClient | None = None
+        self,
+        app: Flask | None = None,
+        *,
+        settings: type[S],
+        db: FlaskDatabase | None = None,
+        redis: RedisClient | None = None,
     ) -> None: ...
 
     @overload
     def __init__(
-        self: WaffleConf[Any], app: Flask | None = None, *, redis: RedisClient | None = None
+        self: WaffleConf[Any],
+        app: Flask | None = None,
+        *,
+        db: FlaskDatabase | None = None,
+        redis: RedisClient | None = None,
     ) -> None: ...
 
     def __init__(
@@ -69,6 +85,7 @@ class WaffleConf(Generic[S]):
         app: Flask | None = None,
         settings: type[S] | None = None,
         *,
+        db: FlaskDatabase | None = None,
         redis: RedisClient | None = None,
     ) -> None:
         """Declare settings; with an application, set it up.
@@ -76,10 +93,13 @@ class WaffleConf(Generic[S]):
         :param app: the application; leave it out to call :meth:`init_app` later
         :param settings: a subclass of :class:`WaffleSettings`; leave it out to declare settings in
             ``WAFFLE_CONFS``
+        :param db: the application's Flask-SQLAlchemy, whose database is used, and among whose
+            tables ours are; in place of ``WAFFLE_DATABASE_URI``
         :param redis: a ready Redis client (of a Sentinel, a Cluster) in place of an address
         :raises ConfigError: a key or a declaration cannot work
         """
         self._model = settings
+        self._db = db
         self._redis = redis
         self._callbacks = Callbacks()
         self._only: State | None = None
@@ -100,14 +120,15 @@ class WaffleConf(Generic[S]):
         if EXTENSION_NAME in app.extensions:
             message = f"The app {app.name!r} has a WaffleConf already. Import and use that one."
             raise ConfigError(message)
-        config = Config.from_app(app)
+        database = None if self._db is None else ApplicationDatabase(app, self._db)
+        config = Config.from_app(app, None if database is None else database.url)
         if self._model is not None:
             check_model(self._model)
             if config.confs is not None:
                 message = "Settings are declared twice: as a class and in WAFFLE_CONFS. Remove one."
                 raise ConfigError(message, key="WAFFLE_CONFS")
         boot.install()
-        state = State(app, config, self._model, self._callbacks, self._redis)
+        state = State(app, config, self._model, self._callbacks, Given(self._redis, database))
         app.extensions[EXTENSION_NAME] = state
         self._count += 1
         is_only = self._count == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uwsgi_waffle.bus.announcements import Bus
@@ -12,6 +13,7 @@ from uwsgi_waffle.config import Config
 from uwsgi_waffle.host.files import default_path
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.listen.reconcile import Reconciler
+from uwsgi_waffle.sql.application import ApplicationDatabase
 from uwsgi_waffle.sql.history import History
 from uwsgi_waffle.sql.hosts import HostRegistry
 from uwsgi_waffle.sql.store import Store
@@ -23,7 +25,19 @@ from uwsgi_waffle.values.settings import WaffleSettings
 if TYPE_CHECKING:
     from flask import Flask
 
-__all__ = ["Parts"]
+__all__ = ["Given", "Parts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the application hands over in the place of addresses.
+
+    :ivar redis: a ready client
+    :ivar database: the database of its Flask-SQLAlchemy
+    """
+
+    redis: RedisClient | None = None
+    database: ApplicationDatabase | None = None
 
 
 class Parts:
@@ -48,7 +62,7 @@ class Parts:
         app: Flask,
         config: Config,
         model: type[WaffleSettings] | None,
-        redis: RedisClient | None,
+        given: Given,
     ) -> None:
         """Check the declaration and the addresses, and map the host snapshot; connect to nothing.
 
@@ -58,7 +72,7 @@ class Parts:
         self.config = config
         self.declaration = Declaration(model or model_from_confs(config.confs or {}))
         self.cipher = Cipher(config.encryption_keys)
-        self.store = Store(config)
+        self.store = Store(config, given.database)
         self.registry = HostRegistry(self.store)
         self.host_name = socket.gethostname()
         self.history = History(self.store, self.declaration, self.cipher)
@@ -68,7 +82,7 @@ class Parts:
             config.namespace,
             None if chosen else lambda: default_path(config),
         )
-        self.redis = SharedClient(config, redis)
+        self.redis = SharedClient(config, given.redis)
         # Nothing that the listener holds may hold the application: the listener ends with it.
         self.bus = Bus(config, self.redis, lambda: host.keys)
         self.reports = HostReports(config, self.redis, host.keys_of)

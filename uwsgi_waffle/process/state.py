@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uwsgi_waffle.bus.client import RedisClient
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host.election import Election
@@ -25,7 +24,7 @@ from uwsgi_waffle.values.settings import WaffleSettings
 
 from .asking import Asker
 from .callbacks import Callbacks, ChangeQueue
-from .parts import Parts
+from .parts import Given, Parts
 from .pins import Pins
 from .serving import Serving
 from .writes import Writer
@@ -61,10 +60,10 @@ class State(Parts):
         config: Config,
         model: type[WaffleSettings] | None,
         callbacks: Callbacks,
-        redis: RedisClient | None,
+        given: Given,
     ) -> None:
         """Load the settings, or what replaces them; start nothing that a fork would break."""
-        super().__init__(app, config, model, redis)
+        super().__init__(app, config, model, given)
         self.declaration.check_known(callbacks.names)
         self._reporter = Reporter(
             config, self.host, self.reports, self.registry, self.declaration.digest
@@ -98,7 +97,7 @@ class State(Parts):
                 record = self.reconciler.reconcile(at_start=True)
                 # Not where a database was emptied: whoever empties it may be restoring it.
                 is_due = record is not None and not record.keys
-                if is_due and self.config.auto_create and not has_seen_settings:
+                if is_due and not has_seen_settings and self.store.database.may_fill_at_start():
                     self.reconciler.create_namespace()
                     self.reconciler.reconcile(at_start=True)
         # This may be a master about to fork; a process that needs SQL again makes a connection.

@@ -15,7 +15,10 @@ from uwsgi_waffle.config import redact_url
 from uwsgi_waffle.errors import ConfigError, StoreUnavailable
 from uwsgi_waffle.server import forks
 
-from .schema import NAMESPACE, metadata
+from .application import ISOLATION_LEVEL, ApplicationDatabase
+from .locks import one_at_a_time
+from .schema import NAMESPACE
+from .tables import create_missing, missing_tables
 
 __all__ = ["Database"]
 
@@ -36,19 +39,35 @@ T = TypeVar("T")
 class Database:
     """One database; connects at the first use, and again after a fork."""
 
-    def __init__(self, uri: str, *, auto_create: bool) -> None:
+    def __init__(
+        self, uri: str, *, auto_create: bool, application: ApplicationDatabase | None = None
+    ) -> None:
         """Check the URL and its driver; do not connect.
 
         :param auto_create: whether to make missing tables, and missing columns of older ones
+        :param application: the database as the application has configured it
         :raises ConfigError: the URL is malformed, or its driver is not installed
         """
-        self.auto_create = auto_create
+        self._auto_create = auto_create
+        self._application = application
         #: The URL without its password.
         self.url = redact_url(uri)
         self._uri = uri
         self._is_sqlite_file = False
         self._engine: sa.Engine | None = self._make_engine()
         self._pid = os.getpid()
+
+    @property
+    def auto_create(self) -> bool:
+        """Whether to make missing tables, which is known once the application is set up."""
+        return self._auto_create and not (self._application and self._application.is_migrated)
+
+    def may_fill_at_start(self) -> bool:
+        """Return whether a start may make the namespace: with its tables, unless migrations may.
+
+        :raises StoreUnavailable: the database did not answer
+        """
+        return self._auto_create and not (self._application and self.missing_tables())
 
     @property
     def engine(self) -> sa.Engine:
@@ -146,11 +165,15 @@ class Database:
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with self._using_engine() as engine:
-                    metadata.create_all(engine)
-                    _add_missing_columns(engine)
+                with (
+                    self._using_engine() as engine,
+                    engine.connect() as connection,
+                    one_at_a_time(connection),
+                ):
+                    create_missing(connection)
+                    connection.commit()
             except exc.SQLAlchemyError as error:
-                # Another process may create them at this moment, as the check takes no lock.
+                # A process of release 0.1.0, which takes no lock, may create them at this moment.
                 if attempt == ATTEMPTS or _could_not_connect(error):
                     raise self.unavailable(error) from error
             else:
@@ -162,9 +185,8 @@ class Database:
         :raises StoreUnavailable: the database did not answer
         """
         try:
-            with self._using_engine() as engine:
-                inspector = sa.inspect(engine)
-                return [name for name in metadata.tables if not inspector.has_table(name)]
+            with self._using_engine() as engine, engine.connect() as connection:
+                return missing_tables(connection)
         except exc.SQLAlchemyError as error:
             raise self.unavailable(error) from error
 
@@ -190,6 +212,8 @@ class Database:
             url = sa.make_url(self._uri)
             _check_host(url)
             self._is_sqlite_file = _is_sqlite(url) and not _is_in_memory(url)
+            if self._application is not None:
+                return self._application.make_engine()
             # Parameters are hidden, as a traceback would show them, secrets among them.
             return sa.create_engine(url, hide_parameters=True, **_engine_options(url))
         except (exc.ArgumentError, ImportError, ValueError) as error:
@@ -241,19 +265,6 @@ def lost_a_race(error: exc.SQLAlchemyError) -> bool:
     )
 
 
-def _add_missing_columns(engine: sa.Engine) -> None:
-    """Add what the tables of an earlier release lack; each such column has a default."""
-    inspector = sa.inspect(engine)
-    for table in metadata.tables.values():
-        present = {column["name"] for column in inspector.get_columns(table.name)}
-        for column in table.columns:
-            if column.name not in present:
-                compiled = sa.schema.CreateColumn(column).compile(engine)
-                with engine.begin() as connection:
-                    quoted = connection.dialect.identifier_preparer.format_table(table)
-                    connection.exec_driver_sql(f"ALTER TABLE {quoted} ADD COLUMN {compiled}")
-
-
 def _check_host(url: sa.URL) -> None:
     """Refuse a host that holds a part of the password, which drivers would name in their errors.
 
@@ -270,9 +281,7 @@ def _engine_options(url: sa.URL) -> dict[str, Any]:
     held = {"pool_size": 1, "max_overflow": 9, "pool_recycle": RECYCLE_SECONDS}
     if not _is_sqlite(url):
         connect = {k: v for k, v in _time_limits(url).items() if k not in url.query}
-        # Not the server's default: under REPEATABLE READ a writer that waited for the lock would
-        # read the state from before it waited.
-        return {"connect_args": connect, "isolation_level": "READ COMMITTED", **held}
+        return {"connect_args": connect, "isolation_level": ISOLATION_LEVEL, **held}
     if _is_in_memory(url):
         # One connection, as each connection has another database in memory.
         return {"poolclass": pool.StaticPool, "connect_args": {"check_same_thread": False}}

@@ -23,6 +23,7 @@ from uwsgi_waffle.errors import RevisionConflict, StoreUnavailable
 from uwsgi_waffle.values.position import NOWHERE, Position, new_stamp
 from uwsgi_waffle.values.snapshot import Record
 
+from .application import ApplicationDatabase
 from .database import Database, lost_a_race
 from .schema import CHANGE, NAMESPACE, SETTING
 
@@ -61,15 +62,18 @@ _POSITION = (NAMESPACE.c.lineage, NAMESPACE.c.revision, NAMESPACE.c.stamp)
 class Store:
     """The settings of one namespace."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, application: ApplicationDatabase | None = None) -> None:
         """Check the URL and its driver; do not connect.
 
+        :param application: the database, as the application has configured it
         :raises ConfigError: the URL is malformed, or its driver is not installed
         """
         self.namespace = config.namespace
         #: The condition for this namespace's row of the namespaces.
         self.is_mine: sa.ColumnElement[bool] = NAMESPACE.c.name == config.namespace
-        self.database = Database(config.database_uri, auto_create=config.auto_create)
+        self.database = Database(
+            config.database_uri, auto_create=config.auto_create, application=application
+        )
 
     def read(self) -> Record:
         """Return the present state, whole; that of nowhere before the namespace exists.
