@@ -24,6 +24,7 @@ from .process.state import State
 from .process.writes import Update
 from .sql.application import ApplicationDatabase, FlaskDatabase
 from .sql.history import Change
+from .sql.joining import Connection
 from .sql.store import Signature
 from .values.settings import WaffleSettings, check_model
 from .values.snapshot import Snapshot
@@ -162,6 +163,7 @@ class WaffleConf(Generic[S]):
         actor: str | None = None,
         comment: str | None = None,
         expected_revision: int | None = None,
+        connection: Connection | None = None,
     ) -> Update:
         """Set some settings, all or none, as one revision.
 
@@ -173,6 +175,9 @@ class WaffleConf(Generic[S]):
         :param actor: who changes them
         :param comment: why
         :param expected_revision: refuse unless this is the present revision
+        :param connection: one with a transaction of the caller's that the change joins, such as
+            ``db.session.connection()``. It arrives everywhere after that is committed, and never
+            where it is rolled back; until then, no read sees it. Nothing is tried again
         :raises UnknownSetting: a name is not declared
         :raises InvalidSetting: a value, or the whole, is refused
         :raises RevisionConflict: the settings are not at the expected revision
@@ -182,7 +187,10 @@ class WaffleConf(Generic[S]):
             message = f"The values must be a mapping of name to value, not {type(values).__name__}."
             raise TypeError(message)
         return self._state().writer.update(
-            values, Signature(actor, comment), expected_revision=expected_revision
+            values,
+            Signature(actor, comment),
+            expected_revision=expected_revision,
+            connection=connection,
         )
 
     def reset(
@@ -191,10 +199,14 @@ class WaffleConf(Generic[S]):
         actor: str | None = None,
         comment: str | None = None,
         expected_revision: int | None = None,
+        connection: Connection | None = None,
     ) -> Update:
         """Set some settings back to their defaults, as one revision; raises as :meth:`update`."""
         return self._state().writer.reset(
-            names, Signature(actor, comment), expected_revision=expected_revision
+            names,
+            Signature(actor, comment),
+            expected_revision=expected_revision,
+            connection=connection,
         )
 
     def rollback(
@@ -204,13 +216,17 @@ class WaffleConf(Generic[S]):
         actor: str | None = None,
         comment: str | None = None,
         expected_revision: int | None = None,
+        connection: Connection | None = None,
     ) -> Update:
         """Make a new revision equal to an earlier one; raises as :meth:`update`.
 
         :raises UnknownRevision: the history does not hold that revision
         """
         return self._state().writer.rollback(
-            revision, Signature(actor, comment), expected_revision=expected_revision
+            revision,
+            Signature(actor, comment),
+            expected_revision=expected_revision,
+            connection=connection,
         )
 
     def history(

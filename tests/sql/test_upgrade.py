@@ -1,4 +1,4 @@
-"""The tables over time: made and upgraded by processes that start at once, release beside release."""
+"""The tables over time: made and upgraded, by many processes at once and beside 0.1.0."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from uwsgi_waffle.host import layout
 from uwsgi_waffle.host.records import encode_record
 from uwsgi_waffle.server import _uwsgi
 from uwsgi_waffle.server.hooks import wake_workers
+from uwsgi_waffle.sql.joining import Connection, JoinedTransaction
 from uwsgi_waffle.sql.store import RowChange, Signature
 from uwsgi_waffle.values.canonical import SCALARS
 from uwsgi_waffle.values.cipher import Undecipherable
@@ -27,13 +28,11 @@ from uwsgi_waffle.values.snapshot import Record, Snapshot, build
 
 from .parts import Parts
 from .serving import Serving
+from .signatures import check_signature
 
 __all__ = ["Update", "Writer"]
 
 logger = logging.getLogger(__name__)
-
-_MAX_ACTOR_LENGTH = 200
-_MAX_COMMENT_LENGTH = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Update:
         be among them
     :ivar announced: whether Redis delivered the announcement to a subscriber; where it did not,
         other hosts see the change when they next poll SQL, or once this host's listener announces
-        it
+        it; false, too, for a change that the caller has yet to commit
     """
 
     revision: int
@@ -67,13 +66,14 @@ class Writer:
         *,
         resets: Iterable[str] = (),
         expected_revision: int | None = None,
+        connection: Connection | None = None,
     ) -> Update:
         """Set some settings, and others back to their defaults; see :meth:`WaffleConf.update`."""
         declaration, defaults = self._parts.declaration, frozenset(resets)
         declaration.check_known([*values, *defaults])
         wanted = {**values, **{name: getattr(declaration.defaults, name) for name in defaults}}
         edit = _Edit(self._parts, self._serving.current, frozenset(wanted), defaults, wanted)
-        return self._write(edit, signature, expected_revision)
+        return self._write(edit, signature, expected_revision, connection)
 
     def reset(
         self,
@@ -81,9 +81,16 @@ class Writer:
         signature: Signature | None = None,
         *,
         expected_revision: int | None = None,
+        connection: Connection | None = None,
     ) -> Update:
         """Set some settings back to their defaults; see :meth:`WaffleConf.reset`."""
-        return self.update({}, signature, resets=names, expected_revision=expected_revision)
+        return self.update(
+            {},
+            signature,
+            resets=names,
+            expected_revision=expected_revision,
+            connection=connection,
+        )
 
     def rollback(
         self,
@@ -91,13 +98,14 @@ class Writer:
         signature: Signature | None = None,
         *,
         expected_revision: int | None = None,
+        connection: Connection | None = None,
     ) -> Update:
         """Make a new revision equal to an earlier one; see :meth:`WaffleConf.rollback`."""
         rows = self._rows_at(revision)
         after = self._decode(rows)
         defaults = frozenset(name for name, text in rows.items() if text is None)
         edit = _Edit(self._parts, self._serving.current, frozenset(rows), defaults, after)
-        return self._write(edit, signature, expected_revision)
+        return self._write(edit, signature, expected_revision, connection)
 
     def settings_at(self, revision: int) -> WaffleSettings:
         """Return what a rollback to a revision would leave; raises as :meth:`rollback`."""
@@ -136,21 +144,33 @@ class Writer:
             raise InvalidSetting([finding]) from None
 
     def _write(
-        self, edit: _Edit, signature: Signature | None, expected_revision: int | None
+        self,
+        edit: _Edit,
+        signature: Signature | None,
+        expected_revision: int | None,
+        connection: Connection | None,
     ) -> Update:
-        """Run an edit inside the transaction, then spread the record that it made."""
+        """Run an edit inside the transaction, then spread the record that it made.
+
+        Within a transaction of the caller's, its commit does the latter.
+        """
         parts, seen = self._parts, self._parts.host.position
-        _check(signature)
+        check_signature(signature)
         beyond = self._highest(seen) if parts.config.multiproc else seen
-        record = parts.store.write(
+        joined = None if connection is None else JoinedTransaction(parts.store, connection)
+        record = (joined or parts.store).write(
             edit, signature or Signature(), expected_revision=expected_revision, beyond=beyond
         )
         revision = record.position.revision
         if not edit.changes:
-            self._serving.apply(record)
+            if joined is None:  # else it may be what an earlier change in there has made
+                self._serving.apply(record)
             return Update(revision, {}, announced=False)
         if revision == 1 and seen.lineage not in ("", record.position.lineage):
             self._log_new_history(seen)
+        if joined is not None:
+            joined.after_commit(record.position, self.spread)
+            return Update(revision, edit.changes, announced=False)
         announced = self._spread(record, edit.snapshot(record), record.keys)
         return Update(revision, edit.changes, announced)
 
@@ -320,29 +340,3 @@ class _Edit:
             )
             finding = {"type": "value_error", "loc": (max(changes),), "msg": message}
             raise InvalidSetting([finding])
-
-
-def _check(signature: Signature | None) -> None:
-    """Refuse texts that some database would not store as they are.
-
-    :raises InvalidSetting: names the argument
-    """
-    if signature is None:
-        return
-    for field_name, max_length in (("actor", _MAX_ACTOR_LENGTH), ("comment", _MAX_COMMENT_LENGTH)):
-        text = getattr(signature, field_name)
-        if text is None:
-            continue
-        problem = _text_problem(text, max_length)
-        if problem is not None:
-            raise InvalidSetting([{"type": "value_error", "loc": (field_name,), "msg": problem}])
-
-
-def _text_problem(text: object, max_length: int) -> str | None:
-    if not isinstance(text, str):
-        return f"it must be a text, not {type(text).__name__}"
-    if len(text) > max_length:
-        return f"it has {len(text):,} characters; the most is {max_length:,}"
-    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
-        return "it holds a character that no database stores (NUL, or half of a surrogate pair)"
-    return None

@@ -179,6 +179,14 @@ class Database:
             else:
                 return
 
+    def prepare(self) -> None:
+        """Make missing tables, for a transaction that must not, as it is the caller's.
+
+        :raises StoreUnavailable: the database did not answer, or does not allow it
+        """
+        if self.auto_create and self.missing_tables():
+            self.create_tables()
+
     def missing_tables(self) -> list[str]:
         """Return the names of the tables that do not exist.
 

@@ -27,7 +27,7 @@ from .application import ApplicationDatabase
 from .database import Database, lost_a_race
 from .schema import CHANGE, NAMESPACE, SETTING
 
-__all__ = ["RowChange", "Signature", "Store", "new_key"]
+__all__ = ["Edit", "RowChange", "Signature", "Store", "new_key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,21 +131,38 @@ class Store:
         :raises RevisionConflict: the expectation does not hold
         :raises StoreUnavailable: nothing was written, or the message states that this is not known
         """
-        at = datetime.now(timezone.utc).replace(tzinfo=None)
+        change = self.changing(edit, signature, expected_revision, beyond)
 
         def transaction(connection: sa.Connection) -> Record:
+            record, is_changed = change(connection)
+            if not is_changed:
+                return record if record.revision else self._read_after_rollback(connection)
+            self._commit(connection, record.position)
+            return record
+
+        return self.database.write(transaction)
+
+    def changing(
+        self, edit: Edit, signature: Signature, expected_revision: int | None, beyond: Position
+    ) -> Callable[[sa.Connection], tuple[Record, bool]]:
+        """Return what makes a change on a connection, without a commit; see :meth:`write`.
+
+        It returns the record after the change, and whether there is one.
+        """
+        at = datetime.now(timezone.utc).replace(tzinfo=None)
+
+        def change(connection: sa.Connection) -> tuple[Record, bool]:
             record = self._lock(connection)
             if expected_revision is not None and expected_revision != record.revision:
                 raise RevisionConflict(expected=expected_revision, actual=record.revision)
             changes = edit(record)
             if not changes:
-                return record if record.revision else self._read_after_rollback(connection)
+                return record, False
             after = _changed(record, changes, record.position.next(beyond))
             self._apply(connection, after.position, changes, signature, at)
-            self._commit(connection, after.position)
-            return after
+            return after, True
 
-        return self.database.write(transaction)
+        return change
 
     def amend(
         self, amend: Callable[[sa.Connection, Record], bool], *, beyond: Position = NOWHERE
@@ -176,14 +193,22 @@ class Store:
         connection.rollback()
         return self._read(connection)
 
-    def _read(self, connection: sa.Connection) -> Record:
+    def read_locked(self, connection: sa.Connection) -> Record:
+        """Return the record as a transaction leaves it that holds the namespace row's lock.
+
+        A transaction of the caller's may be REPEATABLE READ. There MySQL and MariaDB change the
+        present rows but read old ones, unless told to lock what they read.
+        """
+        return self._read(connection, locks=connection.dialect.name in ("mysql", "mariadb"))
+
+    def _read(self, connection: sa.Connection, *, locks: bool = False) -> Record:
         """Return position, keys and rows, from one statement."""
         statement = (
             sa.select(*_POSITION, NAMESPACE.c["keys"], SETTING.c.name, SETTING.c.value)
             .select_from(NAMESPACE.outerjoin(SETTING, SETTING.c.namespace == NAMESPACE.c.name))
             .where(self.is_mine)
         )
-        found = connection.execute(statement).all()
+        found = connection.execute(statement.with_for_update() if locks else statement).all()
         if not found:
             return Record()
         rows = {row.name: row.value for row in found if row.name is not None}
@@ -195,7 +220,7 @@ class Store:
         touch = sa.update(NAMESPACE).where(self.is_mine)
         if connection.execute(touch.values(pruned=NAMESPACE.c.pruned + 0)).rowcount == 0:
             self._insert_namespace(connection)
-        record = self._read(connection)
+        record = self.read_locked(connection)
         if record.keys:
             return record
         # Made by release 0.1.0, which signed nothing. The caller commits it with its change.
