@@ -202,14 +202,16 @@ class Database:
         """Return a database error as ours, without statement, parameters and password."""
         if self._lacks_tables(error):
             what = "Columns of the tables" if _lacks_column(error) else "The tables"
-            message = (
-                f"{what} of the settings are missing in {self.url}. Run `flask waffle init-db` "
-                "or your migrations, or set WAFFLE_AUTO_CREATE to True."
-            )
+            message = f"{what} of the settings are missing in {self.url}. {self._how_to_make()}"
         else:
             reason = " ".join(str(getattr(error, "orig", None) or error).split())
             message = f"The settings database {self.url} cannot be used: {redact_url(reason)}"
         return StoreUnavailable(message, url=self.url)
+
+    def _how_to_make(self) -> str:
+        if self._application is not None and self._application.is_migrated:
+            return "Run `flask db migrate` and `flask db upgrade`."
+        return "Run `flask waffle init-db` or your migrations, or set WAFFLE_AUTO_CREATE to True."
 
     def _make_engine(self) -> sa.Engine:
         """Return an engine.
