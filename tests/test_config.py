@@ -22,6 +22,7 @@ from uwsgi_waffle.sql.database import Database
 #: The table of the contract, but for the database, which has tests of its own.
 DEFAULTS: dict[str, object] = {
     "WAFFLE_CONFS": None,
+    "WAFFLE_BIND_KEY": None,
     "WAFFLE_NAMESPACE": "default",
     "WAFFLE_MULTIPROC": False,
     "WAFFLE_REDIS_HOST": "localhost",

@@ -125,7 +125,7 @@ class Config(BaseModel):
         # None means "not set": that is how these keys stand in the defaults written back.
         fields = {KEYS[key]: value for key, value in given.items() if value is not None}
         _check_database(fields, database)
-        fields["database_uri"] = database_uri(app, fields.get("database_uri") or database)
+        fields["database_uri"] = database_uri(app, fields.get("database_uri", database))
         try:
             config = cls.model_validate(fields)
         except ValidationError as error:
