@@ -1,7 +1,8 @@
-"""Announcements on Redis: that a state of the settings exists, never a value.
+"""Announcements on Redis: that a state of the settings exists, and what its commit changed.
 
 Publish and subscribe may lose messages, so nothing relies on it: a listener reads SQL after every
-(re)connection, and polls.
+(re)connection, and polls. What a commit changed saves a listener that read if it is at the state
+before it. A secret travels only if it is encrypted.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.server.concurrency import Backoff
 from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.snapshot import Delta
 
 from .client import (
     ANSWER_SECONDS,
@@ -39,10 +43,14 @@ PING_AFTER_SECONDS = 3.0
 DEAD_AFTER_SECONDS = 8.0
 #: Seconds for which a server that did not answer is not tried again.
 LEAVE_SILENT_SECONDS = 4.0
-#: Largest message that is decoded; ours have less than 600 bytes.
-MAX_MESSAGE_BYTES = 2_000
-#: Largest revision that databases and snapshots hold.
-_MAX_REVISION = 2**63 - 1
+#: Largest message; what a commit changed is left out where it would be larger.
+MAX_MESSAGE_BYTES = 4_000
+#: At most what databases and snapshots hold.
+_Revision = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+_Changed = tuple[str, _Revision, str, dict[str, str | None]]
+_MESSAGE: TypeAdapter[tuple[Any, ...]] = TypeAdapter(
+    tuple[Literal["waffle"], str, str, _Revision, str, _Changed | None, str]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +59,28 @@ class Announcement:
 
     :ivar namespace: that of the settings
     :ivar position: the state
+    :ivar delta: what its commit changed, where the message has room for it
     """
 
     namespace: str
     position: Position
+    delta: Delta | None = None
 
     def encode(self, keys: Sequence[str]) -> str:
         """Return the message as it is published, signed by each key."""
         fields = self._fields()
-        return json.dumps([*fields, sign(keys, json.dumps(fields))])
+        message = json.dumps([*fields, sign(keys, json.dumps(fields))])
+        if self.delta is not None and len(message) > MAX_MESSAGE_BYTES:
+            return Announcement(self.namespace, self.position).encode(keys)
+        return message
 
     def _fields(self) -> list[object]:
-        at = self.position
-        return ["waffle", self.namespace, at.lineage, at.revision, at.stamp]
+        at, delta = self.position, self.delta
+        changed = None
+        if delta is not None:
+            before = delta.before
+            changed = [before.lineage, before.revision, before.stamp, dict(delta.rows)]
+        return ["waffle", self.namespace, at.lineage, at.revision, at.stamp, changed]
 
     @classmethod
     def decode(cls, message: object) -> tuple[Announcement, str] | None:
@@ -71,22 +88,12 @@ class Announcement:
         if not isinstance(message, str | bytes) or len(message) > MAX_MESSAGE_BYTES:
             return None
         try:
-            fields = json.loads(message)
-        except (ValueError, RecursionError):
+            _, namespace, *at, changed, signatures = _MESSAGE.validate_json(message)
+        except ValidationError:
             return None
-        if not isinstance(fields, list) or [type(f) for f in fields] != [
-            str,
-            str,
-            str,
-            int,
-            str,
-            str,
-        ]:
-            return None
-        kind, namespace, lineage, revision, stamp, signatures = fields
-        if kind != "waffle" or not 0 <= revision <= _MAX_REVISION:
-            return None
-        return cls(namespace, Position(lineage, revision, stamp)), signatures
+        position = Position(*at)
+        delta = None if changed is None else Delta(Position(*changed[:3]), position, changed[3])
+        return cls(namespace, position, delta), signatures
 
     def is_signed(self, keys: Sequence[str], signatures: str) -> bool:
         """Return whether one of the signatures is by one of the keys."""
@@ -132,19 +139,25 @@ class Bus:
         """Whether Redis has just failed to answer, and is not tried again yet."""
         return time.monotonic() < self._down_until
 
-    def publish(self, position: Position, keys: Sequence[str] | None = None) -> bool:
+    def publish(
+        self,
+        position: Position,
+        keys: Sequence[str] | None = None,
+        delta: Delta | None = None,
+    ) -> bool:
         """Announce a state, and return whether a subscriber received it; never raises.
 
         While Redis does not answer it is tried only now and then, so that few changes wait for it:
         other hosts see the rest by polling SQL.
 
         :param keys: what signs it; the present keys if left out
+        :param delta: what its commit changed
         """
         keys = self._keys() if keys is None else keys
         if self.is_resting or not keys:
             return False
         try:
-            receivers = self._publish(Announcement(self._namespace, position).encode(keys))
+            receivers = self._publish(Announcement(self._namespace, position, delta).encode(keys))
         except FAILURES as error:
             self.rest(error)
             return False

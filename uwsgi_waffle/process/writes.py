@@ -21,19 +21,17 @@ from uwsgi_waffle.server.hooks import wake_workers
 from uwsgi_waffle.sql.store import RowChange, Signature
 from uwsgi_waffle.values.canonical import SCALARS
 from uwsgi_waffle.values.cipher import Undecipherable
-from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.position import NOWHERE, Position
 from uwsgi_waffle.values.settings import WaffleSettings
-from uwsgi_waffle.values.snapshot import Record, Snapshot, build
+from uwsgi_waffle.values.snapshot import Delta, Record, Snapshot, build
 
+from . import signatures
 from .parts import Parts
 from .serving import Serving
 
 __all__ = ["Update", "Writer"]
 
 logger = logging.getLogger(__name__)
-
-_MAX_ACTOR_LENGTH = 200
-_MAX_COMMENT_LENGTH = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +138,7 @@ class Writer:
     ) -> Update:
         """Run an edit inside the transaction, then spread the record that it made."""
         parts, seen = self._parts, self._parts.host.position
-        _check(signature)
+        signatures.check(signature)
         beyond = self._highest(seen) if parts.config.multiproc else seen
         record = parts.store.write(
             edit, signature or Signature(), expected_revision=expected_revision, beyond=beyond
@@ -151,7 +149,9 @@ class Writer:
             return Update(revision, {}, announced=False)
         if revision == 1 and seen.lineage not in ("", record.position.lineage):
             self._log_new_history(seen)
-        announced = self._spread(record, edit.snapshot(record), record.keys)
+        announced = self._spread(
+            record, edit.snapshot(record), record.keys, edit.delta(record.position)
+        )
         return Update(revision, edit.changes, announced)
 
     def _highest(self, seen: Position) -> Position:
@@ -175,7 +175,13 @@ class Writer:
             seen.revision,
         )
 
-    def _spread(self, record: Record, snapshot: Snapshot, keys: tuple[str, ...]) -> bool:
+    def _spread(
+        self,
+        record: Record,
+        snapshot: Snapshot,
+        keys: tuple[str, ...],
+        delta: Delta | None = None,
+    ) -> bool:
         """Make a committed record arrive everywhere, and return whether Redis announced it."""
         parts = self._parts
         announced = False
@@ -185,7 +191,7 @@ class Writer:
                 wake_workers()
             if parts.config.multiproc:
                 # Before the callbacks of this process, which may take long.
-                announced = parts.bus.publish(record.position, keys)
+                announced = parts.bus.publish(record.position, keys, delta)
             # Where the host snapshot cannot be written, this process at least has the record.
             self._serving.serve(snapshot, sequence)
         except Exception:
@@ -226,6 +232,8 @@ class _Edit:
         self._wanted = wanted
         self._after = served.settings
         self._problems = served.problems
+        self._seen = NOWHERE
+        self._rows: Mapping[str, RowChange] = {}
         self.changes: dict[str, tuple[Any, Any]] = {}
 
     def __call__(self, record: Record) -> Mapping[str, RowChange]:
@@ -248,7 +256,16 @@ class _Edit:
         }
         self._problems = tuple(p for p in before.problems if p.name not in rows)
         self._check_size(record, rows)
+        self._seen, self._rows = record.position, rows
         return rows
+
+    def delta(self, position: Position) -> Delta | None:
+        """Return what made the record at a position, ``None`` where a secret is in it in clear."""
+        rows = {name: None if c.is_default else c.new for name, c in self._rows.items()}
+        texts = (rows[name] for name in rows.keys() & self._declaration.secrets)
+        if not all(text is None or self._cipher.is_sealed(text) for text in texts):
+            return None
+        return Delta(self._seen, position, rows)
 
     def snapshot(self, record: Record) -> Snapshot:
         """Return the snapshot of the record that this edit has made."""
@@ -320,29 +337,3 @@ class _Edit:
             )
             finding = {"type": "value_error", "loc": (max(changes),), "msg": message}
             raise InvalidSetting([finding])
-
-
-def _check(signature: Signature | None) -> None:
-    """Refuse texts that some database would not store as they are.
-
-    :raises InvalidSetting: names the argument
-    """
-    if signature is None:
-        return
-    for field_name, max_length in (("actor", _MAX_ACTOR_LENGTH), ("comment", _MAX_COMMENT_LENGTH)):
-        text = getattr(signature, field_name)
-        if text is None:
-            continue
-        problem = _text_problem(text, max_length)
-        if problem is not None:
-            raise InvalidSetting([{"type": "value_error", "loc": (field_name,), "msg": problem}])
-
-
-def _text_problem(text: object, max_length: int) -> str | None:
-    if not isinstance(text, str):
-        return f"it must be a text, not {type(text).__name__}"
-    if len(text) > max_length:
-        return f"it has {len(text):,} characters; the most is {max_length:,}"
-    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
-        return "it holds a character that no database stores (NUL, or half of a surrogate pair)"
-    return None
