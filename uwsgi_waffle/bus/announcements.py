@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.server.concurrency import Backoff
@@ -22,7 +22,7 @@ from .client import (
     ANSWER_SECONDS,
     FAILURES,
     BusUnavailable,
-    RedisConnectionError,
+    Patience,
     RedisTimeoutError,
     SharedClient,
     reason,
@@ -32,6 +32,8 @@ from .signing import is_signed, sign
 __all__ = ["Announcement", "Bus", "Heard", "Subscription"]
 
 logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 #: Seconds of silence after which the server is sent a ping.
 PING_AFTER_SECONDS = 3.0
@@ -132,27 +134,46 @@ class Bus:
         """Whether Redis has just failed to answer, and is not tried again yet."""
         return time.monotonic() < self._down_until
 
-    def publish(self, position: Position, keys: Sequence[str] | None = None) -> bool:
+    def publish(
+        self,
+        position: Position,
+        keys: Sequence[str] | None = None,
+        patience: Patience | None = None,
+    ) -> bool:
         """Announce a state, and return whether a subscriber received it; never raises.
 
-        While Redis does not answer it is tried only now and then, so that few changes wait for it:
-        other hosts see the rest by polling SQL.
+        Other hosts see what is not announced by polling SQL.
 
         :param keys: what signs it; the present keys if left out
+        :param patience: how long to wait for Redis
         """
         keys = self._keys() if keys is None else keys
-        if self.is_resting or not keys:
+        if not keys:
             return False
-        try:
-            receivers = self._publish(Announcement(self._namespace, position).encode(keys))
-        except FAILURES as error:
-            self.rest(error)
+        message = Announcement(self._namespace, position).encode(keys)
+        receivers = self.ask(
+            lambda: int(self._client.get().publish(self.channel, message)), patience or Patience()
+        )
+        if receivers is None:
             return False
         self._backoff.reset()
         self._logged_down = False
         return receivers > 0
 
-    def rest(self, error: BaseException) -> None:
+    def ask(self, question: Callable[[], Answer], patience: Patience) -> Answer | None:
+        """Return what Redis answers a writer, ``None`` where it does not; never raises.
+
+        After a failure it is left alone for a moment, so that few changes wait for it.
+        """
+        if self.is_resting:
+            return None
+        try:
+            return patience.ask(question)
+        except (BusUnavailable, *FAILURES) as error:
+            self._rest(error)
+            return None
+
+    def _rest(self, error: BaseException) -> None:
         """Leave Redis alone for a moment after a failure, which is logged once."""
         silent = isinstance(error, RedisTimeoutError) or isinstance(
             error.__cause__, RedisTimeoutError
@@ -169,14 +190,6 @@ class Bus:
                 self._poll_seconds,
             )
         self._logged_down = True
-
-    def _publish(self, message: str) -> int:
-        """Publish, and return how many subscribers of the server received it."""
-        try:
-            return int(self._client.get().publish(self.channel, message))
-        except RedisConnectionError:
-            # The pooled connection may have died while it was idle; a new one is tried.
-            return int(self._client.get().publish(self.channel, message))
 
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:

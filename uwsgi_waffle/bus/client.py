@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from uwsgi_waffle.config import Config, redact_url
 from uwsgi_waffle.errors import ConfigError
+from uwsgi_waffle.server.concurrency import run_beside
 
 __all__ = [
     "ANSWER_SECONDS",
     "FAILURES",
     "BusUnavailable",
+    "Patience",
     "RedisClient",
-    "RedisConnectionError",
     "RedisTimeoutError",
     "SharedClient",
     "reason",
@@ -37,6 +39,43 @@ FAILURES = (RedisError, RedisClusterException, OSError)
 
 class BusUnavailable(Exception):
     """Redis did not answer, or did not accept a command."""
+
+
+Answer = TypeVar("Answer")
+
+
+class Patience:
+    """How long one change still waits for Redis, in however many steps."""
+
+    def __init__(self) -> None:
+        self._left_seconds = ANSWER_SECONDS
+
+    def ask(self, question: Callable[[], Answer]) -> Answer:
+        """Return the answer to a question, which is asked in a thread or greenlet of its own.
+
+        Redis itself has its timeouts, but neither a name server nor the sum of many round trips.
+        An answer that comes too late is not looked at.
+
+        :raises RedisTimeoutError: it is too late
+        """
+        answers: list[Answer] = []
+        errors: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                answers.append(question())
+            except Exception as error:  # noqa: BLE001  # raised again, in the thread that asks
+                errors.append(error)
+
+        began = time.monotonic()
+        run_beside(ask, "waffle-redis").wait(self._left_seconds)
+        self._left_seconds = max(0.0, self._left_seconds - (time.monotonic() - began))
+        if errors:
+            raise errors[0]
+        if not answers:
+            message = f"no answer within {ANSWER_SECONDS:g} s"
+            raise RedisTimeoutError(message)
+        return answers[0]
 
 
 class RedisClient(Protocol):
