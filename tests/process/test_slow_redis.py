@@ -15,6 +15,7 @@ from tests.support.soak import times
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.bus import announcements
 from uwsgi_waffle.bus.client import ANSWER_SECONDS
+from uwsgi_waffle.server import concurrency
 
 #: For the commit, on a busy machine.
 SLACK_SECONDS = 0.7
@@ -24,7 +25,7 @@ SLACK_SECONDS = 0.7
 def _redis_is_not_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have each change try Redis, after a failure as well."""
     monkeypatch.setattr(announcements, "LEAVE_SILENT_SECONDS", 0.0)
-    monkeypatch.setattr(announcements.Backoff, "next_seconds", lambda _self: 0.0)
+    monkeypatch.setattr(concurrency.Backoff, "next_seconds", lambda _self: 0.0)
 
 
 def check_changes(host: Host) -> None:
