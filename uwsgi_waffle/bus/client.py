@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -171,13 +171,22 @@ def _make_client(config: Config) -> RedisClient:
         "socket_connect_timeout": ANSWER_SECONDS,
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),
-        "client_name": "uwsgi_waffle",
+        "redis_connect_func": _greet,
     }
     if config.redis_url is None:
         return redis.Redis(host=config.redis_host, port=config.redis_port, **options)
     if config.redis_url.startswith("unix:"):
         del options["socket_keepalive"]
     return redis.Redis.from_url(config.redis_url, **options)
+
+
+def _greet(connection: Any) -> None:
+    """Begin a connection, and name it for CLIENT LIST where Redis allows that."""
+    connection.on_connect()
+    if not connection.client_name:
+        connection.send_command("CLIENT", "SETNAME", "uwsgi_waffle")
+        with suppress(ResponseError):
+            connection.read_response()
 
 
 def _check_url(config: Config) -> None:
