@@ -35,7 +35,8 @@ words = st.sampled_from([0, 1, 2**31, 2**63 - 1, 2**63, layout.WORD_MAX]) | st.i
 )
 damage = st.lists(
     st.tuples(
-        places, st.binary(min_size=1, max_size=64) | words.map(lambda n: n.to_bytes(8, "little"))
+        places,
+        st.binary(min_size=1, max_size=64) | words.map(lambda word: word.to_bytes(8, "little")),
     ),
     min_size=1,
     max_size=6,

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.server.concurrency import Backoff
-from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.position import MAX_REVISION, Position
 
 from .client import (
     ANSWER_SECONDS,
@@ -43,8 +43,6 @@ DEAD_AFTER_SECONDS = 8.0
 LEAVE_SILENT_SECONDS = 4.0
 #: Largest message that is decoded; ours have less than 600 bytes.
 MAX_MESSAGE_BYTES = 2_000
-#: Largest revision that databases and snapshots hold.
-_MAX_REVISION = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ class Announcement:
         ]:
             return None
         kind, namespace, lineage, revision, stamp, signatures = fields
-        if kind != "waffle" or not 0 <= revision <= _MAX_REVISION:
+        if kind != "waffle" or not 0 <= revision <= MAX_REVISION:
             return None
         return cls(namespace, Position(lineage, revision, stamp)), signatures
 
