@@ -13,20 +13,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.server.concurrency import Backoff
-from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.position import MAX_REVISION, Position
 from uwsgi_waffle.values.snapshot import Delta
 
 from .client import (
     ANSWER_SECONDS,
     FAILURES,
     BusUnavailable,
-    RedisConnectionError,
+    Patience,
     RedisTimeoutError,
     SharedClient,
     reason,
@@ -37,6 +37,8 @@ __all__ = ["Announcement", "Bus", "Heard", "Subscription"]
 
 logger = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
+
 #: Seconds of silence after which the server is sent a ping.
 PING_AFTER_SECONDS = 3.0
 #: Seconds of silence after which the connection counts as dead.
@@ -46,7 +48,7 @@ LEAVE_SILENT_SECONDS = 4.0
 #: Largest message; what a commit changed is left out where it would be larger.
 MAX_MESSAGE_BYTES = 4_000
 #: At most what databases and snapshots hold.
-_Revision = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+_Revision = Annotated[int, Field(strict=True, ge=0, le=MAX_REVISION)]
 _Changed = tuple[str, _Revision, str, dict[str, str | None]]
 _MESSAGE: TypeAdapter[tuple[Any, ...]] = TypeAdapter(
     tuple[Literal["waffle"], str, str, _Revision, str, _Changed | None, str]
@@ -144,28 +146,43 @@ class Bus:
         position: Position,
         keys: Sequence[str] | None = None,
         delta: Delta | None = None,
+        patience: Patience | None = None,
     ) -> bool:
         """Announce a state, and return whether a subscriber received it; never raises.
 
-        While Redis does not answer it is tried only now and then, so that few changes wait for it:
-        other hosts see the rest by polling SQL.
+        Other hosts see what is not announced by polling SQL.
 
         :param keys: what signs it; the present keys if left out
         :param delta: what its commit changed
+        :param patience: how long to wait for Redis
         """
         keys = self._keys() if keys is None else keys
-        if self.is_resting or not keys:
+        if not keys:
             return False
-        try:
-            receivers = self._publish(Announcement(self._namespace, position, delta).encode(keys))
-        except FAILURES as error:
-            self.rest(error)
+        message = Announcement(self._namespace, position, delta).encode(keys)
+        receivers = self.ask(
+            lambda: int(self._client.get().publish(self.channel, message)), patience or Patience()
+        )
+        if receivers is None:
             return False
         self._backoff.reset()
         self._logged_down = False
         return receivers > 0
 
-    def rest(self, error: BaseException) -> None:
+    def ask(self, question: Callable[[], Answer], patience: Patience) -> Answer | None:
+        """Return what Redis answers a writer, ``None`` where it does not; never raises.
+
+        After a failure it is left alone for a moment, so that few changes wait for it.
+        """
+        if self.is_resting:
+            return None
+        try:
+            return patience.ask(question)
+        except (BusUnavailable, *FAILURES) as error:
+            self._rest(error)
+            return None
+
+    def _rest(self, error: BaseException) -> None:
         """Leave Redis alone for a moment after a failure, which is logged once."""
         silent = isinstance(error, RedisTimeoutError) or isinstance(
             error.__cause__, RedisTimeoutError
@@ -182,14 +199,6 @@ class Bus:
                 self._poll_seconds,
             )
         self._logged_down = True
-
-    def _publish(self, message: str) -> int:
-        """Publish, and return how many subscribers of the server received it."""
-        try:
-            return int(self._client.get().publish(self.channel, message))
-        except RedisConnectionError:
-            # The pooled connection may have died while it was idle; a new one is tried.
-            return int(self._client.get().publish(self.channel, message))
 
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from uwsgi_waffle.values.position import Position
 
@@ -16,12 +18,21 @@ __all__ = ["Area", "in_use", "read", "write"]
 READ_ATTEMPTS = 20
 
 
+#: Rows, keys, and what was before: the names of lineages, each with its keys.
+Contents = tuple[
+    dict[str, str],
+    tuple[str, ...],
+    tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...],
+]
+_contents: TypeAdapter[Contents] = TypeAdapter(Contents)
+
+
 class Area(NamedTuple):
     """A checked copy of what an area holds."""
 
     sequence: int
     position: Position
-    payload: bytes
+    contents: Contents
 
 
 def in_use(words: memoryview[int]) -> Area | None:
@@ -51,7 +62,10 @@ def read(words: memoryview[int], sequence: int) -> Area | None:
     position = position_of(
         header[layout.AREA_LINEAGE], header[layout.AREA_REVISION], header[layout.AREA_STAMP]
     )
-    return Area(sequence, position, payload)
+    try:
+        return Area(sequence, position, _contents.validate_json(payload, strict=True))
+    except ValidationError:  # another program wrote it, or a release with a bug
+        return None
 
 
 def write(words: memoryview[int], sequence: int, position: Position, payload: bytes) -> None:

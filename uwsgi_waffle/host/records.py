@@ -190,8 +190,7 @@ class HostSnapshot(HostMarks):
         found = self._latest()
         if found is None:
             return None
-        rows, keys, before = json.loads(found.payload)
-        return found.sequence, Record(found.position, rows, tuple(keys), tuple(map(tuple, before)))
+        return found.sequence, Record(found.position, *found.contents)
 
     def _latest(self) -> areas.Area | None:
         """Return the area in use, ``None`` where there is none yet, or it is damaged."""

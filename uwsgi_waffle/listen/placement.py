@@ -12,7 +12,7 @@ from uwsgi_waffle.server import _uwsgi, concurrency, hooks
 from uwsgi_waffle.server._uwsgi import Role
 from uwsgi_waffle.server.concurrency import Environment, StopEvent, ThreadEnvironment
 
-__all__ = ["UWSGI_PROCESSES", "Place", "decide", "follows", "is_about_to_fork", "start"]
+__all__ = ["UWSGI_PROCESSES", "Place", "decide", "follows", "start"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Place(enum.Enum):
 
 def decide(config: Config) -> Place:
     """Return where the listener is to run; log it where the set-up does not allow what is asked."""
-    if not config.multiproc or config.listener == "none" or is_about_to_fork():
+    if not config.multiproc or config.listener == "none" or concurrency.is_about_to_fork():
         return Place.NOWHERE
     if config.listener in ("thread", "gevent"):
         return Place.OWN
@@ -51,16 +51,6 @@ def decide(config: Config) -> Place:
         # A mule or spooler that runs another program: its reads are right, and need no listener.
         return Place.NOWHERE
     return _decide_in_worker(config, server)
-
-
-def is_about_to_fork() -> bool:
-    """Return whether this is a uWSGI master, in which an app may handle a request at its import.
-
-    A thread that runs at the fork may hold the interpreter's lock, and a worker that inherits the
-    lock in that state hangs at its start.
-    """
-    server = _uwsgi.server
-    return server is not None and server.role() in (Role.MASTER, Role.ALONE)
 
 
 def _decide_in_worker(config: Config, server: _uwsgi.Server) -> Place:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from uwsgi_waffle.bus.client import BusUnavailable
+from uwsgi_waffle.bus.client import Patience
 from uwsgi_waffle.errors import InvalidSetting, UnknownRevision
 from uwsgi_waffle.host import layout
 from uwsgi_waffle.host.records import encode_record
@@ -109,7 +109,7 @@ class Writer:
         """
         current = self._serving.current
         snapshot = build(self._parts.declaration, self._parts.cipher, record, current)
-        return self._spread(record, snapshot, keys or record.keys)
+        return self._spread(record, snapshot, keys or record.keys, None, Patience())
 
     def _rows_at(self, revision: int) -> dict[str, str | None]:
         """Return what the declared settings held at a revision, ``None`` for the default."""
@@ -137,9 +137,9 @@ class Writer:
         self, edit: _Edit, signature: Signature | None, expected_revision: int | None
     ) -> Update:
         """Run an edit inside the transaction, then spread the record that it made."""
-        parts, seen = self._parts, self._parts.host.position
+        parts, seen, patience = self._parts, self._parts.host.position, Patience()
         signatures.check(signature)
-        beyond = self._highest(seen) if parts.config.multiproc else seen
+        beyond = self._highest(seen, patience) if parts.config.multiproc else seen
         record = parts.store.write(
             edit, signature or Signature(), expected_revision=expected_revision, beyond=beyond
         )
@@ -150,20 +150,15 @@ class Writer:
         if revision == 1 and seen.lineage not in ("", record.position.lineage):
             self._log_new_history(seen)
         announced = self._spread(
-            record, edit.snapshot(record), record.keys, edit.delta(record.position)
+            record, edit.snapshot(record), record.keys, edit.delta(record.position), patience
         )
         return Update(revision, edit.changes, announced)
 
-    def _highest(self, seen: Position) -> Position:
+    def _highest(self, seen: Position, patience: Patience) -> Position:
         """Return the highest position that any host has seen, which the next one must pass."""
-        if self._parts.bus.is_resting:
-            return seen
-        try:
-            reported = self._parts.reports.highest(seen.lineage)
-        except BusUnavailable as error:
-            self._parts.bus.rest(error)
-            return seen
-        return reported if seen.is_behind(reported) else seen
+        reports = self._parts.reports
+        reported = self._parts.bus.ask(lambda: reports.highest(seen.lineage), patience)
+        return reported if reported is not None and seen.is_behind(reported) else seen
 
     def _log_new_history(self, seen: Position) -> None:
         """Log that a change has made a lineage, though this host had seen another one."""
@@ -180,7 +175,8 @@ class Writer:
         record: Record,
         snapshot: Snapshot,
         keys: tuple[str, ...],
-        delta: Delta | None = None,
+        delta: Delta | None,
+        patience: Patience,
     ) -> bool:
         """Make a committed record arrive everywhere, and return whether Redis announced it."""
         parts = self._parts
@@ -191,7 +187,7 @@ class Writer:
                 wake_workers()
             if parts.config.multiproc:
                 # Before the callbacks of this process, which may take long.
-                announced = parts.bus.publish(record.position, keys, delta)
+                announced = parts.bus.publish(record.position, keys, delta, patience)
             # Where the host snapshot cannot be written, this process at least has the record.
             self._serving.serve(snapshot, sequence)
         except Exception:
