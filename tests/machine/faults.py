@@ -27,7 +27,7 @@ FULL_BYTES = 1
 class Fault:
     """One thing that can happen.
 
-    :ivar kind: what the table counts it as
+    :ivar kind: what happens
     :ivar what: to what it happens: a host's ``processes``, ``redis`` link, ``sql`` link or
         ``writer``, or a shared ``Redis`` or ``SQL``; one fault at a time happens to each
     :ivar ability: what the host must be able to do
@@ -44,7 +44,11 @@ class Fault:
         return self.what in {"Redis", "SQL"}
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.what}"
+        return f"{self.kind} {self.what}" if self.what in {"redis", "sql"} else self.kind
+
+    def can_happen_to(self, host: Host) -> bool:
+        """Return whether a host can have it."""
+        return not self.ability or self.ability in host.abilities
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,9 @@ class Faults:
         target = fault.what if fault.is_shared else f"{host.name} {fault.what}"
         if any(active.target == target for active in self._active):
             return False
-        if fault.ability and fault.ability not in host.abilities:
+        if not fault.can_happen_to(host):
             return False
-        self._world.ledger.counts[f"fault: {fault.kind}"] += 1
+        self._world.ledger.counts[f"fault: {fault}"] += 1
         self._active.append(Active(fault, target, fault.begin(self._world, host)))
         return True
 
@@ -83,7 +87,7 @@ class Faults:
                 one.heal()
 
     def __str__(self) -> str:
-        return ", ".join(f"{one.fault.kind} {one.target}" for one in self._active) or "none"
+        return ", ".join(f"{one.fault.kind} ({one.target})" for one in self._active) or "none"
 
 
 # -- processes ------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Ledger:
         self._began: dict[int, float] = {}
         self._made: dict[int, int] = {}
         self._refused: set[int] = set()
-        self._served: dict[int, int] = {}
+        self._served: dict[int, int] = {0: 0}
         self._hosts: dict[str, _Host] = {}
         self._stopped: dict[int, float] = {}
 

@@ -58,6 +58,8 @@ class Soak:
 
     def run(self, seconds: float) -> None:
         """Run for so long."""
+        for host in self.world.hosts:
+            host.update_by_writer()  # so that it runs
         began_at = time.monotonic()
         workers = [*self._each(self._read), *self._each(self._write)]
         with ThreadPoolExecutor(len(workers)) as pool:
@@ -89,7 +91,8 @@ class Soak:
         try:
             for fault in FAULTS:
                 if fault in chosen:
-                    faults.begin(fault, self._random.choice(self.world.hosts))
+                    able = [host for host in self.world.hosts if fault.can_happen_to(host)]
+                    faults.begin(fault, self._random.choice(able))
                     self._ends.wait(lasts_seconds / MOST_FAULTS)
             what = f"round {self.rounds}: {faults} for {lasts_seconds:.1f} s"
         finally:
@@ -150,7 +153,7 @@ class Soak:
         rows += [(kind, counts[kind]) for kind in faults]
         lines = [f"{name:<28}{value}" for name, value in rows]
         lines.append(f"{'':<28}{'processes':<16}{'memory (MB)':<18}descriptors")
-        for kind in self.usage[0].keys() | self.usage[-1].keys():
+        for kind in sorted(self.usage[0].keys() | self.usage[-1].keys()):
             ends = [use.get(kind, (0, 0, 0)) for use in (self.usage[0], self.usage[-1])]
             columns = [f"{first} -> {last}" for first, last in zip(*ends, strict=True)]
             lines.append(f"{kind:<28}{columns[0]:<16}{columns[1]:<18}{columns[2]}")

@@ -49,7 +49,7 @@ class Writer:
         process = self._process
         return None if process is None or process.poll() is not None else process.pid
 
-    def ask(self, seconds: float = 10.0, **question: object) -> dict[str, Any]:
+    def ask(self, *, within_seconds: float = 10.0, **question: object) -> dict[str, Any]:
         """Return the answer to a question.
 
         :raises WriterGone: there is none
@@ -63,7 +63,7 @@ class Writer:
             process.stdin.flush()
         except OSError as error:
             raise WriterGone(str(error)) from error
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + within_seconds
         while True:
             answer: dict[str, Any] = json.loads(self._line(process, deadline))
             if answer.get("number") == self._number:  # else one that came too late
