@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tests.machine.proxy import Proxy
-from tests.machine.world import Host, UwsgiHost, World, send
+from tests.machine.world import CHANNEL, Host, UwsgiHost, World, send
 from tests.support.processes import LocalServer
 
 __all__ = ["FAULTS", "Active", "Fault", "Faults"]
@@ -140,13 +141,22 @@ def _reload(_world: World, host: Host) -> Heal:
     return lambda: host.wait_until_whole(before)
 
 
-def _fifo(*commands: str) -> Callable[[World, Host], Heal]:
-    def begin(_world: World, host: Host) -> Heal:
-        assert isinstance(host, UwsgiHost)
-        host.fifo(random.choice(commands))  # noqa: S311  guards nothing
-        return host.wait_until_ready
+def _chain_reload(_world: World, host: Host) -> Heal:
+    assert isinstance(host, UwsgiHost)
+    host.fifo("c")
+    return host.wait_until_ready
 
-    return begin
+
+def _cheaper(_world: World, host: Host) -> Heal:
+    """Have one worker less for a while; uWSGI would end the last one, too."""
+    assert isinstance(host, UwsgiHost)
+    host.fifo("-")
+
+    def heal() -> None:
+        host.fifo("+")
+        host.wait_until_ready()
+
+    return heal
 
 
 def _kill_writer(_world: World, host: Host) -> None:
@@ -198,6 +208,18 @@ def _fill_redis(world: World, _host: Host) -> Heal:
     return lambda: limit(0)
 
 
+def _forge(world: World, _host: Host) -> None:
+    """Publish garbage and unsigned messages, and put reports under other names."""
+    with world.redis.client() as client:
+        forged = ["waffle", "default", "0" * 16, 2**40, "1" * 16, "x"]
+        for message in (b"\xff", b"[" * 1000, json.dumps(forged), json.dumps({"revision": 9})):
+            client.publish(CHANNEL, message)
+        for key in client.scan_iter(f"{{{CHANNEL}:*hosts"):
+            for host_id, entry in client.hgetall(key).items():
+                client.hset(key, host_id[::-1], entry)
+                client.hset(key, "0" * 16, b"x " + entry)
+
+
 FAULTS = (
     Fault("kill worker", "processes", _kill_one("worker")),
     Fault("kill mule", "processes", _kill_one("mule"), "mule"),
@@ -208,8 +230,8 @@ FAULTS = (
     Fault("stop host", "processes", _stop("")),
     Fault("stop writer", "writer", _stop_writer),
     Fault("reload", "processes", _reload, "reload"),
-    Fault("chain reload", "processes", _fifo("c"), "chain"),
-    Fault("cheaper", "processes", _fifo("-", "+"), "cheaper"),
+    Fault("chain reload", "processes", _chain_reload, "chain"),
+    Fault("cheaper", "processes", _cheaper, "cheaper"),
     Fault("restart host", "processes", _restart_host),
     *(
         Fault(kind, what, _link(what, act, lasts=lasts))
@@ -229,4 +251,5 @@ FAULTS = (
         for act in ("kill", "restart", "pause")
     ),
     Fault("fill Redis", "Redis", _fill_redis),
+    Fault("forge", "Redis", _forge),
 )

@@ -23,6 +23,7 @@ WRONGS = {
     "lost": "an update that had returned is not in the history",
     "made after refusal": "an update that had raised is in the history",
     "false yes": "`wait` returned while a living process did not serve the revision",
+    "unproven": "once the faults had ended, `wait` did not say yes",
     "late": "once the faults had ended, a process did not serve SQL's revision in time",
 }
 

@@ -79,6 +79,7 @@ class Soak:
             for work in running:
                 work.result()
         self.world.check_healed()
+        self.world.check_proof()
         self.ledger.compare(self.world.history())
         self.seconds = time.monotonic() - began_at
 
@@ -196,7 +197,7 @@ def main() -> int:
             soak.run(60 * chosen.minutes)
         except BaseException:
             for host in world.hosts:
-                _say(host.log()[-5000:])
+                _say(host.log()[-2000:])
             raise
         _say(soak.table())
     return 0 if world.ledger.is_right else 1

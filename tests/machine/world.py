@@ -21,9 +21,9 @@ from tests.support import RedisServer, UwsgiServer, other_servers, request, wait
 from tests.support.databases import SERVERS
 from tests.support.processes import START_SECONDS, STOP_SECONDS, LocalServer, is_alive
 from tests.support.uwsgi_server import Options
-from tests.support.waiting import SOON_SECONDS
+from tests.support.waiting import LOOK_SECONDS
 
-__all__ = ["POLL_SECONDS", "GunicornHost", "Host", "UwsgiHost", "World"]
+__all__ = ["CHANNEL", "POLL_SECONDS", "GunicornHost", "Host", "UwsgiHost", "World", "send"]
 
 APP = "tests.machine.app:app"
 CHANNEL = "machine"
@@ -43,11 +43,14 @@ class Host:
 
     #: What a test may do to its server: see :mod:`tests.machine.faults`.
     abilities: frozenset[str] = frozenset()
+    #: How many connections of it may listen to Redis.
+    most_subscriptions = 1
 
     def __init__(self, name: str, world: World) -> None:
         """Make the links; nothing runs yet."""
         self.name = name
         self.ledger = world.ledger
+        self.request_seconds = world.request_seconds
         self.redis_link = Proxy(world.redis.port)
         self.sql_link = Proxy(world.database.port)
         url = sa.make_url(world.database_url).set(port=self.sql_link.port)
@@ -147,7 +150,7 @@ class Host:
         floor = self.ledger.floor(self.name)
         try:
             answer = request(
-                "GET", f"/?hold={hold_seconds}", port=self.port, seconds=REQUEST_SECONDS
+                "GET", f"/?hold={hold_seconds}", port=self.port, seconds=self.request_seconds
             )
         except OSError:
             self.ledger.counts["reads unanswered"] += 1
@@ -166,14 +169,23 @@ class Host:
     def update_by_writer(self) -> int | None:
         """Set all settings to a new number through the writer."""
         return self._note_update(
-            lambda value: self.writer.ask(do="update", values=dict.fromkeys(NAMES, value))
+            lambda value: self.writer.ask(
+                within_seconds=self.request_seconds,
+                do="update",
+                values=dict.fromkeys(NAMES, value),
+            )
         )
 
     def wait(self, revision: int, seconds: float = 2.0) -> bool | None:
         """Wait for a revision in the writer, judge a yes; ``None`` where there was no answer."""
         began_at = time.monotonic()
         try:
-            answer = self.writer.ask(do="wait", revision=revision, seconds=seconds)
+            answer = self.writer.ask(
+                within_seconds=seconds + REQUEST_SECONDS,
+                do="wait",
+                revision=revision,
+                seconds=seconds,
+            )
         except WriterGone:
             return None
         if "error" in answer:
@@ -188,7 +200,7 @@ class Host:
             "/update",
             port=self.port,
             json=dict.fromkeys(NAMES, value),
-            seconds=REQUEST_SECONDS,
+            seconds=self.request_seconds,
         )
         if answer.status not in {200, 503}:
             message = f"{answer.status}: {answer.text}"
@@ -268,7 +280,9 @@ class _Gunicorn(other_servers.Gunicorn):
 
 
 class GunicornHost(Host):
-    """gunicorn, each worker of which listens for itself."""
+    """gunicorn, each worker of which may listen for itself."""
+
+    most_subscriptions = 2
 
     def __init__(self, name: str, world: World, *, worker_class: str = "gthread") -> None:
         """Choose the workers."""
@@ -309,8 +323,11 @@ class GunicornHost(Host):
 class World:
     """Everything that runs."""
 
-    def __init__(self, database: str = "postgresql") -> None:
-        """Choose the database; nothing runs yet."""
+    def __init__(
+        self, database: str = "postgresql", request_seconds: float = REQUEST_SECONDS
+    ) -> None:
+        """Choose the database, and how long an answer is waited for; nothing runs yet."""
+        self.request_seconds = request_seconds
         self.ledger = Ledger()
         self.redis = RedisServer()
         self.database = SERVERS[database]()
@@ -406,6 +423,20 @@ class World:
             what = f"{host.name}: {sorted(missing)} at {behind}, not at {wanted}"
             self.ledger.wrong("late", what)
 
+    def check_proof(self) -> None:
+        """Check, once all faults have ended, that each host can prove it, with few connections."""
+        wanted = self.revision()
+        for host in self.hosts:
+            if not host.wait(wanted, SLACK_SECONDS):
+                self.ledger.wrong("unproven", f"{host.name} cannot prove {wanted}")
+        most = sum(host.most_subscriptions for host in self.hosts)
+        deadline = time.monotonic() + SLACK_SECONDS
+        while not len(self.hosts) <= (count := self.redis.subscribers(CHANNEL)) <= most:
+            if time.monotonic() > deadline:
+                self.ledger.wrong("late", f"{count} subscriptions to Redis, {most} at most")
+                return
+            time.sleep(LOOK_SECONDS)
+
     def close(self) -> None:
         """End everything."""
         for host in self.hosts:
@@ -439,6 +470,3 @@ def send(pids: Sequence[int], number: signal.Signals) -> None:
         if is_alive(pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-
-
-__all__ += ["SOON_SECONDS", "send"]
