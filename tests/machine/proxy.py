@@ -33,9 +33,10 @@ class Proxy:
     A cut keeps what was sent, as TCP does: it arrives once the link is mended.
     """
 
-    def __init__(self, target_port: int) -> None:
-        """Listen on a free port at once."""
+    def __init__(self, target_port: int, address: str = "127.0.0.1") -> None:
+        """Listen on a free port of *address* at once."""
         self.port = free_port()
+        self.address = address
         self._target_port = target_port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -104,7 +105,7 @@ class Proxy:
     async def _start(self) -> None:
         for way in _WAYS:
             self._open.setdefault(way, asyncio.Event()).set()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, self.address, self.port)
 
     async def _stop(self) -> None:
         if self._server is not None:

@@ -21,6 +21,7 @@ from tests.support import RedisServer, UwsgiServer, other_servers, request, wait
 from tests.support.databases import SERVERS
 from tests.support.processes import START_SECONDS, STOP_SECONDS, LocalServer, is_alive
 from tests.support.uwsgi_server import Options
+from tests.support.waffle_host import WITH_MULE
 from tests.support.waiting import LOOK_SECONDS
 
 __all__ = ["CHANNEL", "POLL_SECONDS", "GunicornHost", "Host", "UwsgiHost", "World", "send"]
@@ -46,18 +47,18 @@ class Host:
     #: How many connections of it may listen to Redis.
     most_subscriptions = 1
 
-    def __init__(self, name: str, world: World) -> None:
-        """Make the links; nothing runs yet."""
+    def __init__(self, name: str, world: World, address: str = "127.0.0.1") -> None:
+        """Make the links, which the host reaches at *address*; nothing runs yet."""
         self.name = name
         self.ledger = world.ledger
         self.request_seconds = world.request_seconds
-        self.redis_link = Proxy(world.redis.port)
-        self.sql_link = Proxy(world.database.port)
-        url = sa.make_url(world.database_url).set(port=self.sql_link.port)
+        self.redis_link = Proxy(world.redis.port, address)
+        self.sql_link = Proxy(world.database.port, address)
+        url = sa.make_url(world.database_url).set(host=address, port=self.sql_link.port)
         self.environment = {
             "WAFFLE_MULTIPROC": "true",
             "WAFFLE_DATABASE_URI": url.render_as_string(hide_password=False),
-            "WAFFLE_REDIS_URL": f"redis://127.0.0.1:{self.redis_link.port}/0",
+            "WAFFLE_REDIS_URL": f"redis://{address}:{self.redis_link.port}/0",
             "WAFFLE_REDIS_CHANNEL": CHANNEL,
             "WAFFLE_POLL_SECONDS": str(POLL_SECONDS),
             "TEST_SETTINGS": str(len(NAMES)),
@@ -228,9 +229,16 @@ class Host:
 class UwsgiHost(Host):
     """uWSGI."""
 
-    def __init__(self, name: str, world: World, *options: Options, abilities: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        world: World,
+        *options: Options,
+        abilities: str = "",
+        address: str = "127.0.0.1",
+    ) -> None:
         """Choose the options; *abilities* are words."""
-        super().__init__(name, world)
+        super().__init__(name, world, address)
         self.abilities = frozenset(abilities.split())
         merged: dict[str, Any] = {"module": APP, "disable-logging": True, "processes": 3}
         for some in options:
@@ -350,7 +358,12 @@ class World:
         self.database.start()
         with self._engine(self.database.url) as engine, engine.connect() as connection:
             connection.execute(sa.text(f"CREATE DATABASE {DATABASE_NAME}"))
-        mule: Options = {"shared-import": "uwsgi_waffle.boot", "mule": "waffle"}
+        self.hosts = self.make_hosts()
+        with ThreadPoolExecutor(len(self.hosts)) as pool:
+            list(pool.map(lambda host: host.start(), self.hosts))
+
+    def make_hosts(self) -> list[Host]:
+        """Return the hosts, each another kind of server."""
         elected: Options = {
             "shared-import": "uwsgi_waffle.boot",
             "lazy-apps": True,
@@ -358,13 +371,11 @@ class World:
             "cheaper-initial": 2,
             "cheaper-algo": "manual",
         }
-        self.hosts = [
-            UwsgiHost("mule", self, mule, abilities="reload mule"),
+        return [
+            UwsgiHost("mule", self, WITH_MULE, abilities="reload mule"),
             UwsgiHost("elected", self, elected, abilities="reload chain cheaper"),
             GunicornHost("gunicorn", self),
         ]
-        with ThreadPoolExecutor(len(self.hosts)) as pool:
-            list(pool.map(lambda host: host.start(), self.hosts))
 
     def host(self, name: str) -> Host:
         """Return a host by its name."""
