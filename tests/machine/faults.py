@@ -208,6 +208,19 @@ def _fill_redis(world: World, _host: Host) -> Heal:
     return lambda: limit(0)
 
 
+def _fill_sql(world: World, _host: Host) -> Heal:
+    disk = world.disk
+    assert disk is not None
+    disk.fill()
+
+    def heal() -> None:
+        disk.empty()
+        if not world.database.process.running:  # PostgreSQL ends itself where its log has no room
+            world.database.restart()
+
+    return heal
+
+
 def _forge(world: World, _host: Host) -> None:
     """Publish garbage and unsigned messages, and put reports under other names."""
     with world.redis.client() as client:
@@ -251,5 +264,6 @@ FAULTS = (
         for act in ("kill", "restart", "pause")
     ),
     Fault("fill Redis", "Redis", _fill_redis),
+    Fault("fill SQL", "SQL", _fill_sql),
     Fault("forge", "Redis", _forge),
 )

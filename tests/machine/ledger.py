@@ -23,6 +23,7 @@ WRONGS = {
     "lost": "an update that had returned is not in the history",
     "made after refusal": "an update that had raised is in the history",
     "false yes": "`wait` returned while a living process did not serve the revision",
+    "crashed": "an update ended in what is no WaffleError",
     "unproven": "once the faults had ended, `wait` did not say yes",
     "late": "once the faults had ended, a process did not serve SQL's revision in time",
 }
@@ -48,7 +49,7 @@ class _Host:
     proven: int = 0
     up_since: float | None = None
     latest: int = 0
-    behind_since: float | None = None
+    unseen: dict[int, float] = field(default_factory=dict)
     seen: dict[int, int] = field(default_factory=dict)
 
 
@@ -69,6 +70,7 @@ class Ledger:
         self._served: dict[int, int] = {0: 0}
         self._hosts: dict[str, _Host] = {}
         self._stopped: dict[int, float] = {}
+        self._proofs: dict[int, str] = {}
 
     @property
     def is_right(self) -> bool:
@@ -85,7 +87,7 @@ class Ledger:
         """Note something that must never be."""
         assert kind in WRONGS
         self.counts[kind] += 1
-        self.findings.append(f"{kind}: {what}")
+        self.findings.append(f"{time.monotonic():.3f} {kind}: {what}")
 
     # -- updates ------------------------------------------------------------------------------
 
@@ -103,10 +105,9 @@ class Ledger:
             self._made[revision] = value
             here = self._at(host)
             here.updated = max(here.updated, revision)
-            now = time.monotonic()
             for each in self._hosts.values():
-                if each.behind_since is None and each.latest < revision and each.up_since:
-                    each.behind_since = now
+                if each.latest < revision and each.up_since is not None:
+                    each.unseen[revision] = time.monotonic()
 
     def refused(self, value: int) -> None:
         """Note that an update has raised, and so was not made."""
@@ -141,19 +142,18 @@ class Ledger:
             elif revision < floor.seen.get(pid, 0):
                 self.wrong("backwards", f"{what} after {floor.seen[pid]}")
             elif revision < floor.proven:
-                self.wrong("false yes", f"{what} after {floor.proven} was proven")
+                self.wrong("false yes", f"{what} after {self._proofs[floor.proven]}")
             here = self._at(host)
             here.seen[pid] = max(here.seen.get(pid, 0), revision)
             here.latest = max(here.latest, revision)
-            if here.behind_since is not None and revision >= max(self._made, default=0):
-                lasted = time.monotonic() - here.behind_since
+            for made in [made for made in here.unseen if made <= revision]:
+                lasted = time.monotonic() - here.unseen.pop(made)
                 self.longest_divergence_seconds = max(self.longest_divergence_seconds, lasted)
-                here.behind_since = None
 
     # -- proofs -------------------------------------------------------------------------------
 
-    def proven(self, revision: int, began_at: float) -> None:
-        """Judge that `wait` has returned, which had been called at *began_at*."""
+    def proven(self, host: str, revision: int, began_at: float, fleet: str) -> None:
+        """Judge that `wait` has returned on a host, where it had been called at *began_at*."""
         with self._lock:
             self.counts["proofs"] += 1
             made_at = self._began.get(self._made.get(revision, 0))
@@ -163,6 +163,7 @@ class Ledger:
             for here in self._hosts.values():
                 if here.up_since is not None and here.up_since < began_at:
                     here.proven = max(here.proven, revision)
+            self._proofs[revision] = f"{host} at {time.monotonic():.3f}: {fleet}"
 
     # -- processes ----------------------------------------------------------------------------
 
@@ -175,8 +176,9 @@ class Ledger:
         """Note that a host ends; what was proven of it says nothing of its next start."""
         with self._lock:
             here = self._at(host)
-            here.up_since, here.behind_since, here.proven = None, None, 0
+            here.up_since, here.proven = None, 0
             here.seen.clear()
+            here.unseen.clear()
 
     def stopped(self, pid: int) -> None:
         """Note that a process that must be waited for cannot do anything from now on."""

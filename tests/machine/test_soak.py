@@ -93,7 +93,7 @@ def test_what_is_lost_or_made_in_spite_of_a_refusal_is_found(ledger: Ledger) -> 
 def test_a_false_yes_is_found(ledger: Ledger) -> None:
     ledger.stopped(7)
     ledger.made("here", ledger.attempt(), 2)
-    ledger.proven(2, began_at=float("inf"))
+    ledger.proven("here", 2, began_at=float("inf"), fleet="all")
     ledger.continues(7)
     ledger.saw("there", ledger.floor("there"), answer(1, 1))
     assert found(ledger) == {"false yes": 2}

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from typing_extensions import Self
 
+from tests.machine.disk import Disk
 from tests.machine.ledger import Ledger
 from tests.machine.proxy import Proxy
 from tests.machine.writer import Writer, WriterGone
@@ -192,7 +193,7 @@ class Host:
         if "error" in answer:
             self.ledger.counts["proofs refused"] += 1
             return False
-        self.ledger.proven(answer["revision"], began_at)
+        self.ledger.proven(self.name, answer["revision"], began_at, answer["fleet"])
         return True
 
     def _update_by_worker(self, value: int) -> dict[str, Any]:
@@ -203,6 +204,8 @@ class Host:
             json=dict.fromkeys(NAMES, value),
             seconds=self.request_seconds,
         )
+        if answer.status == 500:
+            self.ledger.wrong("crashed", f"{self.name}: an update raised what is no WaffleError")
         if answer.status not in {200, 503}:
             message = f"{answer.status}: {answer.text}"
             raise OSError(message)
@@ -340,6 +343,7 @@ class World:
         self.redis = RedisServer()
         self.database = SERVERS[database]()
         self.hosts: list[Host] = []
+        self.disk: Disk | None = None
 
     @property
     def database_url(self) -> str:
@@ -354,6 +358,7 @@ class World:
 
     def start(self) -> None:
         """Start everything, and return when every host serves."""
+        self.disk = Disk(self.database.directory, self.database.user)
         self.redis.start()
         self.database.start()
         with self._engine(self.database.url) as engine, engine.connect() as connection:
@@ -453,6 +458,9 @@ class World:
         for host in self.hosts:
             host.close()
         self.redis.close()
+        self.database.kill()
+        if self.disk is not None:
+            self.disk.close()
         self.database.close()
 
     def __enter__(self) -> Self:
