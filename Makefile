@@ -6,12 +6,16 @@
 #   ADDRESS=127.0.0.1:9000 make run   at another address
 #   TESTS=tests/bus make test         a part of the tests
 #   JOBS=1 make test                  one test at a time
+#   make soak MINUTES=60              all faults mixed for so long, and one table at the end
 
 PYTHON  ?= python3
 VENV    ?= .venv
 CONFIG  ?= waffle
 ADDRESS ?= 127.0.0.1:8080
 TESTS   ?=
+MINUTES ?=
+# More arguments of the mixed soak, such as `--seed 7 --database mariadb`.
+SOAK    ?=
 # Tests wait as much as they compute, so there are more of them at once than cores. Those of a file
 # stay together, as they share servers.
 JOBS    ?= 4
@@ -42,9 +46,10 @@ test: lint ## Check style and types, start throw-away servers, run all tests
 	@tests/provision.sh
 	$(PYTEST) $(TESTS)
 
-soak: $(VENV)/.dev ## Run the tests at full counts, with full waits, on all databases
+soak: $(VENV)/.dev ## Run the tests at full counts; with MINUTES=60, all faults mixed for so long
 	@tests/provision.sh
-	TEST_SOAK=1 $(PYTEST) --timeout 3600 --hypothesis-profile default $(TESTS)
+	$(if $(MINUTES),$(BIN)/python -m tests.machine.soak --minutes $(MINUTES) $(SOAK), \
+		TEST_SOAK=1 $(PYTEST) --timeout 3600 --hypothesis-profile default $(TESTS))
 
 lint: $(VENV)/.dev ## Check style, types and the direction of imports only
 	$(BIN)/ruff check .
