@@ -84,7 +84,7 @@ def follows(place: Place) -> bool:
 
 
 def _log_no_signals(server: _uwsgi.Server) -> None:
-    """Log once per instance why each worker listens for itself."""
+    """Log once per instance why uWSGI's signal cannot wake the workers."""
     if server.worker_id() != 1:
         return
     if server.master_pid() == 0:
@@ -94,7 +94,8 @@ def _log_no_signals(server: _uwsgi.Server) -> None:
         fact = "uwsgi_waffle.boot was not loaded in the uWSGI master (lazy-apps)"
         fix = "Add `shared-import = uwsgi_waffle.boot`"
     logger.warning(
-        "waffle: %s: each worker listens for itself, with a Redis connection of its own. %s.",
+        "waffle: %s: no mule listens, but one elected worker, and a thread in each of the others "
+        "waits to be woken by it. %s.",
         fact,
         fix,
     )
