@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from uwsgi_waffle.bus.client import RedisClient
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.errors import StoreUnavailable
-from uwsgi_waffle.host.election import Election
 from uwsgi_waffle.listen import placement
+from uwsgi_waffle.listen.candidate import Candidate
 from uwsgi_waffle.listen.loop import ListenerLoop
 from uwsgi_waffle.listen.reporter import Reporter
 from uwsgi_waffle.server import _uwsgi, concurrency, forks, hooks
@@ -170,12 +170,20 @@ class State(Parts):
             self.serving.catch_up()
 
     def _start_listener(self, place: placement.Place) -> concurrency.Environment | None:
-        environment = placement.start(
-            self.config, place, self.loop.run, _weak(self.serving.catch_up), self._election()
+        if place not in (placement.Place.WORKER, placement.Place.OWN):
+            return None
+        is_signalled = place is placement.Place.WORKER
+        server = _uwsgi.server
+        candidate = Candidate(
+            self.host,
+            self.loop.run,
+            _weak(self.serving.catch_up),
+            keep_up=None if is_signalled else _weak(self.serving.keep_up),
+            master_pid=server.master_pid() if server is not None and is_signalled else 0,
         )
-        if environment is not None:
-            # Not at the end of the process: a daemon thread and a greenlet end with it anyway.
-            weakref.finalize(self, environment.request_stop).atexit = False
+        environment = placement.start(self.config, candidate)
+        # Not at the end of the process: a daemon thread and a greenlet end with it anyway.
+        weakref.finalize(self, environment.request_stop).atexit = False
         return environment
 
     def _restart_listener(self) -> None:
@@ -232,10 +240,6 @@ class State(Parts):
                 follows=follows,
             )
         self.serving.record()
-
-    def _election(self) -> Election | None:
-        server = _uwsgi.server
-        return None if server is None else Election(self.host.path, server.master_pid())
 
     # -- as asked by the extension ------------------------------------------------------------
 
