@@ -1,4 +1,4 @@
-"""What a program that can read Redis learns: positions and names, never a value."""
+"""What a program that can read Redis learns: positions, names and changes, never a secret."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.support.waiting import SOON_SECONDS
 VALUE = "swordfish"
 
 
-def test_redis_sees_no_value_and_no_key(apps: Apps, redis_server: RedisServer) -> None:
+def test_redis_sees_no_secret_and_no_key(apps: Apps, redis_server: RedisServer) -> None:
     """Neither in what it holds nor in what passes through; refused values included."""
-    confs = {"NAME": {"default": "Waffle"}}
-    strict = {"NAME": {"default": "Waffle", "max_length": 8}}
+    confs = {"NAME": {"default": "Waffle", "secret": True}}
+    strict = {"NAME": {"default": "Waffle", "secret": True, "max_length": 8}}
     here = Host(apps, "here", redis_server, confs=confs)
     there = Host(apps, "there", redis_server, confs=strict)
     with redis_server.client() as client, client.pubsub() as overheard:
