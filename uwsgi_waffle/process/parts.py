@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from uwsgi_waffle.bus.announcements import Bus
@@ -20,10 +21,21 @@ from uwsgi_waffle.values.confs import model_from_confs
 from uwsgi_waffle.values.declaration import Declaration
 from uwsgi_waffle.values.settings import WaffleSettings
 
+from .callbacks import Callbacks
+from .overrides import Overrides
+
 if TYPE_CHECKING:
     from flask import Flask
 
-__all__ = ["Parts"]
+__all__ = ["Common", "Parts"]
+
+
+@dataclass(frozen=True)
+class Common:
+    """What the applications of one extension have in common."""
+
+    callbacks: Callbacks = field(default_factory=Callbacks)
+    overrides: Overrides = field(default_factory=Overrides)
 
 
 class Parts:
