@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Common", "Parts"]
 
+#: Others of this user have the same URL, and another database.
+IN_MEMORY = "the database is in the memory of this application alone"
+
 
 @dataclass(frozen=True)
 class Common:
@@ -79,6 +82,7 @@ class Parts:
             chosen or default_path(config),
             config.namespace,
             None if chosen else lambda: default_path(config),
+            private_reason=IN_MEMORY if config.is_in_memory and not chosen else None,
         )
         self.redis = SharedClient(config, redis)
         # Nothing that the listener holds may hold the application: the listener ends with it.

@@ -104,7 +104,8 @@ class State(Parts):
                     self.reconciler.create_namespace()
                     self.reconciler.reconcile(at_start=True)
         # This may be a master about to fork; a process that needs SQL again makes a connection.
-        self.store.database.close()
+        if not self.config.is_in_memory:  # which its only connection holds
+            self.store.database.close()
 
     def _log_start(self) -> None:
         if self.reconciler.error is not None:
