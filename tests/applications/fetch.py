@@ -20,7 +20,7 @@ from tests.applications.catalogue import APPLICATIONS, ROOT, Application
 #: What is written into an application factory: the two lines of the guide.
 LINES = "    from {package} import settings\n    settings.init_app(app)\n\n"
 #: What the servers and the extension need beside the application.
-OURS = ("gunicorn", "pyuwsgi", f"{ROOT}[admin]")
+OURS = ("gunicorn", "pyuwsgi", "--editable", f"{ROOT}[admin]")
 
 
 def fetch(application: Application) -> None:

@@ -21,6 +21,7 @@ waffle = WaffleConf(settings=Settings)
 
 def init_app(app: Flask) -> None:
     """Set the extension up; flaskr has no SQLAlchemy URL, but a path to its SQLite file."""
+    app.config.from_prefixed_env()
     app.config.setdefault("WAFFLE_DATABASE_URI", f"sqlite:///{app.config['DATABASE']}")
     app.config["WAFFLE_MULTIPROC"] = not app.testing
     waffle.init_app(app)

@@ -22,6 +22,7 @@ waffle = WaffleConf(settings=Settings)
 
 def init_app(app: Flask) -> None:
     """Set the extension up, in the database of the application."""
+    app.config.from_prefixed_env()
     app.config["WAFFLE_MULTIPROC"] = not app.testing
     waffle.init_app(app)
     app.register_blueprint(waffle.admin(authorize=who), url_prefix="/waffle")
