@@ -133,6 +133,14 @@ class WaffleConf(Generic[S]):
         """Return the snapshot to see where none is pinned for the only application."""
         return self._state().pins.seen()
 
+    @property
+    def state(self) -> State:
+        """``app.extensions["waffleconf"]``, under the name that Flask-WaffleConf gives it.
+
+        :raises WaffleError: there is no application, or none of several is current
+        """
+        return self._state()
+
     # -- write --------------------------------------------------------------------------------
 
     def update(

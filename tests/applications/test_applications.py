@@ -21,12 +21,14 @@ import pytest
 
 from tests.applications.catalogue import APPLICATIONS, Application
 from tests.support import RedisServer, free_port, request, require, wait_until
-from tests.support.processes import START_SECONDS, ServerProcess
+from tests.support.processes import ServerProcess
 
 WORKERS = 4
 #: Enough requests for each worker to have answered.
 ASKED = 24
 TESTS_SECONDS = 110
+#: With all that such an application imports.
+LOAD_SECONDS = 80.0
 PASSWORD = "p"  # noqa: S105  # of the users that the test makes
 SERVERS = ("uwsgi", "gunicorn")
 
@@ -106,7 +108,7 @@ class Site:
         binaries = self.application.python.parent
         address = f"127.0.0.1:{self.port}"
         if server == "gunicorn":
-            options = ("--workers", str(WORKERS), "--bind", address)
+            options = ("--preload", "--workers", str(WORKERS), "--bind", address)
             return [
                 str(self.application.python),
                 "-m",
@@ -169,7 +171,7 @@ def served(site: Site, server: str) -> Iterator[None]:
         return request("GET", "/auth/login", port=site.port).status == 200
 
     try:
-        wait_until(answers, START_SECONDS, f"{server} serves")
+        wait_until(answers, LOAD_SECONDS, f"{server} serves")
         yield
         assert "Traceback" not in log.read_text()
     except BaseException:
