@@ -30,7 +30,7 @@ EXTRAS = admin,encryption,gevent,mysql,postgresql
 FLASK_WAFFLE = $(BIN)/flask --app $(abspath uwsgi_configs/demo.py) waffle
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak lint verifytypes coverage lowest wheel-test clean
+.PHONY: help run test soak lint verifytypes coverage lowest wheel-test applications clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -73,6 +73,10 @@ lowest: ## Run the tests of the core on the oldest versions that pyproject.toml 
 
 wheel-test: $(VENV)/.dev ## Build the package, install it elsewhere, and test it there
 	tests/wheel.sh $(BIN)/python
+
+applications: $(VENV)/.dev ## Fetch applications by others, and test them with the extension
+	$(BIN)/python tests/applications/fetch.py
+	$(BIN)/python -m pytest tests/applications
 
 clean: ## Remove the virtual environment and the caches
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -136,6 +136,11 @@ class Config(BaseModel):
         return redact_url(self.redis_url or f"redis://{self.redis_host}:{self.redis_port}")
 
     @property
+    def is_in_memory(self) -> bool:
+        """Whether the database is SQLite's in the memory of one application, and no file."""
+        return bool(re.fullmatch(r"sqlite(\+\w+)?:/{2,3}(:memory:)?(\?.*)?", self.database_uri))
+
+    @property
     def may_use_mule(self) -> bool:
         """Whether a mule is to listen, if there is one."""
         return self.multiproc and self.listener in ("auto", "mule")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
@@ -17,7 +16,9 @@ from .config import Config
 from .errors import ConfigError, WaffleError
 from .ops.convergence import wait
 from .ops.status import Status, collect
-from .process.callbacks import Callbacks, ChangeHandler
+from .process.callbacks import ChangeHandler
+from .process.overrides import Override
+from .process.parts import Common
 from .process.pins import NO_PIN, Pin
 from .process.state import State
 from .process.writes import Update
@@ -81,7 +82,7 @@ class WaffleConf(Generic[S]):
         """
         self._model = settings
         self._redis = redis
-        self._callbacks = Callbacks()
+        self._common = Common()
         self._only: State | None = None
         self._count = 0
         #: Returns the pin of the request at hand; where there are several applications, no pin.
@@ -107,7 +108,7 @@ class WaffleConf(Generic[S]):
                 message = "Settings are declared twice: as a class and in WAFFLE_CONFS. Remove one."
                 raise ConfigError(message, key="WAFFLE_CONFS")
         boot.install()
-        state = State(app, config, self._model, self._callbacks, self._redis)
+        state = State(app, config, self._model, self._common, self._redis)
         app.extensions[EXTENSION_NAME] = state
         self._count += 1
         is_only = self._count == 1
@@ -131,6 +132,14 @@ class WaffleConf(Generic[S]):
     def _seen(self) -> Snapshot:
         """Return the snapshot to see where none is pinned for the only application."""
         return self._state().pins.seen()
+
+    @property
+    def state(self) -> State:
+        """``app.extensions["waffleconf"]``, under the name that Flask-WaffleConf gives it.
+
+        :raises WaffleError: there is no application, or none of several is current
+        """
+        return self._state()
 
     # -- write --------------------------------------------------------------------------------
 
@@ -219,7 +228,7 @@ class WaffleConf(Generic[S]):
 
         def register(handler: Handler) -> Handler:
             for name in names:
-                self._callbacks.add(name, handler)
+                self._common.callbacks.add(name, handler)
             return handler
 
         return register
@@ -237,8 +246,7 @@ class WaffleConf(Generic[S]):
         """Have the request at hand see the newest settings from now on; return their revision.
 
         A request keeps the settings that it started with. One that lasts, such as a websocket or a
-        stream of events, calls this where it can take newer ones, but not within :meth:`override`,
-        whose end brings back the settings from before it. It reads no database.
+        stream of events, calls this where it can take newer ones. It reads no database.
         """
         return self._state().pins.follow().revision
 
@@ -260,15 +268,26 @@ class WaffleConf(Generic[S]):
         """
         return collect(self._state())
 
-    def override(self, **values: object) -> AbstractContextManager[None]:
+    def override(self, **values: object) -> Override:
         """See other values in this context only, for tests: nothing is stored or announced.
 
-        ``app.config`` belongs to the whole process, so it keeps the stored values.
+        As the object of ``with``, or as a decorator of a function of any kind. Within an
+        application context that application sees them, elsewhere each one of this extension;
+        ``app.config``, which belongs to the whole process, keeps the stored values. The block, or
+        the function, raises:
 
         :raises UnknownSetting: a name is not declared
         :raises InvalidSetting: a value, or the whole, is refused
         """
-        return self._state().pins.override(values)
+        return Override(
+            self._common.overrides, values, find_app=_current_app, check=self._see_overrides
+        )
+
+    def _see_overrides(self) -> None:
+        """Check what is overridden; where no application is current, its requests do."""
+        state = self._state_at_hand()
+        if state is not None:
+            state.pins.see_overrides()
 
     # -- operate ------------------------------------------------------------------------------
 
@@ -297,19 +316,29 @@ class WaffleConf(Generic[S]):
 
         :raises WaffleError: there is none, or several and none is current
         """
-        if self._only is not None:
-            return self._only
+        state = self._state_at_hand()
+        if state is not None:
+            return state
         if not self._count:
             message = "This WaffleConf has no app yet. Call init_app(app) first."
             raise WaffleError(message)
-        if not has_app_context() or EXTENSION_NAME not in current_app.extensions:
-            message = (
-                "This WaffleConf serves several apps, and none of them is current. "
-                "Use it within `with app.app_context():`."
-            )
-            raise WaffleError(message)
-        return cast("State", current_app.extensions[EXTENSION_NAME])
+        message = (
+            "This WaffleConf serves several apps, and none of them is current. "
+            "Use it within `with app.app_context():`."
+        )
+        raise WaffleError(message)
+
+    def _state_at_hand(self) -> State | None:
+        if self._only is not None:
+            return self._only
+        if self._count and has_app_context():
+            return cast("State | None", current_app.extensions.get(EXTENSION_NAME))
+        return None
 
 
 def _no_pin() -> Pin:
     return NO_PIN
+
+
+def _current_app() -> Flask | None:
+    return current_app._get_current_object() if has_app_context() else None  # type: ignore[attr-defined]  # noqa: SLF001  # so Flask's docs have it

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from typing import Annotated, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.snapshot import Record
 
 from . import layout
 from .processes import position_of
 
-__all__ = ["Area", "in_use", "read", "write"]
+__all__ = ["Area", "Before", "encode_record", "in_use", "read", "write"]
+
+#: Lineages that a host was at before, the latest first, each with its keys.
+Before = tuple[tuple[str, ...], ...]
 
 #: How often a torn read is tried again before SQL is asked.
 READ_ATTEMPTS = 20
@@ -88,3 +93,8 @@ def _crc(header: list[int], payload: bytes) -> int:
     """Return the CRC of a record and of everything in its header but the CRC."""
     start = zlib.crc32(repr(header[: layout.AREA_CRC]).encode())
     return zlib.crc32(payload, start)
+
+
+def encode_record(record: Record, before: Before = ()) -> bytes:
+    """Return a record as the host snapshot holds it, with the lineage and the keys before it."""
+    return json.dumps([dict(record.rows), record.keys, before], separators=(",", ":")).encode()

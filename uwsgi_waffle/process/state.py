@@ -24,8 +24,9 @@ from uwsgi_waffle.server._uwsgi import Role
 from uwsgi_waffle.values.settings import WaffleSettings
 
 from .asking import Asker
-from .callbacks import Callbacks, ChangeQueue
-from .parts import Parts
+from .callbacks import ChangeQueue
+from .overrides import Override
+from .parts import Common, Parts
 from .pins import Pins
 from .serving import Serving
 from .writes import Writer
@@ -60,12 +61,12 @@ class State(Parts):
         app: Flask,
         config: Config,
         model: type[WaffleSettings] | None,
-        callbacks: Callbacks,
+        common: Common,
         redis: RedisClient | None,
     ) -> None:
         """Load the settings, or what replaces them; start nothing that a fork would break."""
         super().__init__(app, config, model, redis)
-        self.declaration.check_known(callbacks.names)
+        self.declaration.check_known(common.callbacks.names)
         self._reporter = Reporter(
             config, self.host, self.reports, self.registry, self.declaration.digest
         )
@@ -73,7 +74,7 @@ class State(Parts):
         self.place: placement.Place | None = None
         self.environment: concurrency.Environment | None = None
         self._asker = Asker(self.host, self.reconciler, config.poll_seconds)
-        self._queue = ChangeQueue(app, callbacks)
+        self._queue = ChangeQueue(app, common.callbacks)
         self._pid = os.getpid()
         self._claims: dict[int, object] = {}
         self._was_uwsgi_process = False
@@ -82,8 +83,9 @@ class State(Parts):
         self._read_at_start()
         self.serving = Serving(self, self._asker, self._queue, _weak(self.adopt_process))
         self._log_start()
-        self.pins = Pins(app, self.declaration, self.host, self.serving)
+        self.pins = Pins(app, self.declaration, self.host, self.serving, common.overrides)
         self.writer = Writer(self, self.serving)
+        self._overrides = common.overrides
         _states.add(self)
         self._watch_process()
 
@@ -102,7 +104,8 @@ class State(Parts):
                     self.reconciler.create_namespace()
                     self.reconciler.reconcile(at_start=True)
         # This may be a master about to fork; a process that needs SQL again makes a connection.
-        self.store.database.close()
+        if not self.config.is_in_memory:  # which its only connection holds
+            self.store.database.close()
 
     def _log_start(self) -> None:
         if self.reconciler.error is not None:
@@ -252,6 +255,12 @@ class State(Parts):
         self.reconciler.reconcile()
         self.serving.catch_up()
         return self.serving.current is not before
+
+    def override(self, values: Mapping[str, object]) -> Override:
+        """Return what sees other values, see ``WaffleConf.override``."""
+        return Override(
+            self._overrides, values, find_app=lambda: self.app, check=self.pins.see_overrides
+        )
 
     # -- as asked by code for Flask-WaffleConf ------------------------------------------------
 

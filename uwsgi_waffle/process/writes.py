@@ -15,7 +15,7 @@ from typing import Any
 from uwsgi_waffle.bus.client import Patience
 from uwsgi_waffle.errors import InvalidSetting, UnknownRevision
 from uwsgi_waffle.host import layout
-from uwsgi_waffle.host.records import encode_record
+from uwsgi_waffle.host.areas import encode_record
 from uwsgi_waffle.server import _uwsgi
 from uwsgi_waffle.server.hooks import wake_workers
 from uwsgi_waffle.sql.store import RowChange, Signature
