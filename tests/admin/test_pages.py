@@ -228,6 +228,21 @@ def test_a_rollback_is_shown_again_where_another_change_came_first(visitor: Visi
     assert visitor.get("/rollback/99").status == 404
 
 
+def test_a_rollback_warns_of_stored_values_that_this_release_cannot_use(
+    make_visitor: MakeVisitor,
+) -> None:
+    visitor = make_visitor()
+    visitor.waffle.update({"MIN_FILESIZE": 9})
+    newer = pydantic.create_model("Newer", __base__=WaffleSettings, MIN_FILESIZE=(str, ""))
+    make_visitor(newer).waffle.update({"MIN_FILESIZE": "five"})
+    page = visitor.get("/rollback/1")
+    assert page.status == 200
+    assert "The stored value of MIN_FILESIZE cannot be used" in page.text
+    assert "MIN_FILESIZE five 9" in page.text
+    assert visitor.post("/rollback/1", page.form("/rollback/1")).status == 303
+    assert visitor.waffle.history(limit=1)[0].old == "five"
+
+
 def test_history_can_be_filtered_compared_and_paged(visitor: Visitor) -> None:
     for number in range(1, 24):
         visitor.waffle.update({"MAX_FILESIZE": number, "MIN_FILESIZE": 0}, comment=f"no. {number}")

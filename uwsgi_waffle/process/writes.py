@@ -22,13 +22,13 @@ from uwsgi_waffle.sql.store import RowChange, Signature
 from uwsgi_waffle.values.canonical import SCALARS
 from uwsgi_waffle.values.cipher import Undecipherable
 from uwsgi_waffle.values.position import Position
-from uwsgi_waffle.values.settings import WaffleSettings
-from uwsgi_waffle.values.snapshot import Record, Snapshot, build
+from uwsgi_waffle.values.settings import MASK, WaffleSettings
+from uwsgi_waffle.values.snapshot import Problem, Record, Snapshot, build
 
 from .parts import Parts
 from .serving import Serving
 
-__all__ = ["Update", "Writer"]
+__all__ = ["Preview", "Update", "Writer"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,20 @@ class Update:
     revision: int
     changes: Mapping[str, tuple[Any, Any]] = field(repr=False)
     announced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a write would do.
+
+    :ivar revision: SQL's, before it
+    :ivar changes: as those of :class:`Update`
+    :ivar unusable: stored values that it would replace, though this release cannot use them
+    """
+
+    revision: int
+    changes: Mapping[str, tuple[Any, Any]] = field(repr=False)
+    unusable: tuple[Problem, ...]
 
 
 class Writer:
@@ -93,15 +107,14 @@ class Writer:
         expected_revision: int | None = None,
     ) -> Update:
         """Make a new revision equal to an earlier one; see :meth:`WaffleConf.rollback`."""
-        rows = self._rows_at(revision)
-        after = self._decode(rows)
-        defaults = frozenset(name for name, text in rows.items() if text is None)
-        edit = _Edit(self._parts, self._serving.current, frozenset(rows), defaults, after)
-        return self._write(edit, signature, expected_revision)
+        return self._write(self._back_to(revision), signature, expected_revision)
 
-    def settings_at(self, revision: int) -> WaffleSettings:
-        """Return what a rollback to a revision would leave; raises as :meth:`rollback`."""
-        return self._decode(self._rows_at(revision))
+    def preview_rollback(self, revision: int) -> Preview:
+        """Return what a rollback would change of what SQL holds; raises as :meth:`rollback`."""
+        edit = self._back_to(revision)
+        record = self._parts.store.read()
+        edit(record)
+        return Preview(record.revision, edit.changes, edit.unusable)
 
     def spread(self, record: Record, keys: tuple[str, ...] | None = None) -> bool:
         """Make a record that was committed without a change arrive everywhere.
@@ -112,6 +125,13 @@ class Writer:
         current = self._serving.current
         snapshot = build(self._parts.declaration, self._parts.cipher, record, current)
         return self._spread(record, snapshot, keys or record.keys)
+
+    def _back_to(self, revision: int) -> _Edit:
+        """Return the edit that makes a revision equal to an earlier one."""
+        rows = self._rows_at(revision)
+        after = self._decode(rows)
+        defaults = frozenset(name for name, text in rows.items() if text is None)
+        return _Edit(self._parts, self._serving.current, frozenset(rows), defaults, after)
 
     def _rows_at(self, revision: int) -> dict[str, str | None]:
         """Return what the declared settings held at a revision, ``None`` for the default."""
@@ -200,7 +220,9 @@ class Writer:
 class _Edit:
     """One edit: what a transaction calls with the record that it has locked.
 
-    :ivar changes: name -> (old, new) of the settings that it changed the last time it was called
+    :ivar changes: name -> (old, new) of the settings that it changed the last time it was called;
+        the old value is the stored one, also where this release cannot use that
+    :ivar unusable: the problems that those changes replaced
     """
 
     def __init__(
@@ -227,6 +249,7 @@ class _Edit:
         self._after = served.settings
         self._problems = served.problems
         self.changes: dict[str, tuple[Any, Any]] = {}
+        self.unusable: tuple[Problem, ...] = ()
 
     def __call__(self, record: Record) -> Mapping[str, RowChange]:
         """Return what to do to the rows; settings that stay equal are left alone.
@@ -243,10 +266,22 @@ class _Edit:
         # The second, of the texts, which every other process reads and serves.
         self._after = declaration.round_trip(after, texts)
         rows = self._row_changes(record, before, after, texts)
+        unusable = _unusable(record, before)
         self.changes = {
-            name: (getattr(before.settings, name), getattr(self._after, name)) for name in rows
+            name: (
+                self._stored_value(name, row.old)
+                if name in unusable
+                else getattr(before.settings, name),
+                getattr(self._after, name),
+            )
+            for name, row in rows.items()
         }
         self._problems = tuple(p for p in before.problems if p.name not in rows)
+        self.unusable = tuple(
+            p
+            for p in before.problems
+            if p.name in rows or (p.name is None and unusable & set(rows))
+        )
         self._check_size(record, rows)
         return rows
 
@@ -285,21 +320,31 @@ class _Edit:
     def _row_changes(
         self, record: Record, before: Snapshot, after: WaffleSettings, texts: Mapping[str, str]
     ) -> dict[str, RowChange]:
-        refused = {problem.name for problem in before.problems}
+        unusable = _unusable(record, before)
         rows = {}
         for name, text in texts.items():
             resets = name in self._defaults
-            repairs = name in self._names and (name in refused or (resets and name in record.rows))
+            repairs = name in self._names and (name in unusable or (resets and name in record.rows))
             is_same = getattr(before.settings, name) is getattr(after, name)
             if is_same and not repairs:
                 continue
             old = self._declaration.to_json(before.settings, name)
             if text == old and not repairs:
                 continue
+            if name in unusable:
+                old = record.rows[name]
             if name in self._declaration.secrets:
-                old, text = self._cipher.seal(old), self._cipher.seal(text)  # noqa: PLW2901
+                text = self._cipher.seal(text)  # noqa: PLW2901
+                old = old if self._cipher.is_sealed(old) else self._cipher.seal(old)
             rows[name] = RowChange(old, text, resets)
         return rows
+
+    def _stored_value(self, name: str, text: str) -> Any:
+        """Return a stored value that this release cannot use, as far as it can be read."""
+        try:
+            return self._declaration.value_from_json(name, self._cipher.open(text))
+        except Undecipherable:
+            return MASK
 
     def _check_size(self, record: Record, changes: Mapping[str, RowChange]) -> None:
         """Refuse a change that makes the settings too large for the host snapshot.
@@ -320,6 +365,12 @@ class _Edit:
             )
             finding = {"type": "value_error", "loc": (max(changes),), "msg": message}
             raise InvalidSetting([finding])
+
+
+def _unusable(record: Record, before: Snapshot) -> frozenset[str]:
+    """Return the settings that have a stored value which is not what is served."""
+    refused = {problem.name for problem in before.problems}
+    return frozenset(name for name in record.rows if name in refused or None in refused)
 
 
 def _check(signature: Signature | None) -> None:
