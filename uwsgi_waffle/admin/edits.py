@@ -19,6 +19,7 @@ from uwsgi_waffle.values.settings import WaffleSettings
 from uwsgi_waffle.values.snapshot import Record, Snapshot, build
 
 from .fields import Input, normalise, shown
+from .forms import MAX_COMMENT
 
 if TYPE_CHECKING:
     from uwsgi_waffle.process.state import State
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORBIDDEN_ROLLBACK",
+    "ROLLBACK",
     "Draft",
     "Line",
     "Submission",
@@ -41,6 +43,7 @@ __all__ = [
 
 #: How often another change may come first before saving is given up.
 _TRIES = 20
+ROLLBACK = "rollback to revision "
 FORBIDDEN_ROLLBACK = "The rollback would change settings that you have no permission to change."
 
 
@@ -265,5 +268,6 @@ def _is_same(name: str, one: WaffleSettings | None, other: WaffleSettings) -> bo
 
 
 def rollback_comment(revision: int, comment: str | None) -> str:
-    """Return the comment of a rollback: the one given, or else that it is a rollback."""
-    return comment or f"rollback to revision {revision}"
+    """Return the comment of a rollback: that it is one, and the reason, if given."""
+    reason = f": {comment}" if comment else ""
+    return f"{ROLLBACK}{revision}{reason}"[:MAX_COMMENT]
