@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
@@ -291,7 +291,9 @@ class WaffleConf(Generic[S]):
 
     # -- operate ------------------------------------------------------------------------------
 
-    def admin(self, *, authorize: Authorize) -> Blueprint:
+    def admin(
+        self, *, authorize: Authorize, trusted_hosts: Iterable[str] | None = None
+    ) -> Blueprint:
         """Return pages, and the same as JSON, to see and change settings.
 
         ::
@@ -300,6 +302,8 @@ class WaffleConf(Generic[S]):
 
         :param authorize: given the request, returns the actor's name, a :class:`Permission`, or
             ``None`` for 403
+        :param trusted_hosts: host names under which the pages are served, as those of Flask's
+            ``TRUSTED_HOSTS``; a request with another one gets 400. ``None`` for any
         :raises ConfigError: Flask-WTF is not installed, or *authorize* is not a function
         """
         try:
@@ -309,7 +313,7 @@ class WaffleConf(Generic[S]):
                 raise
             message = "The pages need Flask-WTF: pip install uwsgi-waffle[admin]"
             raise ConfigError(message) from error
-        return make_blueprint(self._state, authorize)
+        return make_blueprint(self._state, authorize, trusted_hosts)
 
     def _state(self) -> State:
         """Return the state of the one application, or of the current one where there are several.

@@ -9,7 +9,6 @@ for itself, which is later but no less right.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
