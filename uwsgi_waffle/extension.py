@@ -16,6 +16,7 @@ from .config import Config
 from .errors import ConfigError, WaffleError
 from .ops.convergence import wait
 from .ops.status import Status, collect
+from .process.ancestor import AncestorState
 from .process.callbacks import ChangeHandler
 from .process.overrides import Override
 from .process.parts import Common
@@ -134,7 +135,7 @@ class WaffleConf(Generic[S]):
         return self._state().pins.seen()
 
     @property
-    def state(self) -> State:
+    def state(self) -> AncestorState:
         """``app.extensions["waffleconf"]``, under the name that Flask-WaffleConf gives it.
 
         :raises WaffleError: there is no application, or none of several is current
