@@ -74,6 +74,9 @@ class Config(BaseModel):
     auto_create: bool = Field(
         default=True, description="Create missing tables; False where migrations own the schema."
     )
+    templates: bool = Field(
+        default=True, description="Whether Jinja templates see the settings as `waffle`."
+    )
 
     @field_validator("redis_url")
     @classmethod

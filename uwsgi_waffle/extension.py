@@ -16,8 +16,9 @@ from .config import Config
 from .errors import ConfigError, WaffleError
 from .ops.convergence import wait
 from .ops.status import Status, collect
+from .process.ancestor import AncestorState
 from .process.callbacks import ChangeHandler
-from .process.overrides import Override
+from .process.overrides import Override, Overriding
 from .process.parts import Common
 from .process.pins import NO_PIN, Pin
 from .process.state import State
@@ -134,7 +135,7 @@ class WaffleConf(Generic[S]):
         return self._state().pins.seen()
 
     @property
-    def state(self) -> State:
+    def state(self) -> AncestorState:
         """``app.extensions["waffleconf"]``, under the name that Flask-WaffleConf gives it.
 
         :raises WaffleError: there is no application, or none of several is current
@@ -268,7 +269,7 @@ class WaffleConf(Generic[S]):
         """
         return collect(self._state())
 
-    def override(self, **values: object) -> Override:
+    def override(self, **values: object) -> Overriding:
         """See other values in this context only, for tests: nothing is stored or announced.
 
         As the object of ``with``, or as a decorator of a function of any kind. Within an

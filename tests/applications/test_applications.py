@@ -108,12 +108,12 @@ class Site:
         binaries = self.application.python.parent
         address = f"127.0.0.1:{self.port}"
         if server == "gunicorn":
-            options = ("--preload", "--workers", str(WORKERS), "--bind", address)
+            how = ("--preload", "--workers", str(WORKERS), "--bind", address)
             return [
                 str(self.application.python),
                 "-m",
                 "gunicorn",
-                *options,
+                *how,
                 self.application.served,
             ]
         options = (

@@ -86,6 +86,8 @@ class State(Parts):
         self.pins = Pins(app, self.declaration, self.host, self.serving, common.overrides)
         self.writer = Writer(self, self.serving)
         self._overrides = common.overrides
+        if config.templates:
+            app.context_processor(lambda: {"waffle": self.pins.seen().settings})
         _states.add(self)
         self._watch_process()
 
