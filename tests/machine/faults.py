@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from tests.machine.hosts import CHANNEL, Host, UwsgiHost
 from tests.machine.proxy import Proxy
-from tests.machine.world import CHANNEL, Host, UwsgiHost, World, send
+from tests.machine.world import World, send
 from tests.support.processes import LocalServer
 
 __all__ = ["FAULTS", "Active", "Fault", "Faults"]

@@ -6,11 +6,13 @@ update it is of. Times are monotonic and the same for all processes of a machine
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 __all__ = ["WRONGS", "Floor", "Ledger"]
@@ -71,6 +73,7 @@ class Ledger:
         self._hosts: dict[str, _Host] = {}
         self._stopped: dict[int, float] = {}
         self._proofs: dict[int, str] = {}
+        self._proven_at: dict[int, float] = {}
 
     @property
     def is_right(self) -> bool:
@@ -142,7 +145,10 @@ class Ledger:
             elif revision < floor.seen.get(pid, 0):
                 self.wrong("backwards", f"{what} after {floor.seen[pid]}")
             elif revision < floor.proven:
-                self.wrong("false yes", f"{what} after {self._proofs[floor.proven]}")
+                if _began_at(pid) > self._proven_at[floor.proven]:
+                    self.counts["newcomers behind a proof"] += 1
+                else:
+                    self.wrong("false yes", f"{what} after {self._proofs[floor.proven]}")
             here = self._at(host)
             here.seen[pid] = max(here.seen.get(pid, 0), revision)
             here.latest = max(here.latest, revision)
@@ -163,6 +169,7 @@ class Ledger:
             for here in self._hosts.values():
                 if here.up_since is not None and here.up_since < began_at:
                     here.proven = max(here.proven, revision)
+            self._proven_at.setdefault(revision, time.clock_gettime(time.CLOCK_BOOTTIME))
             self._proofs[revision] = f"{host} at {time.monotonic():.3f}: {fleet}"
 
     # -- processes ----------------------------------------------------------------------------
@@ -212,3 +219,12 @@ class Ledger:
 
     def _at(self, host: str) -> _Host:
         return self._hosts.setdefault(host, _Host())
+
+
+def _began_at(pid: int) -> float:
+    """Return when a process began, in seconds since the boot; 0 for one that has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    return int(stat.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.machine.hosts import Host, UwsgiHost
 from tests.machine.proxy import Way
-from tests.machine.world import Host, UwsgiHost, World
+from tests.machine.world import World
 from tests.support.availability import find_program
 from tests.support.waffle_host import WITH_MULE
 

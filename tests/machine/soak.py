@@ -19,8 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.machine.faults import FAULTS, Faults
+from tests.machine.hosts import Host
 from tests.machine.ledger import WRONGS
-from tests.machine.world import Host, World
+from tests.machine.world import World
 from tests.support.databases import SERVERS
 
 __all__ = ["Soak", "main"]
@@ -145,6 +146,7 @@ class Soak:
             ("reads unanswered", counts["reads unanswered"]),
             ("proofs / refused", f"{counts['proofs']} / {counts['proofs refused']}"),
             *((kind, counts[kind]) for kind in WRONGS),
+            ("newcomers behind a proof", counts["newcomers behind a proof"]),
             ("longest divergence", f"{ledger.longest_divergence_seconds:.2f} s"),
             ("longest after the faults", f"{ledger.longest_healing_seconds:.2f} s"),
             ("starts of servers", sum(host.starts for host in self.world.hosts)),

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from tests.machine.faults import FAULTS, Faults
-from tests.machine.world import Host, World
+from tests.machine.hosts import Host
+from tests.machine.world import World
 from tests.support.soak import is_soak, times
 
 #: So that a cut costs a history little time.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
 from tests.machine.ledger import WRONGS, Ledger
 from tests.machine.soak import Soak
 from tests.machine.world import World
+from tests.support.programs import Program
 from tests.support.soak import times
 
 SECONDS = times(8, 300)
@@ -91,9 +95,20 @@ def test_what_is_lost_or_made_in_spite_of_a_refusal_is_found(ledger: Ledger) -> 
 
 
 def test_a_false_yes_is_found(ledger: Ledger) -> None:
+    pid = os.getpid()  # that of a process which lives by then
     ledger.stopped(7)
     ledger.made("here", ledger.attempt(), 2)
     ledger.proven("here", 2, began_at=float("inf"), fleet="all")
     ledger.continues(7)
-    ledger.saw("there", ledger.floor("there"), answer(1, 1))
+    ledger.saw("there", ledger.floor("there"), answer(1, 1, pid=pid))
     assert found(ledger) == {"false yes": 2}
+
+
+def test_a_process_that_began_after_a_proof_is_no_false_yes(ledger: Ledger) -> None:
+    ledger.made("here", ledger.attempt(), 2)
+    ledger.proven("here", 2, began_at=float("inf"), fleet="all")
+    time.sleep(0.05)  # the kernel dates processes by its ticks
+    with Program("input()") as newcomer:
+        ledger.saw("there", ledger.floor("there"), answer(1, 1, pid=newcomer.pid))
+    assert ledger.is_right, ledger.findings
+    assert ledger.counts["newcomers behind a proof"] == 1
