@@ -51,11 +51,12 @@ soak: $(VENV)/.dev ## Run the tests at full counts; with MINUTES=60, all faults 
 	$(if $(MINUTES),$(BIN)/python -m tests.machine.soak --minutes $(MINUTES) $(SOAK), \
 		TEST_SOAK=1 $(PYTEST) --timeout 3600 --hypothesis-profile default $(TESTS))
 
-lint: $(VENV)/.dev ## Check style, types and the direction of imports only
+lint: $(VENV)/.dev ## Check style, types, the direction of imports and dangerous calls only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive uwsgi_waffle uwsgi_configs
 
 verifytypes: $(VENV)/.dev ## Check that every public name is typed in full
 	$(BIN)/python -m pytest tests/project/test_types.py
