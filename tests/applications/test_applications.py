@@ -20,7 +20,7 @@ from urllib.request import HTTPCookieProcessor, OpenerDirector, build_opener
 import pytest
 
 from tests.applications.catalogue import APPLICATIONS, Application
-from tests.support import RedisServer, free_port, request, require, wait_until
+from tests.support import RedisServer, free_port, request, wait_until
 from tests.support.processes import ServerProcess
 
 WORKERS = 4
@@ -38,7 +38,8 @@ def application(request: pytest.FixtureRequest) -> Application:
     """Give an application, if it has been fetched."""
     found = APPLICATIONS[request.param]
     fetched = found.python.exists() and found.source(integrated=True).exists()
-    require(fetched, f"{found.name} of {found.repository} (make applications)")
+    if not fetched:  # in CI neither: it may have no way to other people's servers
+        pytest.skip(f"{found.name} of {found.repository} is not fetched: make applications")
     return found
 
 
