@@ -31,7 +31,8 @@ def processes(
     first = writer.state.store.peek()
     for process in made:
         wait_until(lambda one=process: one.position == first, SOON_SECONDS, "it serves")  # type: ignore[misc]
-    wait_until(lambda: redis_server.subscribers() == 1, SOON_SECONDS, "one listens")
+    wait_until(lambda: redis_server.subscribers() == 1, SOON_SECONDS, "one is subscribed")
+    wait_until(lambda: any(process.turns for process in made), SOON_SECONDS, "it has turned")
     monkeypatch.setattr(candidate, "STANDBY_SECONDS", NEVER_SECONDS)
     return made
 

@@ -44,6 +44,7 @@ class Election:
         self._path = host.path
         self._locks = LifeLocks(self._path, ".listeners")
         self._seat: int | None = None
+        self._has_logged = False
         #: The highest seat that another process holds, and since when, as this one saw it.
         self._seen = (-1, 0.0)
 
@@ -62,10 +63,11 @@ class Election:
         try:
             self._seat = self._take_seat()
         except OSError as error:
-            logger.warning(
-                "waffle: no listener can be elected (%s), so each candidate listens.",
-                error,
-            )
+            if not self._has_logged:
+                logger.warning(
+                    "waffle: no listener can be elected (%s), so each candidate listens.", error
+                )
+            self._has_logged = True
             return True
         if self._seat is None:
             del _winners[self._key()]
@@ -80,6 +82,7 @@ class Election:
         try:
             held = self._locks.held_here()
             if self._seat is None:
+                self._is_taken(0)
                 return False  # there is a lock to be had by now
             above = range(self._seat + 1, SEATS)
             return self._first + self._seat in held and not any(map(self._is_taken, above))

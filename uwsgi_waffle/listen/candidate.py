@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at the listener, which may have been stopped, and at the host snapshot.
 STANDBY_SECONDS = 1.0
-#: Seconds before the second try to connect to a listener that is about to begin; doubles.
+#: Seconds before the second try to connect to a listener that is about to begin, which doubles; and
+#: before this process stands again after it has listened.
 CONNECT_AGAIN_SECONDS = 0.02
 
 #: Listens until it is stopped; given what to call when the host snapshot has moved, and after each
@@ -101,6 +102,7 @@ class Candidate:
         finally:
             self._election.resign()  # first: that the connections end calls the others to it
             waker.close()
+        stop.wait(CONNECT_AGAIN_SECONDS)  # where it was ended at once, so will the next one be
 
     def _follow(self, keep_up: Callable[[], None], stop: StopEvent) -> None:
         if self._follower.is_connected:
