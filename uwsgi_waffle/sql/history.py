@@ -13,6 +13,7 @@ from uwsgi_waffle.values.cipher import Cipher, Undecipherable
 from uwsgi_waffle.values.declaration import Declaration
 from uwsgi_waffle.values.settings import MASK
 
+from .limits import DEAD_SECONDS
 from .schema import CHANGE, NAMESPACE
 from .store import Store
 
@@ -155,7 +156,7 @@ class History:
             found = connection.execute(statement).mappings()
             return [self._change(row, reveal=reveal) for row in found]
 
-        return self._store.database.read(read, without_tables=[])
+        return self._store.database.read(read, without_tables=[], seconds=DEAD_SECONDS)
 
     def _last_changes(self, revision: int) -> sa.Select[tuple[str, str, bool]]:
         """Return the statement for the last change of each setting up to a revision."""

@@ -23,7 +23,9 @@ from uwsgi_waffle.errors import RevisionConflict, StoreUnavailable
 from uwsgi_waffle.values.position import NOWHERE, Position, new_stamp
 from uwsgi_waffle.values.snapshot import Record
 
-from .database import Database, lost_a_race
+from .database import Database
+from .failures import lost_a_race, waited_for_a_lock, was_disconnected
+from .limits import LONG_SECONDS
 from .schema import CHANGE, NAMESPACE, SETTING
 
 __all__ = ["RowChange", "Signature", "Store", "new_key"]
@@ -165,7 +167,12 @@ class Store:
             self.database.commit(connection)
             return after
 
-        return self.database.write(transaction)
+        return self.database.write(transaction, seconds=LONG_SECONDS)
+
+    def touch(self, connection: sa.Connection) -> int:
+        """Lock out other writers, and return how many rows the namespace has, 1 or 0."""
+        touch = sa.update(NAMESPACE).where(self.is_mine, *self.database.limits)
+        return connection.execute(touch.values(pruned=NAMESPACE.c.pruned + 0)).rowcount
 
     def _read_after_rollback(self, connection: sa.Connection) -> Record:
         """Return what SQL holds without this transaction, which may have made the namespace."""
@@ -188,8 +195,7 @@ class Store:
 
     def _lock(self, connection: sa.Connection) -> Record:
         """Take the namespace row's lock, making the row if it is missing, and return the record."""
-        touch = sa.update(NAMESPACE).where(self.is_mine)
-        if connection.execute(touch.values(pruned=NAMESPACE.c.pruned + 0)).rowcount == 0:
+        if self.touch(connection) == 0:
             self._insert_namespace(connection)
         record = self._read(connection)
         if record.keys:
@@ -251,9 +257,10 @@ class Store:
             connection.commit()
         except exc.SQLAlchemyError as error:
             connection.invalidate()  # for the reason that `Database.commit` gives
-            if lost_a_race(error):
+            if lost_a_race(error) or waited_for_a_lock(error):
                 raise
-            if not self._was_committed(position):
+            # Where the database has answered, it has not committed.
+            if not was_disconnected(error) or not self._was_committed(position):
                 raise self.database.unavailable(error) from error
 
     def _was_committed(self, position: Position) -> bool:
@@ -265,18 +272,26 @@ class Store:
             CHANGE.c.namespace == self.namespace, CHANGE.c.revision == position.revision
         )
 
-        def read(connection: sa.Connection) -> bool:
+        def look(connection: sa.Connection) -> bool:
+            # The transaction in doubt may still be open, and holds this lock until it has ended.
+            self._lock(connection)
             return position.stamp in connection.execute(statement).scalars().all()
 
         try:
-            return self.database.read(read, without_tables=False)
+            return self.database.settle(look)
         except StoreUnavailable as error:
             message = (
                 f"The connection to {error.url} broke while revision {position.revision} was being "
-                "committed, and the database does not answer now, so whether it was committed is "
-                "not known. Look at the history before trying again."
+                "committed, and the database does not tell now how that ended, so whether it was "
+                "committed is not known. Look at the history before trying again."
             )
-            raise StoreUnavailable(message, url=error.url) from error
+            raise StoreUnavailable(
+                message,
+                url=error.url,
+                is_outcome_known=False,
+                waited_seconds=error.waited_seconds,
+                holder=error.holder,
+            ) from error
 
 
 def new_key() -> str:
