@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tests.conftest import Apps, execute, state_of
+from tests.conftest import Apps, state_of
 from tests.sql.test_store_faults import CuttingProxy
 from tests.sql.writer import Settings, hold_lock, writers
 from tests.support.databases import SERVERS
+from tests.support.processes import LocalServer, process_state
 from tests.support.waiting import SOON_SECONDS, wait_until
 from uwsgi_waffle import StoreUnavailable
 from uwsgi_waffle.sql import database, limits
@@ -91,31 +92,40 @@ def test_a_server_that_is_stopped_is_given_up(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once before the commit, and once with the commit in flight, which may yet be made."""
-    monkeypatch.setattr(database, "WRITE_SECONDS", 2)
     monkeypatch.setattr(database.Database.write, "__kwdefaults__", {"seconds": 2})
+    monkeypatch.setattr(database, "SETTLE_SECONDS", 2)
     with SERVERS[kind]() as server, contextlib.closing(Apps(tmp_path, server.url)) as apps:
         app, waffle = apps(WAFFLE_CONFS=CONFS)
         waffle.update({"SIZE": 2})
-        server.pause()
+        signal_all(server, signal.SIGSTOP)
         started_at = time.monotonic()
         with pytest.raises(StoreUnavailable, match="did not answer within 2 s") as caught:
             waffle.update({"SIZE": 3})
         assert time.monotonic() - started_at < 6
         assert caught.value.is_outcome_known
-        server.resume()
+        signal_all(server, signal.SIGCONT)
         assert wait_until(lambda: quietly(waffle, 4), SOON_SECONDS, "it answers again")
 
         def stop(_connection: object) -> None:
-            server.pause()
+            signal_all(server, signal.SIGSTOP)
 
         engine = state_of(app).store.database.engine
         sa.event.listen(engine, "commit", stop, once=True)
         started_at = time.monotonic()
         with pytest.raises(StoreUnavailable, match="was committed is not known") as caught:
             waffle.update({"SIZE": 5})
-        assert time.monotonic() - started_at < 2 + limits.SETTLE_SECONDS + 6
+        assert time.monotonic() - started_at < 2 + 2 + 6
         assert not caught.value.is_outcome_known
-        server.resume()
+        signal_all(server, signal.SIGCONT)
+
+
+def signal_all(server: LocalServer, number: signal.Signals) -> None:
+    """Send a signal to a server and its children, leaders of sessions in PostgreSQL."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            pid = int(entry.name)
+            if pid == server.pid or (process_state(pid) or ("", 0))[1] == server.pid:
+                os.kill(pid, number)
 
 
 def quietly(waffle: Any, size: int) -> bool:

@@ -296,9 +296,10 @@ class _Edit:
             old = self._declaration.to_json(before.settings, name)
             if text == old and not repairs:
                 continue
-            if name in self._declaration.secrets:
+            is_secret = name in self._declaration.secrets
+            if is_secret:
                 old, text = self._cipher.seal(old), self._cipher.seal(text)  # noqa: PLW2901
-            rows[name] = RowChange(old, text, resets)
+            rows[name] = RowChange(old, text, resets, is_secret)
         return rows
 
     def _check_size(self, record: Record, changes: Mapping[str, RowChange]) -> None:
