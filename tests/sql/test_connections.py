@@ -75,7 +75,7 @@ class Pgbouncer(LocalServer):
         users.write_text('"postgres" ""\n')
         target = f"host={self._target.host} port={self._target.port}"
         (self.directory / "ini").write_text(
-            f"[databases]\n* = {target}\n[pgbouncer]\npool_mode = transaction\nauth_type = any\n"
+            f"[databases]\n* = {target}\n[pgbouncer]\npool_mode = transaction\nauth_type = trust\n"
             f"auth_file = {users}\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\n"
             f"unix_socket_dir =\ndefault_pool_size = 2\n"
         )
