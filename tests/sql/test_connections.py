@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
@@ -129,7 +130,8 @@ def test_any_text_is_stored_whatever_encoding_the_url_names(
 ) -> None:
     with fresh_database(kind) as url, contextlib.closing(Apps(tmp_path, url + query)) as apps:
         _, waffle = apps(WAFFLE_CONFS=CONFS)
-        assert waffle.update({"SITENAME": "größer 🧇"}).revision == 1
+        assert waffle.update({"SITENAME": "größer 🧇"}, actor="Zoë 🧇").revision == 1
+        assert waffle.history()[0].actor == "Zoë 🧇"
         assert apps(WAFFLE_CONFS=CONFS, host="there")[1].settings.SITENAME == "größer 🧇"
 
 
@@ -149,26 +151,34 @@ def test_an_absurd_revision_is_named_and_the_application_starts(
     assert later.update({"SIZE": 3}).revision == 2
 
 
-def test_a_sqlite_file_of_another_user_is_an_error_that_names_both(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        (0o755, "waffle.db belongs to user root, and this process runs as nobody"),
+        (0o700, "This process runs as nobody, who may not enter a directory of"),
+    ],
+)
+def test_a_sqlite_file_of_another_user_is_an_error_that_names_both(
+    mode: int, expected: str, tmp_path: Path
+) -> None:
     require(os.geteuid() == 0, "the right to become another user (root)")
-    directory = tmp_path / "db"
-    directory.mkdir()
-    path = directory / "waffle.db"
-    with contextlib.closing(Apps(tmp_path, f"sqlite:///{path}")) as apps:
-        apps(WAFFLE_CONFS=CONFS)[1].update({"SIZE": 2})
-    for parent in (directory, *list(tmp_path.parents)[:2], tmp_path):
-        parent.chmod(0o755)
-    said = tmp_path / "said"
-    with said.open("w") as file:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                _write_as_nobody(path, file)
-            finally:  # whatever happens, the child must not go on with the tests
-                file.flush()
-                os._exit(0)
-    os.waitpid(pid, 0)
-    assert f"{path} belongs to user root, and this process runs as nobody" in said.read_text()
+    # pytest's own directories are closed to other users.
+    with tempfile.TemporaryDirectory(prefix="waffle-owner-") as directory:
+        path = Path(directory, "waffle.db")
+        with contextlib.closing(Apps(tmp_path, f"sqlite:///{path}")) as apps:
+            apps(WAFFLE_CONFS=CONFS)[1].update({"SIZE": 2})
+        Path(directory).chmod(mode)
+        said = tmp_path / "said"
+        with said.open("w") as file:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    _write_as_nobody(path, file)
+                finally:  # whatever happens, the child must not go on with the tests
+                    file.flush()
+                    os._exit(0)
+        os.waitpid(pid, 0)
+    assert expected in said.read_text()
 
 
 def _write_as_nobody(path: Path, said: TextIO) -> None:

@@ -76,10 +76,18 @@ def holder_on_sqlite(path: Path) -> str:
 
 def owner_of_file(path: Path) -> str:
     """Return, as a sentence after another, who may write a SQLite file which this user may not."""
+    user = _user_name(os.geteuid())
     # SQLite makes a journal beside the file, so the directory counts as well.
     for place in (path, path.parent):
-        if place.exists() and not os.access(place, os.W_OK, effective_ids=True):
-            owner, user = _user_name(place.stat().st_uid), _user_name(os.geteuid())
+        try:
+            owner = _user_name(place.stat().st_uid)
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            return f". This process runs as {user}, who may not enter a directory of {path}"
+        except OSError:
+            return ""
+        if not os.access(place, os.W_OK, effective_ids=True):
             return (
                 f". {place} belongs to user {owner}, and this process runs as {user}: run it as "
                 f"{owner}, or give {user} the file and its directory with `chown`"
