@@ -148,10 +148,11 @@ class Edit:
                 continue
             if name in unusable:
                 old = record.rows[name]
-            if name in self._declaration.secrets:
+            is_secret = name in self._declaration.secrets
+            if is_secret:
                 text = self._cipher.seal(text)  # noqa: PLW2901
                 old = old if self._cipher.is_sealed(old) else self._cipher.seal(old)
-            rows[name] = RowChange(old, text, resets)
+            rows[name] = RowChange(old, text, resets, is_secret)
         return rows
 
     def _stored_value(self, name: str, text: str) -> Any:
