@@ -6,12 +6,16 @@
 #   ADDRESS=127.0.0.1:9000 make run   at another address
 #   TESTS=tests/bus make test         a part of the tests
 #   JOBS=1 make test                  one test at a time
+#   make soak MINUTES=60              all faults mixed for so long, and one table at the end
 
 PYTHON  ?= python3
 VENV    ?= .venv
 CONFIG  ?= waffle
 ADDRESS ?= 127.0.0.1:8080
 TESTS   ?=
+MINUTES ?=
+# More arguments of the mixed soak, such as `--seed 7 --database mariadb`.
+SOAK    ?=
 # Tests wait as much as they compute, so there are more of them at once than cores. Those of a file
 # stay together, as they share servers.
 JOBS    ?= 4
@@ -26,7 +30,7 @@ EXTRAS = admin,encryption,gevent,mysql,postgresql
 FLASK_WAFFLE = $(BIN)/flask --app $(abspath uwsgi_configs/demo.py) waffle
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak lint verifytypes coverage lowest wheel-test clean
+.PHONY: help run test soak lint verifytypes coverage lowest wheel-test applications clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -42,15 +46,17 @@ test: lint ## Check style and types, start throw-away servers, run all tests
 	@tests/provision.sh
 	$(PYTEST) $(TESTS)
 
-soak: $(VENV)/.dev ## Run the tests at full counts, with full waits, on all databases
+soak: $(VENV)/.dev ## Run the tests at full counts; with MINUTES=60, all faults mixed for so long
 	@tests/provision.sh
-	TEST_SOAK=1 $(PYTEST) --timeout 3600 --hypothesis-profile default $(TESTS)
+	$(if $(MINUTES),$(BIN)/python -m tests.machine.soak --minutes $(MINUTES) $(SOAK), \
+		TEST_SOAK=1 $(PYTEST) --timeout 3600 --hypothesis-profile default $(TESTS))
 
-lint: $(VENV)/.dev ## Check style, types and the direction of imports only
+lint: $(VENV)/.dev ## Check style, types, the direction of imports and dangerous calls only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive uwsgi_waffle uwsgi_configs
 
 verifytypes: $(VENV)/.dev ## Check that every public name is typed in full
 	$(BIN)/python -m pytest tests/project/test_types.py
@@ -68,6 +74,10 @@ lowest: ## Run the tests of the core on the oldest versions that pyproject.toml 
 
 wheel-test: $(VENV)/.dev ## Build the package, install it elsewhere, and test it there
 	tests/wheel.sh $(BIN)/python
+
+applications: $(VENV)/.dev ## Fetch applications by others, and test them with the extension
+	$(BIN)/python tests/applications/fetch.py
+	$(BIN)/python -m pytest tests/applications
 
 clean: ## Remove the virtual environment and the caches
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

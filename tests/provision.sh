@@ -9,6 +9,7 @@ command -v redis-server >/dev/null || missing+=(redis-server)
 command -v mariadbd >/dev/null || missing+=(mariadb-server)
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null \
     || command -v postgres >/dev/null || missing+=(postgresql)
+command -v pgbouncer >/dev/null || missing+=(pgbouncer)
 command -v wrk >/dev/null || missing+=(wrk)
 # For the tests of the pages: a browser, what drives it, and npm, which brings axe.
 command -v chromium >/dev/null || missing+=(chromium)

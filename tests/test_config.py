@@ -34,6 +34,7 @@ DEFAULTS: dict[str, object] = {
     "WAFFLE_SNAPSHOT_PATH": None,
     "WAFFLE_ENCRYPTION_KEYS": (),
     "WAFFLE_AUTO_CREATE": True,
+    "WAFFLE_TEMPLATES": True,
 }
 
 #: Key, a value that cannot work, and a part of the error.

@@ -77,6 +77,9 @@ class Config(BaseModel):
     auto_create: bool = Field(
         default=True, description="Create missing tables; False where migrations own the schema."
     )
+    templates: bool = Field(
+        default=True, description="Whether Jinja templates see the settings as `waffle`."
+    )
 
     @field_validator("redis_url")
     @classmethod
@@ -139,6 +142,11 @@ class Config(BaseModel):
     def redis_location(self) -> str:
         """Where Redis is, without a password, for log lines and status."""
         return redact_url(self.redis_url or f"redis://{self.redis_host}:{self.redis_port}")
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the database is SQLite's in the memory of one application, and no file."""
+        return bool(re.fullmatch(r"sqlite(\+\w+)?:/{2,3}(:memory:)?(\?.*)?", self.database_uri))
 
     @property
     def may_use_mule(self) -> bool:

@@ -96,12 +96,26 @@ class UnknownRevision(WaffleError):
 
 
 class StoreUnavailable(WaffleError):
-    """The database did not answer, or lacks its tables; nothing was stored, or it is not known."""
+    """The database did not answer, is locked, or lacks its tables; nothing was stored, if known."""
 
-    def __init__(self, message: str, *, url: str) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        url: str,
+        is_outcome_known: bool = True,
+        waited_seconds: float = 0,
+        holder: str | None = None,
+    ) -> None:
         super().__init__(message)
         #: The database, without its password.
         self.url = url
+        #: False where the answer to the commit was lost: the change may have been stored.
+        self.is_outcome_known = is_outcome_known
+        #: How long the database, or another transaction, was waited for.
+        self.waited_seconds = waited_seconds
+        #: Who holds the lock that was waited for, in words, as far as the database tells.
+        self.holder = holder
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
 
 # pydantic_core is first to fail in a second interpreter of uWSGI, where boot must not run again.
 import pydantic_core  # noqa: F401  # (as above)
@@ -14,11 +13,14 @@ from flask import current_app, has_app_context
 from . import boot
 from .bus.fleet import Fleet
 from .config import Config
-from .errors import ConfigError, WaffleError
+from .errors import ConfigError
 from .ops.convergence import wait
 from .ops.status import Status, collect
-from .process.callbacks import Callbacks, ChangeHandler
-from .process.parts import Given
+from .process.ancestor import AncestorState
+from .process.applications import EXTENSION_NAME, Applications
+from .process.callbacks import ChangeHandler
+from .process.overrides import Override, Overriding
+from .process.parts import Common, Given
 from .process.pins import NO_PIN, Pin
 from .process.state import State
 from .process.writes import Update
@@ -31,16 +33,20 @@ from .values.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from flask import Blueprint, Flask
+    from typing_extensions import Unpack
 
     from .admin.permission import Authorize
     from .bus.client import RedisClient
+
+    class _GivenObjects(TypedDict, total=False):
+        db: FlaskDatabase | None
+        redis: RedisClient | None
+
 
 __all__ = ["WaffleConf"]
 
 S = TypeVar("S", bound=WaffleSettings)
 Handler = TypeVar("Handler", bound=ChangeHandler)
-
-EXTENSION_NAME = "waffleconf"
 
 
 class WaffleConf(Generic[S]):
@@ -54,31 +60,17 @@ class WaffleConf(Generic[S]):
 
     @overload
     def __init__(
-        self,
-        app: Flask | None,
-        settings: type[S],
-        *,
-        db: FlaskDatabase | None = None,
-        redis: RedisClient | None = None,
+        self, app: Flask | None, settings: type[S], **given: Unpack[_GivenObjects]
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        app: Flask | None = None,
-        *,
-        settings: type[S],
-        db: FlaskDatabase | None = None,
-        redis: RedisClient | None = None,
+        self, app: Flask | None = None, *, settings: type[S], **given: Unpack[_GivenObjects]
     ) -> None: ...
 
     @overload
     def __init__(
-        self: WaffleConf[Any],
-        app: Flask | None = None,
-        *,
-        db: FlaskDatabase | None = None,
-        redis: RedisClient | None = None,
+        self: WaffleConf[Any], app: Flask | None = None, **given: Unpack[_GivenObjects]
     ) -> None: ...
 
     def __init__(
@@ -102,9 +94,8 @@ class WaffleConf(Generic[S]):
         self._model = settings
         self._db = db
         self._redis = redis
-        self._callbacks = Callbacks()
-        self._only: State | None = None
-        self._count = 0
+        self._common = Common()
+        self._applications = Applications()
         #: Returns the pin of the request at hand; where there are several applications, no pin.
         self._pin: Callable[[], Pin] = _no_pin
         if app is not None:
@@ -129,12 +120,9 @@ class WaffleConf(Generic[S]):
                 message = "Settings are declared twice: as a class and in WAFFLE_CONFS. Remove one."
                 raise ConfigError(message, key="WAFFLE_CONFS")
         boot.install()
-        state = State(app, config, self._model, self._callbacks, Given(self._redis, database))
-        app.extensions[EXTENSION_NAME] = state
-        self._count += 1
-        is_only = self._count == 1
-        self._only = state if is_only else None
-        self._pin = state.pins.here if is_only else _no_pin
+        state = State(app, config, self._model, self._common, Given(self._redis, database))
+        self._applications.add(app, state)
+        self._pin = state.pins.here if self._applications.only else _no_pin
 
     # -- read ---------------------------------------------------------------------------------
 
@@ -152,7 +140,15 @@ class WaffleConf(Generic[S]):
 
     def _seen(self) -> Snapshot:
         """Return the snapshot to see where none is pinned for the only application."""
-        return self._state().pins.seen()
+        return self._applications.find().pins.seen()
+
+    @property
+    def state(self) -> AncestorState:
+        """``app.extensions["waffleconf"]``, under the name that Flask-WaffleConf gives it.
+
+        :raises WaffleError: there is no application, or none of several is current
+        """
+        return self._applications.find()
 
     # -- write --------------------------------------------------------------------------------
 
@@ -186,11 +182,8 @@ class WaffleConf(Generic[S]):
         if not isinstance(values, Mapping):
             message = f"The values must be a mapping of name to value, not {type(values).__name__}."
             raise TypeError(message)
-        return self._state().writer.update(
-            values,
-            Signature(actor, comment),
-            expected_revision=expected_revision,
-            connection=connection,
+        return self._applications.find().writer.update(
+            values, Signature(actor, comment), expected_revision, connection
         )
 
     def reset(
@@ -202,11 +195,8 @@ class WaffleConf(Generic[S]):
         connection: Connection | None = None,
     ) -> Update:
         """Set some settings back to their defaults, as one revision; raises as :meth:`update`."""
-        return self._state().writer.reset(
-            names,
-            Signature(actor, comment),
-            expected_revision=expected_revision,
-            connection=connection,
+        return self._applications.find().writer.reset(
+            names, Signature(actor, comment), expected_revision, connection
         )
 
     def rollback(
@@ -222,11 +212,8 @@ class WaffleConf(Generic[S]):
 
         :raises UnknownRevision: the history does not hold that revision
         """
-        return self._state().writer.rollback(
-            revision,
-            Signature(actor, comment),
-            expected_revision=expected_revision,
-            connection=connection,
+        return self._applications.find().writer.rollback(
+            revision, Signature(actor, comment), expected_revision, connection
         )
 
     def history(
@@ -238,7 +225,7 @@ class WaffleConf(Generic[S]):
         :param limit: how many at most, ``None`` for all
         :raises StoreUnavailable: the database did not answer
         """
-        return self._state().history.changes(name, limit, reveal=reveal)
+        return self._applications.find().history.changes(name, limit, reveal=reveal)
 
     # -- follow -------------------------------------------------------------------------------
 
@@ -251,12 +238,13 @@ class WaffleConf(Generic[S]):
 
         :raises UnknownSetting: a name is not declared
         """
-        if self._only is not None:
-            self._only.declaration.check_known(names)
+        only = self._applications.only
+        if only is not None:
+            only.declaration.check_known(names)
 
         def register(handler: Handler) -> Handler:
             for name in names:
-                self._callbacks.add(name, handler)
+                self._common.callbacks.add(name, handler)
             return handler
 
         return register
@@ -268,16 +256,15 @@ class WaffleConf(Generic[S]):
 
         :raises StoreUnavailable: the database did not answer
         """
-        return self._state().refresh()
+        return self._applications.find().refresh()
 
     def follow(self) -> int:
         """Have the request at hand see the newest settings from now on; return their revision.
 
         A request keeps the settings that it started with. One that lasts, such as a websocket or a
-        stream of events, calls this where it can take newer ones, but not within :meth:`override`,
-        whose end brings back the settings from before it. It reads no database.
+        stream of events, calls this where it can take newer ones. It reads no database.
         """
-        return self._state().pins.follow().revision
+        return self._applications.find().pins.follow().revision
 
     def wait(self, revision: int, timeout: float = 5.0) -> Fleet:
         """Return when every living process of every host serves a revision, refusing none of it.
@@ -288,28 +275,41 @@ class WaffleConf(Generic[S]):
         :param timeout: how long to wait for them, in seconds
         :raises NotConverged: some do not in time, refuse a value, or may exist without being known
         """
-        return wait(self._state(), revision, timeout)
+        return wait(self._applications.find(), revision, timeout)
 
     def status(self) -> Status:
         """Return which process serves which revision, and what is wrong.
 
         Asks SQL and Redis once each; where one does not answer, the status reports it.
         """
-        return collect(self._state())
+        return collect(self._applications.find())
 
-    def override(self, **values: object) -> AbstractContextManager[None]:
+    def override(self, **values: object) -> Overriding:
         """See other values in this context only, for tests: nothing is stored or announced.
 
-        ``app.config`` belongs to the whole process, so it keeps the stored values.
+        As the object of ``with``, or as a decorator of a function of any kind. Within an
+        application context that application sees them, elsewhere each one of this extension;
+        ``app.config``, which belongs to the whole process, keeps the stored values. The block, or
+        the function, raises:
 
         :raises UnknownSetting: a name is not declared
         :raises InvalidSetting: a value, or the whole, is refused
         """
-        return self._state().pins.override(values)
+        return Override(
+            self._common.overrides, values, find_app=_current_app, check=self._see_overrides
+        )
+
+    def _see_overrides(self) -> None:
+        """Check what is overridden; where no application is current, its requests do."""
+        state = self._applications.at_hand()
+        if state is not None:
+            state.pins.see_overrides()
 
     # -- operate ------------------------------------------------------------------------------
 
-    def admin(self, *, authorize: Authorize) -> Blueprint:
+    def admin(
+        self, *, authorize: Authorize, trusted_hosts: Iterable[str] | None = None
+    ) -> Blueprint:
         """Return pages, and the same as JSON, to see and change settings.
 
         ::
@@ -318,35 +318,18 @@ class WaffleConf(Generic[S]):
 
         :param authorize: given the request, returns the actor's name, a :class:`Permission`, or
             ``None`` for 403
+        :param trusted_hosts: host names under which the pages are served, as those of Flask's
+            ``TRUSTED_HOSTS``; a request with another one gets 400. ``None`` for any
         :raises ConfigError: Flask-WTF is not installed, or *authorize* is not a function
         """
-        try:
-            from .admin.blueprint import make_blueprint
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in ("flask_wtf", "wtforms"):
-                raise
-            message = "The pages need Flask-WTF: pip install uwsgi-waffle[admin]"
-            raise ConfigError(message) from error
-        return make_blueprint(self._state, authorize)
+        from .admin import make_blueprint
 
-    def _state(self) -> State:
-        """Return the state of the one application, or of the current one where there are several.
-
-        :raises WaffleError: there is none, or several and none is current
-        """
-        if self._only is not None:
-            return self._only
-        if not self._count:
-            message = "This WaffleConf has no app yet. Call init_app(app) first."
-            raise WaffleError(message)
-        if not has_app_context() or EXTENSION_NAME not in current_app.extensions:
-            message = (
-                "This WaffleConf serves several apps, and none of them is current. "
-                "Use it within `with app.app_context():`."
-            )
-            raise WaffleError(message)
-        return cast("State", current_app.extensions[EXTENSION_NAME])
+        return make_blueprint(self._applications.find, authorize, trusted_hosts)
 
 
 def _no_pin() -> Pin:
     return NO_PIN
+
+
+def _current_app() -> Flask | None:
+    return current_app._get_current_object() if has_app_context() else None  # type: ignore[attr-defined]  # noqa: SLF001  # so Flask's docs have it

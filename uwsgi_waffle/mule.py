@@ -18,12 +18,11 @@ from typing import NoReturn
 from flask.cli import ScriptInfo
 
 from .errors import WaffleError
-from .host.election import Election
+from .listen.candidate import Candidate
 from .process.state import State, living_states
 from .server import _uwsgi, concurrency
 from .server._uwsgi import Role
 from .server.concurrency import Backoff, StopEvent, ThreadEnvironment, choose_environment
-from .server.hooks import wake_workers
 
 __all__ = ["main"]
 
@@ -35,8 +34,6 @@ WATCHDOG_SECONDS = 30
 SUPERVISE_SECONDS = 1.0
 #: Seconds to wait for workers that end with the mule, before the host stays listed.
 GOODBYE_SECONDS = 0.5
-#: Seconds between two tries to become the listener while another process is.
-STANDBY_SECONDS = 0.5
 
 #: One application of ``waffle-app``: no space, but in the arguments of a factory.
 _TARGET = re.compile(r"[^\s(]+(?:\([^)]*\))?")
@@ -84,30 +81,20 @@ class MuleLoop:
 
     def __init__(self, state: State, instance: int) -> None:
         """Start listening."""
-        self._state = state
-        self._election = Election(state.host.path, instance)
+        # Another process may be the listener still: a mule from before a reload that has yet to
+        # end, or a worker that came first.
+        candidate = Candidate(
+            state.host, state.loop.run, state.serving.catch_up, master_pid=instance
+        )
         self._turned = time.monotonic()
         state.adopt_process(is_listener=True)
         self._environment = ThreadEnvironment()
-        self._environment.start(self._run)
+        self._environment.start(lambda stop: candidate.run(stop, self._note_turn))
 
     def is_turning(self) -> bool:
         """Return whether the loop lives and has turned lately."""
         age = time.monotonic() - self._turned
         return self._environment.is_alive() and age < 2 * SUPERVISE_SECONDS
-
-    def _run(self, stop: StopEvent) -> None:
-        while not self._election.win():
-            # A mule from before a reload that has yet to end, or a worker that came first.
-            self._note_turn()
-            stop.wait(STANDBY_SECONDS)
-        logger.info("waffle: the mule listens for namespace %s.", self._state.config.namespace)
-        self._state.loop.run(self._moved, stop, self._note_turn)
-
-    def _moved(self) -> None:
-        """Wake the workers, then follow."""
-        wake_workers()
-        self._state.serving.catch_up()
 
     def _note_turn(self) -> None:
         self._turned = time.monotonic()

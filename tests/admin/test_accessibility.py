@@ -39,7 +39,9 @@ def show(browser: Browser, server: UwsgiServer, page: str) -> None:
             change(server, "SITENAME", "Theirs again")
         browser.go()
     elif page in {"revision", "compare", "rollback"}:
-        revision = change(server, "SITENAME", f"New for {page}")
+        change(server, "NOTE", "\n".join(map(str, range(100))))  # scrolls in its cell
+        change(server, "NOTE", "short")
+        revision = change(server, "NOTE", "\n".join(map(str, range(100, 200))))
         path = {"revision": f"/revision/{revision}", "compare": f"/compare?a={revision - 1}"}
         browser.open(path.get(page, f"/rollback/{revision - 1}"))
     else:

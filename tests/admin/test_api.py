@@ -96,7 +96,7 @@ def test_rollback_makes_a_new_revision(visitor: Visitor) -> None:
     assert answer.status_code == 200
     assert visitor.waffle.settings.SITENAME == "Waffle"
     assert visitor.waffle.revision == 2
-    assert visitor.waffle.history(limit=1)[0].comment == "oops"
+    assert visitor.waffle.history(limit=1)[0].comment == "rollback to revision 0: oops"
     assert visitor.api("POST", "/rollback", {"revision": 1}).status_code == 200
     assert visitor.waffle.history(limit=1)[0].comment == "rollback to revision 1"
     assert visitor.api("POST", "/rollback", {"revision": 9}).status_code == 404

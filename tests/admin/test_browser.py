@@ -136,6 +136,22 @@ def test_search_finds_while_typing(browser: Browser) -> None:
     assert "No setting matches" in browser.text
 
 
+def test_the_search_is_kept_and_counts_what_it_hides(browser: Browser) -> None:
+    browser.fill("SITENAME", "Hidden later")
+    browser.one("body").send_keys("/")
+    browser.driver.switch_to.active_element.send_keys("upload bytes")
+    assert browser.one("#count").text == "1 changed, 1 of them not shown by the search"
+    assert browser.path == "/?q=upload+bytes"
+    browser.fill("MIN_FILESIZE", "5000")
+    browser.go()
+    assert browser.driver.switch_to.active_element.get_attribute("id") == "refused"
+    assert browser.one("#q").get_attribute("value") == "upload bytes"
+    shown = browser.driver.find_elements(By.CSS_SELECTOR, ".setting:not([hidden]) .name")
+    assert [one.text for one in shown] == ["SITENAME", "MIN_FILESIZE", "MAX_FILESIZE"]
+    browser.one("#refused a[href='#s-MIN_FILESIZE']").click()
+    assert browser.driver.switch_to.active_element.get_attribute("id") == "s-MIN_FILESIZE"
+
+
 def test_everything_can_be_done_by_keyboard(browser: Browser, server: UwsgiServer) -> None:
     def press(*keys: str) -> None:
         browser.driver.switch_to.active_element.send_keys(*keys)

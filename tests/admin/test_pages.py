@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -228,6 +229,21 @@ def test_a_rollback_is_shown_again_where_another_change_came_first(visitor: Visi
     assert visitor.get("/rollback/99").status == 404
 
 
+def test_a_rollback_warns_of_stored_values_that_this_release_cannot_use(
+    make_visitor: MakeVisitor,
+) -> None:
+    visitor = make_visitor()
+    visitor.waffle.update({"MIN_FILESIZE": 9})
+    newer = pydantic.create_model("Newer", __base__=WaffleSettings, MIN_FILESIZE=(str, ""))
+    make_visitor(newer).waffle.update({"MIN_FILESIZE": "five"})
+    page = visitor.get("/rollback/1")
+    assert page.status == 200
+    assert "The stored value of MIN_FILESIZE cannot be used" in page.text
+    assert "MIN_FILESIZE five 9" in page.text
+    assert visitor.post("/rollback/1", page.form("/rollback/1")).status == 303
+    assert visitor.waffle.history(limit=1)[0].old == "five"
+
+
 def test_history_can_be_filtered_compared_and_paged(visitor: Visitor) -> None:
     for number in range(1, 24):
         visitor.waffle.update({"MAX_FILESIZE": number, "MIN_FILESIZE": 0}, comment=f"no. {number}")
@@ -251,9 +267,51 @@ def test_settings_are_grouped_and_searched_without_scripts(visitor: Visitor) -> 
     for group in ("General", "Uploads", "Mail"):
         assert f">{group}</h2>" in page.html
     found = visitor.get("/?q=upload+bytes")
-    assert "MAX_FILESIZE" in found.html
-    assert "s-SITENAME" not in found.html
-    assert "No setting matches" in visitor.get("/?q=nowhere").text
+    assert is_hidden(found, "SITENAME")
+    assert not is_hidden(found, "MAX_FILESIZE")
+    assert 'id="nothing-found">No setting matches' in visitor.get("/?q=nowhere").html
+
+
+def is_hidden(page: Page, name: str) -> bool:
+    """Return whether the row of a setting is hidden."""
+    row = re.search(rf'<div( hidden)?[^>]* data-search="{name.lower()} ', page.html)
+    assert row is not None
+    return row[1] is not None
+
+
+def test_a_refusal_keeps_the_search_and_leads_to_what_was_edited(visitor: Visitor) -> None:
+    found = visitor.get("/?q=upload+bytes")
+    for changes in ({"MIN_FILESIZE": "5000"}, {"SITENAME": "", "MIN_FILESIZE": "-1"}):
+        page = visitor.review(found, **changes)
+        assert page.status == 422
+        assert page.form("/review")["q"] == "upload bytes"
+        assert is_hidden(page, "THEME")
+        for name in changes:
+            assert f'href="#s-{name}"' in page.html
+            assert not is_hidden(page, name)
+    review = visitor.review(found, MIN_FILESIZE="5")
+    back = visitor.post("/edit", review.form("/save"))
+    assert is_hidden(back, "THEME")
+
+
+def test_a_rollback_with_a_reason_is_marked_as_one(visitor: Visitor) -> None:
+    visitor.change(SITENAME="New")
+    form = visitor.get("/rollback/0").form("/rollback/0")
+    assert visitor.post("/rollback/0", form, comment="oops").status == 303
+    page = visitor.get("/history")
+    assert page.html.count('<span class="tag">rollback</span>') == 1
+    assert "rollback to revision 0: oops" in page.text
+    form = visitor.get("/rollback/1").form("/rollback/1")
+    assert visitor.post("/rollback/1", form, comment="x" * 10_000).status == 303
+
+
+def test_an_older_revision_shows_no_processes_of_a_later_one(visitor: Visitor) -> None:
+    visitor.change(SITENAME="New")
+    visitor.change(SITENAME="Newer")
+    older, current = visitor.get("/revision/1"), visitor.get("/revision/2")
+    assert "Revision 2 is the current one" in older.text
+    assert 'id="fleet"' not in older.html
+    assert 'id="fleet"' in current.html
 
 
 def test_nothing_is_shown_of_a_secret_anywhere(visitor: Visitor) -> None:

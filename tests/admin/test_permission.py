@@ -198,6 +198,29 @@ def test_pages_work_under_csrf_protection_of_the_whole_application(visitor: Visi
     assert visitor.change(SITENAME="New").status == 303
 
 
+def test_another_host_name_is_refused_where_hosts_are_named(apps: Apps) -> None:
+    """By DNS rebinding a foreign page has the origin of the host name that it forges."""
+    app, waffle = apps(WaffleSettings, SECRET_KEY="for tests only")  # noqa: S106  # it opens nothing
+    pages = waffle.admin(authorize=lambda _: "alice", trusted_hosts=["localhost", ".example.org"])
+    app.register_blueprint(pages, url_prefix="/waffle")
+    for host, is_trusted in (
+        ("localhost", True),
+        ("localhost:8080", True),
+        ("a.example.org", True),
+        ("rebound.evil.example", False),
+        ("localhost.evil.example", False),
+    ):
+        for path in ("/", "/api/settings"):
+            answer = app.test_client().get(HERE + path, headers={"Host": host})
+            assert answer.status_code == (200 if is_trusted else 400)
+        body = {"comment": "x"}
+        sent = {"Host": host, "Origin": f"http://{host}", "If-Match": "*"}
+        answer = app.test_client().patch(f"{HERE}/api/settings", json=body, headers=sent)
+        assert answer.status_code == (200 if is_trusted else 400)
+    with pytest.raises(ConfigError, match="list of hosts"):
+        waffle.admin(authorize=print, trusted_hosts="localhost")
+
+
 def test_pages_can_be_mounted_anywhere(make_visitor: MakeVisitor) -> None:
     visitor = make_visitor()
     answer = visitor.client.get("/waffle/", environ_overrides={"SCRIPT_NAME": "/deep"})

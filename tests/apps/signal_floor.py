@@ -12,17 +12,10 @@ from typing import Any
 
 import uwsgi
 
+from tests.apps.notes import note
+
 SIGNAL = 17
 PAUSE_SECONDS = 0.01
-
-
-def note(what: str) -> None:
-    """Write down that something happened now."""
-    journal = os.open(os.environ["TEST_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(journal, f"{what} {time.monotonic_ns()}\n".encode())
-    finally:
-        os.close(journal)
 
 
 def app(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

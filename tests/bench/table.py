@@ -16,8 +16,17 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 def summary(values_ms: Sequence[float]) -> list[str]:
     """Return median, 99th percentile and maximum as cells, in milliseconds."""
-    figures = statistics.median(values_ms), quantile(values_ms, 0.99), max(values_ms)
-    return [f"{figure:.2f}" for figure in figures]
+    return [f"{figure:.2f}" for figure in _figures(values_ms)]
+
+
+def _figures(values: Sequence[float]) -> tuple[float, float, float]:
+    return statistics.median(values), quantile(values, 0.99), max(values)
+
+
+def ratios(values: Sequence[float], yardstick: Sequence[float]) -> list[str]:
+    """Return by how much median, 99th percentile and maximum exceed those of a yardstick."""
+    pairs = zip(_figures(values), _figures(yardstick), strict=True)
+    return [f"x {ours / theirs:.2f}" for ours, theirs in pairs]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -14,6 +14,7 @@ from tests.support import RedisServer, wait_until
 from tests.support.listening import Host, messages
 from tests.support.redis_kinds import ClusterServer, cluster_of_two, watched_redis
 from tests.support.waiting import SOON_SECONDS
+from uwsgi_waffle.bus import client as waffle_client
 from uwsgi_waffle.bus.client import BusUnavailable
 
 #: As it is written in a URL, with a character that must be quoted there, and as it is.
@@ -30,9 +31,11 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_form_of_url_carries_changes_and_shows_no_password(
-    apps: Apps, kind: str, caplog: pytest.LogCaptureFixture
+    apps: Apps, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor while the server is away, when much is logged about it."""
+    # A handshake of TLS takes its time on a busy machine.
+    monkeypatch.setattr(waffle_client, "ANSWER_SECONDS", SOON_SECONDS)
     caplog.set_level("DEBUG")
     with RedisServer(**KINDS[kind]) as server:
         url = server.url.replace(PASSWORD, QUOTED)

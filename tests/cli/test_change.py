@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, create_model, model_validator
 from typing_extensions import Self
 
 from tests.conftest import Apps, state_of
@@ -336,3 +336,19 @@ class TestEnd:
             (missing,) = done.json["fleet"]["missing"]
             assert missing["host"] == "(any other)"
         assert waffle.settings.MAX == 5
+
+
+def test_a_rollback_shows_stored_values_that_this_release_cannot_use(apps: Apps) -> None:
+    """And the history keeps them: the older release must not say that its default was stored."""
+    app, waffle = apps(Settings)
+    waffle.update({"MIN": 9})
+    newer = create_model("Newer", __base__=WaffleSettings, MIN=(str, ""))
+    apps(newer)[1].update({"MIN": "five"})
+    waffle.refresh()
+    assert waffle.settings.MIN == 9
+    done = run(app, "rollback", "1", typed="y\n")
+    assert 'MIN: "five" -> 9' in done.errors
+    assert "The stored value of MIN cannot be used" in done.errors
+    assert done.status == 0
+    change = waffle.history(limit=1)[0]
+    assert (change.revision, change.old, change.new) == (3, "five", 9)

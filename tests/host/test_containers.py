@@ -24,7 +24,7 @@ from uwsgi_waffle.host.records import HostSnapshot
 path = pathlib.Path(sys.argv[1])
 host = HostSnapshot(path)
 host.register("worker", worker=1, master=1, follows=True)
-print("listening" if Election(path, 1).win() else "waiting", flush=True)
+print("listening" if Election(host, 1).win() else "waiting", flush=True)
 sys.stdin.read()
 """
 

@@ -19,6 +19,7 @@ from tests.support.listening import Host
 from tests.support.statements import Statements, recording
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.bus.announcements import Announcement
+from uwsgi_waffle.host.election import Election
 from uwsgi_waffle.listen import listener
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.snapshot import Record
@@ -213,9 +214,15 @@ def test_a_flood_does_not_keep_it_from_polling(
 
 
 def test_several_listeners_of_a_host_read_once_for_a_change(
-    apps: Apps, here: Host, writer: Host, redis_server: RedisServer
+    apps: Apps,
+    here: Host,
+    writer: Host,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where each process listens for itself: one of them reads, the others see that it has."""
+    """Such as those of several uWSGI instances: one reads, the others see that it has."""
+    monkeypatch.setattr(Election, "win", lambda _: True)
+    monkeypatch.setattr(Election, "is_won", lambda _: True)
     every = [here, *(Host(apps, "here", redis_server) for _ in range(3))]
     for host in every[1:]:
         host.listen()

@@ -141,3 +141,29 @@ def test_a_small_pickle_of_an_endless_value_is_refused() -> None:
     itself.append(itself)
     with pytest.raises(RefusedPickle, match="nested"):
         unpickle(encoded(pickle.dumps(itself)))
+
+
+NESTED = b"N" + b"\x71\x00h\x00\x86" * 45
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x04\x8f(" + NESTED + b"\x90.",  # an element of a set
+        b"\x80\x04(" + NESTED + b"\x91.",  # of a frozenset
+        b"\x80\x02}" + NESTED + b"Ns.",  # a key
+        b"\x80\x02}(" + NESTED + b"Nu.",  # one of several keys
+        b"(" + NESTED + b"Nd.",
+        b"c__builtin__\nset\n(](" + NESTED + b"etR.",
+    ],
+)
+def test_a_small_pickle_that_would_be_hashed_for_ever_is_refused(data: bytes) -> None:
+    """A tuple that holds another one twice, which holds another one twice, and so on."""
+    with pytest.raises(RefusedPickle, match=r"more than 100,000 values|nested more than 50"):
+        unpickle(encoded(data))
+
+
+def test_a_large_value_with_keys_and_sets_is_taken() -> None:
+    value = {("a", number): {number, str(number)} for number in range(10_000)}
+    for protocol in range(6):
+        assert unpickle(encoded(pickle.dumps(value, protocol))) == value

@@ -111,6 +111,11 @@ class CuttingProxy:
         for thread in self._threads:
             thread.join(10)
 
+    def _delays(self, client: socket.socket, server: socket.socket, commit: bytes) -> bool:
+        """Deal with a COMMIT otherwise, if at all."""
+        del client, server, commit
+        return False
+
     def _accept(self) -> None:
         while not self._closed:
             try:
@@ -131,6 +136,8 @@ class CuttingProxy:
                         return
                     if source is client and self.cuts_commit and commits(received):
                         drops_answer, self.cuts_commit = True, False
+                        if self._delays(client, server, received):
+                            return
                         if self.then_refuses:
                             self._closed = True
                             self._listening.close()

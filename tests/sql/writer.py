@@ -83,6 +83,23 @@ def die_in_transaction(waffle: WaffleConf[Settings], state: State, _count: int) 
     return {}
 
 
+def hold_lock(waffle: WaffleConf[Settings], state: State, _count: int) -> Outcome:
+    """Stay in the transaction, once the lock is taken, until the test ends it."""
+    engine = state.store.database.engine
+    connection = _test_ends[0]
+
+    def hold(_: object) -> None:
+        connection.send("holding")
+        connection.recv()
+
+    sa.event.listen(engine, "commit", hold)
+    waffle.update({"LAST": "held"})
+    return {}
+
+
+#: Of this process, if it is a writer.
+_test_ends: list[Connection] = []
+
 Act = Callable[[WaffleConf[Settings], State, int], Outcome]
 
 
@@ -90,6 +107,7 @@ def _write(act: Act, uri: str, snapshot: str, count: int, test: Connection) -> N
     app = Flask("writer")
     app.config.update(WAFFLE_DATABASE_URI=uri, WAFFLE_SNAPSHOT_PATH=snapshot)
     waffle = WaffleConf(app, Settings)
+    _test_ends.append(test)
     test.send("ready")
     test.recv()
     test.send(act(waffle, app.extensions["waffleconf"], count))

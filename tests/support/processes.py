@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
+import itertools
 import os
 import pwd
 import random
@@ -12,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
@@ -25,8 +28,11 @@ from tests.support.waiting import wait_until
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 
-#: Where servers are put; Linux gives clients ports from 32768 on.
-SERVER_PORTS = (10_000, 32_000)
+#: Where servers are put; Linux gives clients ports from 32768 on, and would give one of the many
+#: connections that the tests make a port before the server that it was chosen for has it.
+SERVER_PORTS = range(10_000, 32_000)
+#: How many of them a process of the tests has for itself.
+OWN_PORTS = 200
 
 
 def free_port() -> int:
@@ -35,19 +41,33 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return *count* different ports of 127.0.0.1 that nothing listens on.
-
-    They lie below those that the kernel gives to clients: else one of the many connections that
-    the tests make takes a port before the server that it was chosen for does.
-    """
+    """Return *count* different ports of 127.0.0.1 that nothing listens on."""
     with contextlib.ExitStack() as held:
-        ports: list[int] = []
-        while len(ports) < count:
-            probe = held.enter_context(socket.socket())
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", random.randrange(*SERVER_PORTS)))  # noqa: S311  no secret
-                ports.append(probe.getsockname()[1])
-        return ports
+        return [_bound_port(held) for _ in range(count)]
+
+
+def _bound_port(held: contextlib.ExitStack) -> int:
+    """Return the next port that can be bound, and keep it bound."""
+    while True:
+        probe = held.enter_context(socket.socket())
+        with contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", next(_own_ports())))
+            return int(probe.getsockname()[1])
+
+
+@functools.cache
+def _own_ports() -> Iterator[int]:
+    """Go round the ports that no other process of tests takes while this one runs."""
+    for start in random.sample(SERVER_PORTS[::OWN_PORTS], len(SERVER_PORTS) // OWN_PORTS):
+        lock = os.open(
+            Path(tempfile.gettempdir()) / f"waffle-ports-{start}", os.O_CREAT | os.O_RDWR
+        )
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until this process ends
+            return itertools.cycle(range(start, start + OWN_PORTS))
+        os.close(lock)
+    message = "other tests have all ports"
+    raise AssertionError(message)
 
 
 def process_state(pid: int) -> tuple[str, int, int] | None:

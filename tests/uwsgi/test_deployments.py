@@ -62,7 +62,7 @@ DEPLOYMENTS = {
     "elected-gevent-unpatched": elected(GEVENT),
     "init-alone": Deployment(({"mule": "waffle"},)),
     "init-alone-elected": Deployment((), "worker", "ThreadEnvironment"),
-    "init-alone-lazy": Deployment((LAZY,), "thread", "ThreadEnvironment", subscriptions=3),
+    "init-alone-lazy": Deployment((LAZY,), "thread", "ThreadEnvironment"),
 }
 if sys.version_info < (3, 13):
     # Later it aborts every process of uWSGI, with or without us; see test_findings.py.

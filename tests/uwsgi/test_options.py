@@ -155,21 +155,22 @@ def test_a_lazy_mule_finds_the_application(form: str, redis_server: RedisServer)
         assert instance.count_in_log("the mule could not load|found no application") == 0
 
 
-def test_without_a_master_each_worker_listens_and_logs_the_fix(
+def test_without_a_master_one_worker_wakes_the_other_and_logs_the_fix(
     redis_server: RedisServer,
 ) -> None:
-    """There are no signals, so each worker has a listener; one log line names the option."""
+    """There are no signals, so a thread of each worker waits; one log line names the option."""
     with Instance({"master": False}, workers=2, redis=redis_server, separate=False) as instance:
         instance.assert_right(5)
-        instance.wait_for_subscriptions(2)
+        instance.wait_for_subscriptions(1)
         instance.follow_elsewhere(7)
         assert instance.count_in_log("without a master.*Set `master = true`") == 1
 
 
 def test_lazy_apps_without_boot_is_logged_once_with_the_fix(redis_server: RedisServer) -> None:
-    """Each worker listens for itself, at the price of a connection each."""
+    """One worker listens, and wakes the other without uWSGI's signal."""
     with Instance(LAZY, workers=2, redis=redis_server) as instance:
-        instance.wait_for_subscriptions(2)
+        instance.wait_for_subscriptions(1)
+        instance.follow_elsewhere(7)
         assert instance.count_in_log("Add `shared-import = uwsgi_waffle.boot`") == 1
 
 
@@ -177,7 +178,7 @@ def test_lazy_apps_without_boot_is_logged_once_with_the_fix(redis_server: RedisS
 def test_a_boot_that_cannot_be_imported_is_survived(
     lazy: Options, redis_server: RedisServer
 ) -> None:
-    """UWSGI serves on; prefork installs at the app's import, lazy workers listen themselves."""
+    """UWSGI serves on; prefork installs at the app's import, lazy workers wake each other."""
     with Instance(
         BOOT,
         {"shared-import": "uwsgi_waffle.bot"},
@@ -185,8 +186,7 @@ def test_a_boot_that_cannot_be_imported_is_survived(
         workers=2,
         redis=redis_server,
     ) as instance:
-        listeners = 2 if lazy else 1
-        instance.wait_for_subscriptions(listeners)
+        instance.wait_for_subscriptions(1)
         instance.follow_elsewhere(7)
         assert instance.count_in_log("Add `shared-import = uwsgi_waffle.boot`") == bool(lazy)
 

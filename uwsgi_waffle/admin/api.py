@@ -21,7 +21,7 @@ from uwsgi_waffle.sql.store import Signature
 from uwsgi_waffle.values.settings import MASK
 
 from .bodies import HistoryQuery, Patch, Rollback
-from .edits import rollback_comment, sql_snapshot
+from .edits import FORBIDDEN_ROLLBACK, rollback_comment, sql_snapshot
 from .openapi import document
 from .progress import progress_json, progress_of
 from .viewer import viewer
@@ -157,7 +157,7 @@ def patch_settings() -> Response:
             expected_revision=expected if expected >= 0 else None,
         )
     except InvalidSetting as error:
-        return _invalid(error.errors, values)
+        return _invalid(here.findings(error), values)
     except RevisionConflict as error:
         return _conflict(error, values, resets)
     return _done(done)
@@ -191,24 +191,24 @@ def post_rollback() -> Response:
     body = _body(Rollback)
     if not here.editable:
         abort(403, "You have no permission to change settings.")
-    now = sql_snapshot(here.state)
     writer = here.state.writer
     try:
-        if expected is not None and expected >= 0 and expected != now.revision:
-            raise RevisionConflict(expected=expected, actual=now.revision)  # noqa: TRY301
-        then = writer.settings_at(body.revision)
-        changed = [n for n, value in now.values.items() if value != getattr(then, n)]
-        if any(name not in here.editable for name in changed):
-            abort(403, "The rollback would change settings that you have no permission to change.")
+        planned = writer.preview_rollback(body.revision)
+        if expected is not None and expected >= 0 and expected != planned.revision:
+            raise RevisionConflict(expected=expected, actual=planned.revision)  # noqa: TRY301
+        if planned.changes.keys() - here.editable:
+            abort(403, FORBIDDEN_ROLLBACK)
         done = writer.rollback(
             body.revision,
             Signature(here.permission.name, rollback_comment(body.revision, body.comment), "api"),
-            expected_revision=now.revision,
+            expected_revision=planned.revision,
         )
     except UnknownRevision as error:
         abort(404, str(error))
     except InvalidSetting as error:
-        return _invalid(error.errors)
+        if not here.may_change_all(error):
+            abort(403, FORBIDDEN_ROLLBACK)
+        return _invalid(here.findings(error))
     except RevisionConflict as error:
         return _conflict(error, {}, frozenset())
     return _done(done)

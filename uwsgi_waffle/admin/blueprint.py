@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from werkzeug.exceptions import (
     MethodNotAllowed,
     ServiceUnavailable,
 )
+from werkzeug.sansio.utils import host_is_trusted
 
 from uwsgi_waffle.errors import ConfigError, StoreUnavailable
 
@@ -52,10 +53,13 @@ _FIELDS_OF_A_SETTING = 5
 View = Callable[..., Any]
 
 
-def make_blueprint(state: Callable[[], State], authorize: Authorize) -> Blueprint:
+def make_blueprint(
+    state: Callable[[], State], authorize: Authorize, trusted_hosts: Iterable[str] | None = None
+) -> Blueprint:
     """Return the pages and the JSON interface of one extension.
 
     :param state: returns the state of the current application
+    :param trusted_hosts: the hosts that a request may name, ``None`` for any
     :raises ConfigError: *authorize* cannot be called
     """
     if not callable(authorize):
@@ -71,6 +75,8 @@ def make_blueprint(state: Callable[[], State], authorize: Authorize) -> Blueprin
         static_folder="static",
         static_url_path="/static",
     )
+    if trusted_hosts is not None:
+        blueprint.before_request(_check_host(trusted_hosts))
     blueprint.before_request(_gate(state, authorize))
     blueprint.after_request(_protect)
     blueprint.register_error_handler(HTTPException, _refuse)
@@ -137,6 +143,30 @@ def _route(blueprint: Blueprint, path: str, endpoint: str, **views: View) -> Non
 
 def _nowhere(_rest: str) -> None:
     abort(404)
+
+
+def _check_host(trusted_hosts: Iterable[str]) -> Callable[[], None]:
+    """Return a function that refuses requests to other hosts.
+
+    A site that makes its own name lead here (DNS rebinding) is a browser's same origin; only the
+    name shows it.
+
+    :raises ConfigError: *trusted_hosts* is one text
+    """
+    if isinstance(trusted_hosts, str):
+        message = (
+            f"waffle.admin(trusted_hosts={trusted_hosts!r}): give a list of hosts: "
+            f"[{trusted_hosts!r}]."
+        )
+        raise ConfigError(message, value=trusted_hosts)
+    hosts = list(trusted_hosts)
+
+    def check() -> None:
+        # The header itself: Flask refuses to name a host that it does not trust.
+        if not host_is_trusted(request.environ.get("HTTP_HOST", ""), hosts):
+            abort(400, "The pages are not served under this host name; see trusted_hosts.")
+
+    return check
 
 
 def _gate(state: Callable[[], State], authorize: Authorize) -> Callable[[], None]:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from flask import abort, flash, redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from uwsgi_waffle.errors import InvalidSetting, RevisionConflict, UnknownRevision
+from uwsgi_waffle.process.writes import Preview
 from uwsgi_waffle.sql.store import Signature
-from uwsgi_waffle.values.snapshot import Snapshot
 
 from .edits import (
+    FORBIDDEN_ROLLBACK,
     Draft,
-    Line,
     Submission,
     by_name,
     difference,
     draft,
     rollback_comment,
     save,
-    sql_snapshot,
 )
 from .fields import normalise
 from .forms import ChangeForm, as_revision, digest, is_digest_of
@@ -74,7 +74,7 @@ def review() -> str | tuple[str, int] | Response:
             sent.texts, resets=sent.resets, revision=form.made_from, problems=problems
         )
         return body, _status_of(form)
-    planned = draft(viewer().state, sent, is_whole_form=True)
+    planned = draft(viewer(), sent, is_whole_form=True)
     if planned.errors:
         body = settings_page(
             sent.texts, resets=sent.resets, revision=form.made_from, errors=planned.errors
@@ -106,16 +106,16 @@ def _review_page(
         digests={
             name: digest(name, text) for name, text in texts.items() if name in secrets and text
         },
-        problems=[*(problems or ()), *_sentences(planned)],
+        problems=[*(problems or ()), *_sentences(planned.errors)],
         revision=planned.base.revision,
     )
 
 
-def _sentences(planned: Draft) -> list[str]:
-    """Return what is wrong with a draft, in sentences."""
+def _sentences(errors: Mapping[str, list[str]]) -> list[str]:
+    """Return in sentences what is wrong with settings, and with the whole."""
     return [
         f"{name}: {message}" if name else message
-        for name, messages in planned.errors.items()
+        for name, messages in errors.items()
         for message in messages
     ]
 
@@ -127,14 +127,14 @@ def save_review() -> str | tuple[str, int] | Response:
     sent = _submission(form)
     problems += _secret_problems(sent)
     if problems:
-        planned = draft(viewer().state, sent, is_whole_form=False)
+        planned = draft(viewer(), sent, is_whole_form=False)
         body = _review_page(sent, planned, comment=form.comment.data or "", problems=problems)
         return body, _status_of(form)
     unanswered = _unanswered()
     if unanswered is not None:
         # With a form older than the other change it is a conflict again.
         sent = replace(sent, revision=unanswered)
-    planned, done = save(viewer().state, sent, viewer().permission.name, form.comment.data or "")
+    planned, done = save(viewer(), sent, form.comment.data or "")
     if done is None and not planned.lines and not planned.errors:
         flash("Nothing to save: every setting has that value already.")
         return redirect(url_for(".settings"), code=303)
@@ -185,47 +185,34 @@ def _rollback_page(
     :param problems: why it was not done
     """
     here = viewer()
-    now = sql_snapshot(here.state)
     problems = list(problems or ())
-    lines: list[Line] = []
+    planned = Preview(here.snapshot.revision, {}, ())
+    is_allowed = True
     try:
-        lines = _rollback_lines(revision, now)
+        planned = here.state.writer.preview_rollback(revision)
     except UnknownRevision as error:
         problems, status = [*problems, str(error)], 404
     except InvalidSetting as error:
-        problems += [
-            f"{name}: {message}" if name else message
-            for name, messages in by_name(error).items()
-            for message in messages
-        ]
-        status = 422
-    allowed = [line for line in lines if line.name in here.editable]
-    form = ChangeForm(formdata=None, revision=now.revision, comment=comment)
+        is_allowed = here.may_change_all(error)
+        if is_allowed:
+            problems, status = [*problems, *_sentences(by_name(here.findings(error)))], 422
     body = page(
         "rollback",
-        form=form,
+        form=ChangeForm(formdata=None, revision=planned.revision, comment=comment),
         target=revision,
-        revision=now.revision,
-        lines=[line for line in lines if here.permission.may_see(line.name)],
-        is_allowed=len(allowed) == len(lines),
+        revision=planned.revision,
+        lines=[
+            difference(here.state, name, old, new)
+            for name, (old, new) in planned.changes.items()
+            if here.permission.may_see(name)
+        ],
+        forbidden=""
+        if is_allowed and planned.changes.keys() <= here.editable
+        else FORBIDDEN_ROLLBACK,
+        warnings=here.problems(tuple(map(str, planned.unusable))),
         problems=problems,
     )
     return body, status
-
-
-def _rollback_lines(revision: int, now: Snapshot) -> list[Line]:
-    """Return what going back would change.
-
-    :raises UnknownRevision: the history does not reach that revision
-    :raises InvalidSetting: a value of that revision is refused today
-    """
-    state = viewer().state
-    then = state.writer.settings_at(revision)
-    return [
-        difference(state, name, now.values[name], getattr(then, name))
-        for name in state.declaration.names
-        if now.values[name] != getattr(then, name)
-    ]
 
 
 def roll_back(revision: int) -> str | tuple[str, int] | Response:
@@ -236,16 +223,16 @@ def roll_back(revision: int) -> str | tuple[str, int] | Response:
     comment = form.comment.data or ""
     if problems:
         return _rollback_page(revision, comment=comment, problems=problems, status=_status_of(form))
-    now = sql_snapshot(here.state)
     try:
-        if form.made_from != now.revision:
-            return _overtaken(revision, now.revision, comment)
-        if any(line.name not in here.editable for line in _rollback_lines(revision, now)):
-            abort(403, "The rollback would change settings that you have no permission to change.")
+        planned = here.state.writer.preview_rollback(revision)
+        if form.made_from != planned.revision:
+            return _overtaken(revision, planned.revision, comment)
+        if planned.changes.keys() - here.editable:
+            abort(403, FORBIDDEN_ROLLBACK)
         done = here.state.writer.rollback(
             revision,
             Signature(here.permission.name, rollback_comment(revision, comment), "page"),
-            expected_revision=now.revision,
+            expected_revision=planned.revision,
         )
     except RevisionConflict as error:
         return _overtaken(revision, error.actual, comment)

@@ -18,13 +18,17 @@ from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.settings import WaffleSettings
 from uwsgi_waffle.values.snapshot import Record, Snapshot, build
 
-from .fields import Input, inputs_of, normalise, shown
+from .fields import Input, normalise, shown
+from .forms import MAX_COMMENT
 
 if TYPE_CHECKING:
     from uwsgi_waffle.process.state import State
 
+    from .viewer import Viewer
 
 __all__ = [
+    "FORBIDDEN_ROLLBACK",
+    "ROLLBACK",
     "Draft",
     "Line",
     "Submission",
@@ -39,6 +43,8 @@ __all__ = [
 
 #: How often another change may come first before saving is given up.
 _TRIES = 20
+ROLLBACK = "rollback to revision "
+FORBIDDEN_ROLLBACK = "The rollback would change settings that you have no permission to change."
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,7 @@ class Draft:
     :ivar base: the present settings
     :ivar values: name -> value of the settings that change, without :attr:`resets`
     :ivar resets: the settings that go back to their defaults
-    :ivar lines: what changes, in order of declaration
+    :ivar lines: what changes and may be seen, in order of declaration
     :ivar errors: name -> what is wrong; ``""`` -> what is wrong with the whole
     """
 
@@ -129,22 +135,24 @@ def _decoded(state: State, record: Record) -> Snapshot:
     return build(state.declaration, state.cipher, record, last_good)
 
 
-def draft(state: State, submission: Submission, *, is_whole_form: bool) -> Draft:
+def draft(here: Viewer, submission: Submission, *, is_whole_form: bool) -> Draft:
     """Return what a form would change of the present settings.
 
+    :param here: who has sent it
     :param is_whole_form: the form also holds settings that its sender did not edit
     :raises StoreUnavailable: the database did not answer
     """
+    state = here.state
     now = sql_snapshot(state)
     errors: dict[str, list[str]] = {}
     base = settings_at(state, submission.revision, now)
-    edited = _edited(state, submission, base if is_whole_form else None, errors)
+    edited = _edited(here, submission, base if is_whole_form else None, errors)
     resets = submission.resets - submission.theirs
     wanted = {**edited, **{name: getattr(state.declaration.defaults, name) for name in resets}}
-    after = _validated(state, now, wanted, errors)
+    after = _validated(here, now, wanted, errors)
     latest = state.history.latest() if submission.revision != now.revision else {}
     lines, values = [], {}
-    for line in _lines(state, now, wanted, after):
+    for line in _lines(here, now, wanted, after):
         if is_whole_form and base is not None and _is_same(line.name, after, base.settings):
             continue  # its text differs, its value does not, such as 1.0 for 1
         if line.name in edited:  # else it goes back to its default, or a validator has changed it
@@ -156,28 +164,26 @@ def draft(state: State, submission: Submission, *, is_whole_form: bool) -> Draft
     return Draft(now, values, resets & {line.name for line in lines}, tuple(lines), errors)
 
 
-def save(
-    state: State, submission: Submission, actor: str, comment: str
-) -> tuple[Draft, Update | None]:
+def save(here: Viewer, submission: Submission, comment: str) -> tuple[Draft, Update | None]:
     """Save a form as one revision, unless it has an error or a conflict.
 
     :return: the draft; and what was done, ``None`` where nothing was saved
     :raises StoreUnavailable: the database did not answer
     """
-    signature = Signature(actor, comment or None, "page")
+    signature = Signature(here.permission.name, comment or None, "page")
     for _ in range(_TRIES):
-        planned = draft(state, submission, is_whole_form=False)
+        planned = draft(here, submission, is_whole_form=False)
         if planned.errors or planned.conflicts or not planned.lines:
             return planned, None
         try:
-            done = state.writer.update(
+            done = here.state.writer.update(
                 planned.values,
                 signature,
                 resets=planned.resets,
                 expected_revision=planned.base.revision,
             )
         except InvalidSetting as error:
-            planned.errors.update(by_name(error))
+            planned.errors.update(by_name(here.findings(error)))
             return planned, None
         except RevisionConflict:
             continue  # another change came first; it may be about the same settings
@@ -187,10 +193,10 @@ def save(
 
 
 def _edited(
-    state: State, submission: Submission, base: Snapshot | None, errors: dict[str, list[str]]
+    here: Viewer, submission: Submission, base: Snapshot | None, errors: dict[str, list[str]]
 ) -> dict[str, object]:
     """Return the values of the texts that the sender has edited."""
-    inputs = {one.name: one for one in inputs_of(state.declaration)}
+    inputs = {one.name: one for one in here.inputs}
     edited: dict[str, object] = {}
     for name, text in submission.texts.items():
         if name in submission.resets or name in submission.theirs:
@@ -213,21 +219,21 @@ def _is_untouched(one: Input, text: str, base: Snapshot | None) -> bool:
 
 
 def _validated(
-    state: State, now: Snapshot, wanted: Mapping[str, object], errors: dict[str, list[str]]
+    here: Viewer, now: Snapshot, wanted: Mapping[str, object], errors: dict[str, list[str]]
 ) -> WaffleSettings | None:
     """Return the settings after the change, ``None`` after adding what is wrong to *errors*."""
     try:
-        return state.declaration.validate(now.settings, wanted)
+        return here.state.declaration.validate(now.settings, wanted)
     except InvalidSetting as error:
-        for name, messages in by_name(error).items():
+        for name, messages in by_name(here.findings(error)).items():
             errors.setdefault(name, []).extend(messages)
         return None
 
 
-def by_name(error: InvalidSetting) -> dict[str, list[str]]:
+def by_name(findings: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return pydantic's messages by setting; those about the whole under the empty name."""
     found: dict[str, list[str]] = {}
-    for item in error.errors:
+    for item in findings:
         place = [str(part) for part in item.get("loc", ())]
         inner = f" (at {'.'.join(place[1:])})" if place[1:] else ""
         message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
@@ -236,13 +242,14 @@ def by_name(error: InvalidSetting) -> dict[str, list[str]]:
 
 
 def _lines(
-    state: State, now: Snapshot, wanted: Mapping[str, object], after: WaffleSettings | None
+    here: Viewer, now: Snapshot, wanted: Mapping[str, object], after: WaffleSettings | None
 ) -> Iterable[Line]:
-    """Yield what differs from the present settings, in order of declaration.
+    """Yield what differs from the present settings and may be seen, in order of declaration.
 
     Where the change is refused, that is everything that was to change.
     """
-    for name in state.declaration.names:
+    state = here.state
+    for name in (one.name for one in here.inputs):
         if after is None:
             if name in wanted:
                 yield difference(state, name, now.values[name], wanted[name])
@@ -261,5 +268,6 @@ def _is_same(name: str, one: WaffleSettings | None, other: WaffleSettings) -> bo
 
 
 def rollback_comment(revision: int, comment: str | None) -> str:
-    """Return the comment of a rollback: the one given, or else that it is a rollback."""
-    return comment or f"rollback to revision {revision}"
+    """Return the comment of a rollback: that it is one, and the reason, if given."""
+    reason = f": {comment}" if comment else ""
+    return f"{ROLLBACK}{revision}{reason}"[:MAX_COMMENT]

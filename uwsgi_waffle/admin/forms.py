@@ -15,6 +15,7 @@ from wtforms.validators import Length  # type: ignore[import-untyped]
 from uwsgi_waffle.errors import ConfigError
 
 __all__ = [
+    "MAX_COMMENT",
     "ChangeForm",
     "as_revision",
     "check_secret_key",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 #: Longest comment that the history stores.
-_MAX_COMMENT = 10_000
+MAX_COMMENT = 10_000
 
 
 class ChangeForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF has no types
@@ -37,7 +38,7 @@ class ChangeForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF has no types
 
     #: The revision that the form was made from.
     revision = HiddenField()
-    comment = TextAreaField("Why? (optional)", validators=[Length(max=_MAX_COMMENT)])
+    comment = TextAreaField("Why? (optional)", validators=[Length(max=MAX_COMMENT)])
 
     def problems(self) -> list[str]:
         """Return what is wrong with the form, in sentences."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from copy import deepcopy
 from typing import Any
 
@@ -28,6 +29,7 @@ _BODY_REFUSALS = {
     413: ("The body is too large.", "Problem"),
     415: ("The content type is not JSON.", "Problem"),
 }
+_REFERENCE = re.compile(r'"#/\$defs/([^"]+)"')
 _ETAG = {"ETag": {"description": "The revision.", "schema": {"type": "string"}}}
 #: Refusals that any operation may answer.
 _REFUSALS = {
@@ -42,9 +44,8 @@ def document(declaration: Declaration, inputs: tuple[Input, ...], prefix: str) -
 
     :param prefix: where the blueprint is mounted
     """
-    whole = deepcopy(schemas_of(declaration))
     properties = {one.name: deepcopy(dict(one.schema)) for one in inputs}
-    definitions = whole.get("$defs", {})
+    definitions = _used(properties, schemas_of(declaration).get("$defs", {}))
     schemas = {**_answers(list(properties)), **definitions, "Settings": _object(properties)}
     schemas["Patch"] = _patch(properties)
     schemas["Rollback"] = Rollback.model_json_schema()
@@ -64,6 +65,18 @@ def document(declaration: Declaration, inputs: tuple[Input, ...], prefix: str) -
         json.dumps(found).replace('"#/$defs/', '"#/components/schemas/')
     )
     return moved
+
+
+def _used(schema: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the definitions that a schema refers to, directly or through others."""
+    found: dict[str, Any] = {}
+    texts = [json.dumps(schema)]
+    while texts:
+        for name in _REFERENCE.findall(texts.pop()):
+            if name in definitions and name not in found:
+                found[name] = deepcopy(definitions[name])
+                texts.append(json.dumps(found[name]))
+    return found
 
 
 def _paths() -> dict[str, Any]:

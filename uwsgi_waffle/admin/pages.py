@@ -15,7 +15,7 @@ from uwsgi_waffle.ops.plain import json_text
 from uwsgi_waffle.ops.status import collect
 from uwsgi_waffle.sql.history import Change
 
-from .edits import Line, difference, settings_at, sql_snapshot
+from .edits import ROLLBACK, Line, difference, settings_at, sql_snapshot
 from .fields import Input, shown
 from .forms import ChangeForm
 from .progress import progress_json, progress_of
@@ -64,6 +64,11 @@ class RevisionLines:
     first: Change
     lines: list[ShownChange] = field(default_factory=list)
 
+    @property
+    def is_rollback(self) -> bool:
+        """Whether its comment begins as that of a rollback, whichever interface made it."""
+        return (self.first.comment or "").startswith(ROLLBACK)
+
 
 def page(template: str, /, **context: Any) -> str:
     """Return a page, with what every page shows."""
@@ -72,6 +77,7 @@ def page(template: str, /, **context: Any) -> str:
         viewer=viewer(),
         app_name=viewer().state.app.name,
         now=datetime.now(timezone.utc),
+        asked=request.values.get("q", "").strip(),
         **context,
     )
 
@@ -105,12 +111,13 @@ def settings_page(
         latest = here.state.history.latest()
     except StoreUnavailable as error:
         unavailable = f"{error} These are the last known settings."
-    asked = request.args.get("q", "").strip()
+    asked = request.values.get("q", "")
     fields = [
         _field(here, one, texts or {}, resets, latest, errors.get(one.name, []))
         for one in here.inputs
-        if _matches(one, asked)
     ]
+    found = {one.input.name for one in fields if one.is_edited or one.errors}
+    found |= {one.name for one in here.inputs if _matches(one, asked)}
     groups: dict[str, list[Field]] = {}
     for one in fields:
         groups.setdefault(one.input.group, []).append(one)
@@ -119,11 +126,12 @@ def settings_page(
         "settings",
         form=form,
         groups=groups,
-        asked=asked,
+        found=found,
         revision=snapshot.revision,
         unavailable=[unavailable] if unavailable else [],
         whole_errors=[*(problems or ()), *errors.get("", ())],
         wrong=[one for one in fields if one.errors],
+        edited=[one for one in fields if one.is_edited],
         stored_problems=here.problems(tuple(str(problem) for problem in snapshot.problems)),
     )
 
@@ -164,13 +172,21 @@ def _field(  # noqa: PLR0913, PLR0917  # each is one thing that is shown of a se
 def show_revision(revision: int) -> str:
     """Show which processes serve a revision, and what it changed."""
     here = viewer()
-    if revision > sql_snapshot(here.state).revision:
+    current_revision = sql_snapshot(here.state).revision
+    if revision > current_revision:
         abort(404, f"There is no revision {revision} yet.")
     made = here.state.history.timeline(1, before=revision + 1)
     lines = here.visible([change for change in made if change.revision == revision])
     saved_at = lines[0].change.at.timestamp() if lines else None
     found = progress_of(here, revision, saved_at)
-    return page("revision", progress=found, revision=revision, lines=lines, saved_at=saved_at)
+    return page(
+        "revision",
+        progress=found,
+        revision=revision,
+        current_revision=current_revision,
+        lines=lines,
+        saved_at=saved_at,
+    )
 
 
 def show_progress(revision: int) -> Response:

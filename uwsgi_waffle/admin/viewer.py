@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import g
 
 from uwsgi_waffle.bus.fleet import Fleet, Refusal
+from uwsgi_waffle.errors import InvalidSetting
+from uwsgi_waffle.ops.status import describe_undeclared
 from uwsgi_waffle.sql.history import Change
 from uwsgi_waffle.values.settings import MASK
 from uwsgi_waffle.values.snapshot import Snapshot
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
     from uwsgi_waffle.process.state import State
 
     from .permission import Permission
+
+#: What stands in the place of findings about what may not be seen.
+_HIDDEN_FINDING = {
+    "type": "hidden",
+    "loc": (),
+    "msg": "The change does not go with settings that you have no permission to see.",
+}
 
 __all__ = ["ShownChange", "Viewer", "viewer"]
 
@@ -84,15 +93,36 @@ class Viewer:
         name = "a setting that you have no permission to see" if is_hidden else ""
         return replace(refusal, name=name, reason="you have no permission to see the reason")
 
+    def findings(self, error: InvalidSetting) -> list[dict[str, Any]]:
+        """Return what is wrong with a change, without what may not be seen of it."""
+        if self.permission.sees_all:
+            return list(error.errors)
+        found = [item for item in error.errors if self._may_see_finding(item)]
+        return found if len(found) == len(error.errors) else [*found, _HIDDEN_FINDING]
+
+    def _may_see_finding(self, finding: dict[str, Any]) -> bool:
+        # About the settings as a whole, an application's words may hold any value.
+        name = str(finding["loc"][0]) if finding.get("loc") else None
+        is_setting = name is None or name in self.state.declaration.names
+        return not is_setting or (name is not None and self.permission.may_see(name))
+
+    def may_change_all(self, error: InvalidSetting) -> bool:
+        """Return whether all that a refused change is about may be changed by the viewer."""
+        names = {str(item["loc"][0]) if item.get("loc") else "" for item in error.errors}
+        return len(self.editable) == len(self.state.declaration.names) or names <= self.editable
+
     def problems(self, problems: tuple[str, ...]) -> list[str]:
         """Return problems without those about settings that may not be seen."""
         if self.permission.sees_all:
             return list(problems)
+        current = self.state.serving.current
         hidden = {
             str(problem)
-            for problem in self.state.serving.current.problems
+            for problem in current.problems
             if problem.name is None or not self.permission.may_see(problem.name)
         }
+        if not all(map(self.permission.may_see, current.undeclared)):
+            hidden.add(describe_undeclared(current.undeclared))
         return [problem for problem in problems if problem not in hidden]
 
 

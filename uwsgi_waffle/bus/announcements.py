@@ -1,7 +1,8 @@
-"""Announcements on Redis: that a state of the settings exists, never a value.
+"""Announcements on Redis: that a state of the settings exists, and what its commit changed.
 
 Publish and subscribe may lose messages, so nothing relies on it: a listener reads SQL after every
-(re)connection, and polls.
+(re)connection, and polls. What a commit changed saves a listener that read if it is at the state
+before it. A secret travels only if it is encrypted.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.server.concurrency import Backoff
-from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.position import MAX_REVISION, Position
+from uwsgi_waffle.values.snapshot import Delta
 
 from .client import (
     ANSWER_SECONDS,
     FAILURES,
     BusUnavailable,
-    RedisConnectionError,
+    Patience,
     RedisTimeoutError,
     SharedClient,
     reason,
@@ -33,16 +37,22 @@ __all__ = ["Announcement", "Bus", "Heard", "Subscription"]
 
 logger = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
+
 #: Seconds of silence after which the server is sent a ping.
 PING_AFTER_SECONDS = 3.0
 #: Seconds of silence after which the connection counts as dead.
 DEAD_AFTER_SECONDS = 8.0
 #: Seconds for which a server that did not answer is not tried again.
 LEAVE_SILENT_SECONDS = 4.0
-#: Largest message that is decoded; ours have less than 600 bytes.
-MAX_MESSAGE_BYTES = 2_000
-#: Largest revision that databases and snapshots hold.
-_MAX_REVISION = 2**63 - 1
+#: Largest message; what a commit changed is left out where it would be larger.
+MAX_MESSAGE_BYTES = 4_000
+#: At most what databases and snapshots hold.
+_Revision = Annotated[int, Field(strict=True, ge=0, le=MAX_REVISION)]
+_Changed = tuple[str, _Revision, str, dict[str, str | None]]
+_MESSAGE: TypeAdapter[tuple[Any, ...]] = TypeAdapter(
+    tuple[Literal["waffle"], str, str, _Revision, str, _Changed | None, str]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +61,28 @@ class Announcement:
 
     :ivar namespace: that of the settings
     :ivar position: the state
+    :ivar delta: what its commit changed, where the message has room for it
     """
 
     namespace: str
     position: Position
+    delta: Delta | None = None
 
     def encode(self, keys: Sequence[str]) -> str:
         """Return the message as it is published, signed by each key."""
         fields = self._fields()
-        return json.dumps([*fields, sign(keys, json.dumps(fields))])
+        message = json.dumps([*fields, sign(keys, json.dumps(fields))])
+        if self.delta is not None and len(message) > MAX_MESSAGE_BYTES:
+            return Announcement(self.namespace, self.position).encode(keys)
+        return message
 
     def _fields(self) -> list[object]:
-        at = self.position
-        return ["waffle", self.namespace, at.lineage, at.revision, at.stamp]
+        at, delta = self.position, self.delta
+        changed = None
+        if delta is not None:
+            before = delta.before
+            changed = [before.lineage, before.revision, before.stamp, dict(delta.rows)]
+        return ["waffle", self.namespace, at.lineage, at.revision, at.stamp, changed]
 
     @classmethod
     def decode(cls, message: object) -> tuple[Announcement, str] | None:
@@ -71,22 +90,12 @@ class Announcement:
         if not isinstance(message, str | bytes) or len(message) > MAX_MESSAGE_BYTES:
             return None
         try:
-            fields = json.loads(message)
-        except (ValueError, RecursionError):
+            _, namespace, *at, changed, signatures = _MESSAGE.validate_json(message)
+        except ValidationError:
             return None
-        if not isinstance(fields, list) or [type(f) for f in fields] != [
-            str,
-            str,
-            str,
-            int,
-            str,
-            str,
-        ]:
-            return None
-        kind, namespace, lineage, revision, stamp, signatures = fields
-        if kind != "waffle" or not 0 <= revision <= _MAX_REVISION:
-            return None
-        return cls(namespace, Position(lineage, revision, stamp)), signatures
+        position = Position(*at)
+        delta = None if changed is None else Delta(Position(*changed[:3]), position, changed[3])
+        return cls(namespace, position, delta), signatures
 
     def is_signed(self, keys: Sequence[str], signatures: str) -> bool:
         """Return whether one of the signatures is by one of the keys."""
@@ -132,27 +141,48 @@ class Bus:
         """Whether Redis has just failed to answer, and is not tried again yet."""
         return time.monotonic() < self._down_until
 
-    def publish(self, position: Position, keys: Sequence[str] | None = None) -> bool:
+    def publish(
+        self,
+        position: Position,
+        keys: Sequence[str] | None = None,
+        delta: Delta | None = None,
+        patience: Patience | None = None,
+    ) -> bool:
         """Announce a state, and return whether a subscriber received it; never raises.
 
-        While Redis does not answer it is tried only now and then, so that few changes wait for it:
-        other hosts see the rest by polling SQL.
+        Other hosts see what is not announced by polling SQL.
 
         :param keys: what signs it; the present keys if left out
+        :param delta: what its commit changed
+        :param patience: how long to wait for Redis
         """
         keys = self._keys() if keys is None else keys
-        if self.is_resting or not keys:
+        if not keys:
             return False
-        try:
-            receivers = self._publish(Announcement(self._namespace, position).encode(keys))
-        except FAILURES as error:
-            self.rest(error)
+        message = Announcement(self._namespace, position, delta).encode(keys)
+        receivers = self.ask(
+            lambda: int(self._client.get().publish(self.channel, message)), patience or Patience()
+        )
+        if receivers is None:
             return False
         self._backoff.reset()
         self._logged_down = False
         return receivers > 0
 
-    def rest(self, error: BaseException) -> None:
+    def ask(self, question: Callable[[], Answer], patience: Patience) -> Answer | None:
+        """Return what Redis answers a writer, ``None`` where it does not; never raises.
+
+        After a failure it is left alone for a moment, so that few changes wait for it.
+        """
+        if self.is_resting:
+            return None
+        try:
+            return patience.ask(question)
+        except (BusUnavailable, *FAILURES) as error:
+            self._rest(error)
+            return None
+
+    def _rest(self, error: BaseException) -> None:
         """Leave Redis alone for a moment after a failure, which is logged once."""
         silent = isinstance(error, RedisTimeoutError) or isinstance(
             error.__cause__, RedisTimeoutError
@@ -169,14 +199,6 @@ class Bus:
                 self._poll_seconds,
             )
         self._logged_down = True
-
-    def _publish(self, message: str) -> int:
-        """Publish, and return how many subscribers of the server received it."""
-        try:
-            return int(self._client.get().publish(self.channel, message))
-        except RedisConnectionError:
-            # The pooled connection may have died while it was idle; a new one is tried.
-            return int(self._client.get().publish(self.channel, message))
 
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from uwsgi_waffle.config import Config, redact_url
 from uwsgi_waffle.errors import ConfigError
+from uwsgi_waffle.server.concurrency import run_beside
 
 __all__ = [
     "ANSWER_SECONDS",
     "FAILURES",
     "BusUnavailable",
+    "Patience",
     "RedisClient",
-    "RedisConnectionError",
     "RedisTimeoutError",
     "SharedClient",
     "reason",
@@ -37,6 +39,43 @@ FAILURES = (RedisError, RedisClusterException, OSError)
 
 class BusUnavailable(Exception):
     """Redis did not answer, or did not accept a command."""
+
+
+Answer = TypeVar("Answer")
+
+
+class Patience:
+    """How long one change still waits for Redis, in however many steps."""
+
+    def __init__(self) -> None:
+        self._left_seconds = ANSWER_SECONDS
+
+    def ask(self, question: Callable[[], Answer]) -> Answer:
+        """Return the answer to a question, which is asked in a thread or greenlet of its own.
+
+        Redis itself has its timeouts, but neither a name server nor the sum of many round trips.
+        An answer that comes too late is not looked at.
+
+        :raises RedisTimeoutError: it is too late
+        """
+        answers: list[Answer] = []
+        errors: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                answers.append(question())
+            except Exception as error:  # noqa: BLE001  # raised again, in the thread that asks
+                errors.append(error)
+
+        began = time.monotonic()
+        run_beside(ask, "waffle-redis").wait(self._left_seconds)
+        self._left_seconds = max(0.0, self._left_seconds - (time.monotonic() - began))
+        if errors:
+            raise errors[0]
+        if not answers:
+            message = f"no answer within {ANSWER_SECONDS:g} s"
+            raise RedisTimeoutError(message)
+        return answers[0]
 
 
 class RedisClient(Protocol):
@@ -132,13 +171,22 @@ def _make_client(config: Config) -> RedisClient:
         "socket_connect_timeout": ANSWER_SECONDS,
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),
-        "client_name": "uwsgi_waffle",
+        "redis_connect_func": _greet,
     }
     if config.redis_url is None:
         return redis.Redis(host=config.redis_host, port=config.redis_port, **options)
     if config.redis_url.startswith("unix:"):
         del options["socket_keepalive"]
     return redis.Redis.from_url(config.redis_url, **options)
+
+
+def _greet(connection: Any) -> None:
+    """Begin a connection, and name it for CLIENT LIST where Redis allows that."""
+    connection.on_connect()
+    if not connection.client_name:
+        connection.send_command("CLIENT", "SETNAME", "uwsgi_waffle")
+        with suppress(ResponseError):
+            connection.read_response()
 
 
 def _check_url(config: Config) -> None:

@@ -20,7 +20,7 @@ from pydantic_core import from_json
 
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.sql.hosts import FORGET_SECONDS
-from uwsgi_waffle.values.position import NOWHERE, Position
+from uwsgi_waffle.values.position import MAX_REVISION, NOWHERE, Position
 
 from .client import FAILURES, BusUnavailable, SharedClient, reason
 from .fleet import HostStatus
@@ -45,6 +45,9 @@ MAX_SET_BYTES = 64 * 1024
 _KEPT_POSITIONS = 8
 #: Other databases that are looked at.
 _KNOWN_LINEAGES = 16
+
+#: Seconds since the epoch that can be shown as a date: up to the year 9999.
+_MAX_SECONDS = 253_402_300_799
 
 _is_lineage = re.compile("[0-9a-f]{16}").fullmatch
 
@@ -173,9 +176,8 @@ class HostReports:
             (entries,) = pipeline.execute()
         found = NOWHERE
         for entry in entries:
-            text = _open(self._keys(lineage), entry)
-            position = Position(*json.loads(text)) if text is not None else NOWHERE
-            if position.lineage == lineage and position.revision > found.revision:
+            position = decode_position(self._keys(lineage), entry, lineage)
+            if position.revision > found.revision:
                 found = position
         return found
 
@@ -265,6 +267,7 @@ class HostReports:
 
 
 _host: TypeAdapter[HostStatus] = TypeAdapter(HostStatus)
+_position: TypeAdapter[tuple[str, int, str]] = TypeAdapter(tuple[str, int, str])
 
 
 def encode_host(host: HostStatus, seconds: float) -> str:
@@ -286,9 +289,36 @@ def decode_host(keys: Sequence[str], entry: object, now: float) -> HostStatus | 
         host = _host.validate_python(from_json(text, allow_inf_nan=False))
     except ValueError:  # pydantic's own among them
         return None
+    if not _is_possible(host):
+        return None
     # Where Redis's clock was set back, what seems to come from the future is as old as it is early.
     age = abs(now - host.reported_at)
     return replace(host, reported_seconds_ago=age, is_silent=age > SILENT_SECONDS)
+
+
+def _is_possible(host: HostStatus) -> bool:
+    """Return whether each revision can be stored, and each moment be shown."""
+    processes = (*host.exceptions, *host.processes)
+    revisions = [host.revision, *(process.revision for process in processes)]
+    moments = [host.reported_at, host.listener.since]
+    for process in processes:
+        moments += process.since, process.listener.since
+    return all(0 <= revision <= MAX_REVISION for revision in revisions) and all(
+        0 <= moment <= _MAX_SECONDS for moment in moments
+    )
+
+
+def decode_position(keys: Sequence[str], entry: object, lineage: str) -> Position:
+    """Return the position that a signed entry names, nowhere if it is none of that lineage."""
+    text = _open(keys, entry)
+    if text is None:
+        return NOWHERE
+    try:
+        position = Position(*_position.validate_json(text, strict=True))
+    except ValueError:
+        return NOWHERE
+    is_possible = position.lineage == lineage and 0 <= position.revision <= MAX_REVISION
+    return position if is_possible else NOWHERE
 
 
 def _seal(keys: Sequence[str], text: str) -> str:

@@ -20,6 +20,7 @@ from uwsgi_waffle.bus.fleet import Fleet, NotConverged
 from uwsgi_waffle.errors import RevisionConflict, WaffleError
 from uwsgi_waffle.ops.convergence import wait
 from uwsgi_waffle.ops.plain import json_text
+from uwsgi_waffle.process.applications import EXTENSION_NAME
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.process.writes import Update, Writer
 from uwsgi_waffle.sql.store import Signature
@@ -28,7 +29,6 @@ from . import _render
 
 __all__ = ["cli", "json_option", "present_state"]
 
-EXTENSION_NAME = "waffleconf"
 PACKAGE = __name__.partition(".")[0]
 #: Seconds that a change is waited for.
 WAIT_SECONDS = 5.0

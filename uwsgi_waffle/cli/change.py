@@ -9,10 +9,11 @@ from dataclasses import replace
 import click
 
 from uwsgi_waffle.process.state import State
+from uwsgi_waffle.process.writes import Preview
 
 from . import _render
-from ._base import How, change_options, cli, make_change, present_state
-from ._values import differences, from_readings, parse_assignments, readings
+from ._base import How, change_options, cli, make_change, note, present_state
+from ._values import from_readings, parse_assignments, readings
 
 __all__ = ["reset", "rollback", "set_settings"]
 
@@ -78,11 +79,13 @@ def rollback(revision: int, *, yes: bool, how: How) -> None:
     Shows the difference and asks; then makes a new revision equal to REVISION.
     """
     state = present_state()
-    shown = state.serving.current.revision
-    if not yes and _differs(state, revision):
-        click.confirm(f"Go back to revision {revision}?", abort=True, err=True)
+    if not yes:
+        planned = state.writer.preview_rollback(revision)
+        if planned.changes:
+            _show(state, planned)
+            click.confirm(f"Go back to revision {revision}?", abort=True, err=True)
         if how.expect is None:  # what was shown is what is done
-            how = replace(how, expect=shown)
+            how = replace(how, expect=planned.revision)
     make_change(
         state,
         how,
@@ -91,10 +94,9 @@ def rollback(revision: int, *, yes: bool, how: How) -> None:
     )
 
 
-def _differs(state: State, revision: int) -> bool:
-    """Show what a rollback would change, and return whether it would change something."""
-    after = state.writer.settings_at(revision)
-    changes = differences(state.declaration, state.serving.current.settings, after)
-    for line in _render.changes(changes, state.declaration.secrets):
+def _show(state: State, planned: Preview) -> None:
+    """Show what a rollback would change."""
+    for line in _render.changes(planned.changes, state.declaration.secrets):
         click.echo(line, err=True)
-    return bool(changes)
+    for problem in planned.unusable:
+        note(f"Warning: {problem} Another release may use it.")

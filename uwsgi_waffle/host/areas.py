@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import zlib
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.snapshot import Record
 
 from . import layout
 from .processes import position_of
 
-__all__ = ["Area", "in_use", "read", "write"]
+__all__ = ["Area", "Before", "encode_record", "in_use", "read", "write"]
+
+#: Lineages that a host was at before, the latest first, each with its keys.
+Before = tuple[tuple[str, ...], ...]
 
 #: How often a torn read is tried again before SQL is asked.
 READ_ATTEMPTS = 20
+
+
+#: Rows, keys, and what was before: the names of lineages, each with its keys.
+Contents = tuple[
+    dict[str, str],
+    tuple[str, ...],
+    tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...],
+]
+_contents: TypeAdapter[Contents] = TypeAdapter(Contents)
 
 
 class Area(NamedTuple):
@@ -21,7 +37,7 @@ class Area(NamedTuple):
 
     sequence: int
     position: Position
-    payload: bytes
+    contents: Contents
 
 
 def in_use(words: memoryview[int]) -> Area | None:
@@ -51,7 +67,10 @@ def read(words: memoryview[int], sequence: int) -> Area | None:
     position = position_of(
         header[layout.AREA_LINEAGE], header[layout.AREA_REVISION], header[layout.AREA_STAMP]
     )
-    return Area(sequence, position, payload)
+    try:
+        return Area(sequence, position, _contents.validate_json(payload, strict=True))
+    except ValidationError:  # another program wrote it, or a release with a bug
+        return None
 
 
 def write(words: memoryview[int], sequence: int, position: Position, payload: bytes) -> None:
@@ -74,3 +93,8 @@ def _crc(header: list[int], payload: bytes) -> int:
     """Return the CRC of a record and of everything in its header but the CRC."""
     start = zlib.crc32(repr(header[: layout.AREA_CRC]).encode())
     return zlib.crc32(payload, start)
+
+
+def encode_record(record: Record, before: Before = ()) -> bytes:
+    """Return a record as the host snapshot holds it, with the lineage and the keys before it."""
+    return json.dumps([dict(record.rows), record.keys, before], separators=(",", ":")).encode()

@@ -1,16 +1,29 @@
-"""One listener for each uWSGI instance: a lock that the kernel drops when its process ends."""
+"""One listener for each host, or uWSGI instance: a lock that the kernel drops with its process.
+
+A process that is stopped keeps its lock. So there are several seats, and the highest that is taken
+counts: where the listener gives no sign of life, another process takes the next seat, and the first
+one, if it ever runs again, finds that and leaves.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
+
+from .lives import LifeLocks
+from .records import HostSnapshot
 
 __all__ = ["Election"]
 
 logger = logging.getLogger(__name__)
+
+#: How many stopped listeners a host gets over, less one; no more listen where all are slow.
+SEATS = 3
+#: Seconds without a turn after which a listener counts as stopped; a turn takes 0.25 s.
+STOPPED_SECONDS = 3.0
 
 #: (pid, file, instance) -> the candidate of that process that won: a record lock excludes other
 #: processes only, and one process may hold several applications of one namespace.
@@ -18,59 +31,105 @@ _winners: dict[tuple[int, Path, int], Election] = {}
 
 
 class Election:
-    """A candidate for the listener of one instance.
+    """A candidate for the listener of a host, or of one uWSGI instance.
 
-    The lock is a record lock on one byte of a file beside the host snapshot. The byte's number is
-    the instance's, so instances that share the host snapshot do not compete. Record locks, unlike
-    ``flock``, do not pass to children.
+    The seats of each are bytes of their own in a file beside the host snapshot, so instances that
+    share the host snapshot do not compete.
     """
 
-    def __init__(self, snapshot_path: Path, master_pid: int) -> None:
-        """Stand for the instance whose master has that pid."""
-        self._path = snapshot_path.with_name(snapshot_path.name + ".listeners")
-        self._instance = _pid_namespace() << 31 | master_pid
-        self._descriptor: int | None = None
+    def __init__(self, host: HostSnapshot, master_pid: int = 0) -> None:
+        """Stand for the instance whose master has that pid; for the host where it is 0."""
+        self._host = host
+        self._first = (_pid_namespace() << 24 | master_pid) * SEATS if master_pid else 0
+        self._path = host.path
+        self._locks = LifeLocks(self._path, ".listeners")
+        self._seat: int | None = None
+        self._has_logged = False
+        #: The highest seat that another process holds, and since when, as this one saw it.
+        self._seen = (-1, 0.0)
 
     def win(self) -> bool:
         """Try to become the listener, and return whether this process is it now.
 
-        If the lock file cannot be opened, return True: two listeners are harmless, none is not.
+        Where the processes share no memory, or the lock file cannot be opened, return True: two
+        listeners are harmless, none is not.
         """
+        self._seat = None
+        if not self._host.is_shared:
+            return True
+        self._follow_host()
         if _winners.setdefault(self._key(), self) is not self:
             return False
         try:
-            won = self._lock()
+            self._seat = self._take_seat()
         except OSError as error:
-            logger.warning(
-                "waffle: no listener can be elected (%s), so each candidate listens.",
-                error,
-            )
+            if not self._has_logged:
+                logger.warning(
+                    "waffle: no listener can be elected (%s), so each candidate listens.", error
+                )
+            self._has_logged = True
             return True
-        if not won:
+        if self._seat is None:
             del _winners[self._key()]
-        return won
+        return self._seat is not None
+
+    def is_won(self) -> bool:
+        """Return whether this process, once it has won, is to go on listening."""
+        if not self._host.is_shared:
+            return self._seat is None
+        if self._path != self._host.path:
+            return False  # the process now runs as another user
+        try:
+            held = self._locks.held_here()
+            if self._seat is None:
+                self._is_taken(0)
+                return False  # there is a lock to be had by now
+            above = range(self._seat + 1, SEATS)
+            return self._first + self._seat in held and not any(map(self._is_taken, above))
+        except OSError:
+            return self._seat is None
 
     def resign(self) -> None:
         """Leave the lock to another candidate."""
         if _winners.get(self._key()) is not self:
             return
-        if self._descriptor is not None:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, self._instance)
+        if self._seat is not None:
+            with suppress(OSError):  # the file is gone, and the lock with it
+                self._locks.release(self._first + self._seat)
+            self._seat = None
         del _winners[self._key()]
 
-    def _lock(self) -> bool:
-        if self._descriptor is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            # Never closed: to close any descriptor of the file drops every lock on it.
-            self._descriptor = os.open(self._path, flags, 0o600)
-        try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._instance)
-        except (BlockingIOError, PermissionError):
-            return False
-        return True
+    def _take_seat(self) -> int | None:
+        """Take the seat above those of listeners that are stopped; ``None`` where one runs.
+
+        :raises OSError: the lock file cannot be used
+        """
+        taken = [seat for seat in range(SEATS) if self._is_taken(seat)]
+        highest = max(taken, default=-1)
+        if highest != self._seen[0]:
+            self._seen = highest, time.monotonic()
+        seat = highest + 1
+        may_sit = not taken or (seat < SEATS and self._is_silent())
+        return seat if may_sit and self._locks.hold(self._first + seat) else None
+
+    def _is_silent(self) -> bool:
+        """Return whether the listener has given no sign of life for as long as it was watched."""
+        age_seconds = self._host.heartbeat_age_seconds()
+        watched_seconds = time.monotonic() - self._seen[1]
+        return watched_seconds > STOPPED_SECONDS and (
+            age_seconds is None or age_seconds > STOPPED_SECONDS
+        )
+
+    def _is_taken(self, seat: int) -> bool:
+        return self._locks.is_held_elsewhere(self._first + seat)
+
+    def _follow_host(self) -> None:
+        if self._path != self._host.path:
+            self._path = self._host.path
+            self._locks = LifeLocks(self._path, ".listeners")
 
     def _key(self) -> tuple[int, Path, int]:
-        return os.getpid(), self._path, self._instance
+        return os.getpid(), self._path, self._first
 
 
 def _pid_namespace() -> int:

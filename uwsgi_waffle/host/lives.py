@@ -1,8 +1,8 @@
-"""Life locks: which of the processes listed in the host snapshot live.
+"""Life locks: which of the processes listed in the host snapshot live, and which of them listens.
 
 Each process holds a record lock on one byte of a file beside the host snapshot. The kernel drops it
 when the process ends or runs another program, and knows it across containers, where a pid means
-nothing.
+nothing. Unlike ``flock``, it does not pass to children.
 """
 
 from __future__ import annotations
@@ -59,8 +59,12 @@ _opening = threading.Lock()
 class LifeLocks:
     """The record locks of one host snapshot: byte *n* is held by the process in slot *n*."""
 
-    def __init__(self, snapshot_path: Path) -> None:
-        self._path = snapshot_path.with_name(snapshot_path.name + ".processes")
+    def __init__(self, snapshot_path: Path, suffix: str = ".processes") -> None:
+        """Open nothing yet.
+
+        :param suffix: of the file's name; another one is for what else a process may hold
+        """
+        self._path = snapshot_path.with_name(snapshot_path.name + suffix)
         self._used: _LockFile | None = None
 
     def held_here(self) -> list[int]:
@@ -89,13 +93,18 @@ class LifeLocks:
     def is_held(self, number: int) -> bool:
         """Return whether a living process holds the lock of a slot."""
         with suppress(OSError):  # the directory is gone, and with it the list
-            file = self._file()
-            if number in file.held:
-                return True  # the kernel names the locks of other processes only
-            asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
-            found = _FLOCK.unpack(fcntl.fcntl(file.descriptor, fcntl.F_GETLK, asked))
-            return bool(found[0] != fcntl.F_UNLCK)
+            # The kernel names the locks of other processes only.
+            return number in self._file().held or self.is_held_elsewhere(number)
         return False
+
+    def is_held_elsewhere(self, number: int) -> bool:
+        """Return whether another process holds the lock of a slot.
+
+        :raises OSError: the file of the locks cannot be used
+        """
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
+        found = _FLOCK.unpack(fcntl.fcntl(self._file().descriptor, fcntl.F_GETLK, asked))
+        return bool(found[0] != fcntl.F_UNLCK)
 
     def are_in_place(self) -> bool:
         """Return whether the file of the locks is the one that others open."""

@@ -38,6 +38,10 @@ class HostMarks:
         # A file on a disk outlives the boot whose clock it holds.
         return age / 1e9 if beat and age >= 0 else None
 
+    def note_deserted(self) -> None:
+        """Note that the last process ends: the next one asks SQL, without trust in old dates."""
+        self.words[layout.HEARTBEAT_WORD] = self.words[layout.ASKED_WORD] = 0
+
     def claim_report(self, every_seconds: float) -> bool:
         """Return whether it is time to report this host, which then counts as done."""
         return self._claim(layout.REPORTED_WORD, every_seconds)

@@ -9,7 +9,6 @@ for itself, which is later but no less right.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
@@ -21,20 +20,18 @@ from uwsgi_waffle.values.position import NOWHERE, Position
 from uwsgi_waffle.values.snapshot import Record
 
 from . import areas, layout
+from .areas import Before, encode_record
 from .files import LOCK_IS_HELD, READER_WAIT_SECONDS, MappedFile, RefusedFile, locked, open_file
 from .lives import LifeLocks
 from .marks import HostMarks
 from .processes import SlotTable
 
-__all__ = ["HostSnapshot", "encode_record"]
+__all__ = ["HostSnapshot"]
 
 logger = logging.getLogger(__name__)
 
 #: How many lineages a host remembers, as other hosts may still be at one of them.
 KEPT_LINEAGES = 4
-
-#: Lineages that a host was at before, the latest first, each with its keys.
-Before = tuple[tuple[str, ...], ...]
 
 T = TypeVar("T")
 
@@ -51,13 +48,17 @@ class HostSnapshot(HostMarks):
         path: Path,
         namespace: str = "default",
         path_of_user: Callable[[], Path] | None = None,
+        *,
+        private_reason: str | None = None,
     ) -> None:
         """Map the file at *path*, made or replaced; where that fails, log it and do without.
 
         :param path_of_user: returns the path for the user that the process runs as by then, where
             that decides it
+        :param private_reason: why there must be no file
         """
         self.path = path
+        self._private_reason = private_reason
         self._path_of_user = path_of_user
         self._user_id = os.geteuid()
         self._namespace = namespace
@@ -70,7 +71,10 @@ class HostSnapshot(HostMarks):
         self._new_host_id = secrets.randbits(64)
         #: Why other processes do not see what is written here, ``None`` where they do.
         self.not_shared_reason: str | None = None
-        self._open()
+        if private_reason is None:
+            self._open()
+        else:
+            self._use_private_memory(private_reason)
 
     @property
     def is_shared(self) -> bool:
@@ -87,21 +91,21 @@ class HostSnapshot(HostMarks):
             LifeLocks(self.path).held_here()  # it must be possible to list this process, too
         except (RefusedFile, OSError) as error:
             if is_moved or self._file is not None or not hasattr(self, "words"):
-                self._use_private_memory(error)
+                logger.warning(
+                    "waffle: the host snapshot %s cannot be used (%s). Each process asks SQL for "
+                    "itself until it can; changes are seen later than usual.",
+                    self.path,
+                    error,
+                )
+                self._use_private_memory(str(error))
             # Else this process has private memory already, and keeps what is in it.
         else:
             self.not_shared_reason = None
             self._use(file.words, file)
 
-    def _use_private_memory(self, error: Exception) -> None:
-        """Switch to private memory, and log why."""
-        self.not_shared_reason = str(error)
-        logger.warning(
-            "waffle: the host snapshot %s cannot be used (%s). Each process asks SQL for "
-            "itself until it can; changes are seen later than usual.",
-            self.path,
-            error,
-        )
+    def _use_private_memory(self, reason: str) -> None:
+        """Switch to memory that other processes do not see."""
+        self.not_shared_reason = reason
         words = memoryview(bytearray(layout.FILE_BYTES)).cast("Q")
         words[layout.HOST_ID_WORD] = self._new_host_id
         self._use(words, None)
@@ -126,6 +130,8 @@ class HostSnapshot(HostMarks):
         if self._file is not None and self._file.is_in_place():
             if self.slots.is_registered and not self.slots.is_listed():
                 self._list()  # the file of the life locks was deleted
+            return False
+        if self._private_reason is not None:
             return False
         was_shared = self.is_shared
         self._open()
@@ -190,8 +196,7 @@ class HostSnapshot(HostMarks):
         found = self._latest()
         if found is None:
             return None
-        rows, keys, before = json.loads(found.payload)
-        return found.sequence, Record(found.position, rows, tuple(keys), tuple(map(tuple, before)))
+        return found.sequence, Record(found.position, *found.contents)
 
     def _latest(self) -> areas.Area | None:
         """Return the area in use, ``None`` where there is none yet, or it is damaged."""
@@ -341,8 +346,3 @@ class HostSnapshot(HostMarks):
             record = found[1]
             self._decoded = found[0], record.position.lineage, record.keys, record.before
         return self._decoded[1:]
-
-
-def encode_record(record: Record, before: Before = ()) -> bytes:
-    """Return a record as the host snapshot holds it, with the lineage and the keys before it."""
-    return json.dumps([dict(record.rows), record.keys, before], separators=(",", ":")).encode()

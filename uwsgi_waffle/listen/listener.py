@@ -142,6 +142,9 @@ class Listener:
             position = announcement.position
             if present.includes(position):
                 self._relay.count_as_announced(position)
+            elif announcement.delta is not None and self._reconciler.apply(announcement.delta):
+                self._relay.count_as_announced(position)
+                present = position
             elif self._wanted is None or not self._wanted.includes(position):
                 self._wanted = position
 

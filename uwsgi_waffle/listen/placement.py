@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable
 
 from uwsgi_waffle.config import Config
-from uwsgi_waffle.host.election import Election
 from uwsgi_waffle.server import _uwsgi, concurrency, hooks
 from uwsgi_waffle.server._uwsgi import Role
-from uwsgi_waffle.server.concurrency import Environment, StopEvent, ThreadEnvironment
+from uwsgi_waffle.server.concurrency import Environment, ThreadEnvironment
 
-__all__ = ["UWSGI_PROCESSES", "Place", "decide", "follows", "is_about_to_fork", "start"]
+from .candidate import Candidate
+
+__all__ = ["UWSGI_PROCESSES", "Place", "decide", "follows", "start"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two tries to take over from a listener that died.
-STANDBY_SECONDS = 1.0
 #: What uWSGI forks from its master.
 UWSGI_PROCESSES = (Role.WORKER, Role.MULE, Role.SPOOLER)
 
@@ -29,15 +27,16 @@ class Place(enum.Enum):
     NOWHERE = "none"
     #: In a mule of this instance.
     MULE = "mule"
-    #: In one elected worker of this instance, perhaps this process.
+    #: In one elected worker of this instance, perhaps this one; uWSGI's signal wakes the others.
     WORKER = "worker"
-    #: In a thread or greenlet of this process.
+    #: In a thread or greenlet of one elected process of this host, perhaps this one, which wakes
+    #: the threads of the others.
     OWN = "thread"
 
 
 def decide(config: Config) -> Place:
     """Return where the listener is to run; log it where the set-up does not allow what is asked."""
-    if not config.multiproc or config.listener == "none" or is_about_to_fork():
+    if not config.multiproc or config.listener == "none" or concurrency.is_about_to_fork():
         return Place.NOWHERE
     if config.listener in ("thread", "gevent"):
         return Place.OWN
@@ -51,16 +50,6 @@ def decide(config: Config) -> Place:
         # A mule or spooler that runs another program: its reads are right, and need no listener.
         return Place.NOWHERE
     return _decide_in_worker(config, server)
-
-
-def is_about_to_fork() -> bool:
-    """Return whether this is a uWSGI master, in which an app may handle a request at its import.
-
-    A thread that runs at the fork may hold the interpreter's lock, and a worker that inherits the
-    lock in that state hangs at its start.
-    """
-    server = _uwsgi.server
-    return server is not None and server.role() in (Role.MASTER, Role.ALONE)
 
 
 def _decide_in_worker(config: Config, server: _uwsgi.Server) -> Place:
@@ -85,7 +74,7 @@ def follows(place: Place) -> bool:
 
 
 def _log_no_signals(server: _uwsgi.Server) -> None:
-    """Log once per instance why each worker listens for itself."""
+    """Log once per instance why uWSGI's signal cannot wake the workers."""
     if server.worker_id() != 1:
         return
     if server.master_pid() == 0:
@@ -95,7 +84,8 @@ def _log_no_signals(server: _uwsgi.Server) -> None:
         fact = "uwsgi_waffle.boot was not loaded in the uWSGI master (lazy-apps)"
         fix = "Add `shared-import = uwsgi_waffle.boot`"
     logger.warning(
-        "waffle: %s: each worker listens for itself, with a Redis connection of its own. %s.",
+        "waffle: %s: no mule listens, but one elected worker, and a thread in each of the others "
+        "waits to be woken by it. %s.",
         fact,
         fix,
     )
@@ -124,41 +114,13 @@ def _log_misplaced(config: Config, fact: str) -> None:
         )
 
 
-#: Listens until it is stopped; given what to call when the host snapshot has moved.
-Listen = Callable[[Callable[[], None], StopEvent], None]
-
-
-def start(
-    config: Config,
-    place: Place,
-    listen: Listen,
-    catch_up: Callable[[], None],
-    election: Election | None,
-) -> Environment | None:
-    """Start the listener if it runs in this process, and return what it runs in.
-
-    :param listen: listens until it is stopped; given what to call when the host snapshot has moved
-    :param catch_up: makes this process serve what the host snapshot holds
-    :param election: who listens for this instance; needed for :attr:`Place.WORKER`
-    """
-    if place is Place.OWN:
-        return _started(config, lambda stop: listen(catch_up, stop))
-    if place is Place.WORKER and election is not None:
-
-        def moved() -> None:
-            hooks.wake_workers()
-            catch_up()  # the signal reaches this worker too, but only after its present request
-
-        return _started(config, lambda stop: _stand_by(election, lambda: listen(moved, stop), stop))
-    return None
-
-
-def _started(config: Config, loop: Callable[[StopEvent], None]) -> Environment:
+def start(config: Config, candidate: Candidate) -> Environment:
+    """Have this process listen, or follow the process that does, beside its requests."""
     environment = (
         ThreadEnvironment() if config.listener == "thread" else concurrency.choose_environment()
     )
     try:
-        environment.start(loop)
+        environment.start(candidate.run)
     except RuntimeError as error:
         logger.warning(
             "waffle: the listener of this process cannot start (%s). Requests see changes by "
@@ -167,19 +129,6 @@ def _started(config: Config, loop: Callable[[StopEvent], None]) -> Environment:
             config.poll_seconds,
         )
     return environment
-
-
-def _stand_by(election: Election, listen: Callable[[], None], stop: StopEvent) -> None:
-    """Listen for the instance once this process has won the election."""
-    while not stop.is_set():
-        if election.win():
-            logger.info("waffle: this worker listens for its uWSGI instance.")
-            try:
-                listen()
-            finally:
-                election.resign()
-        else:
-            stop.wait(STANDBY_SECONDS)
 
 
 def can_start_before_first_request() -> bool:

@@ -9,7 +9,7 @@ from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.host.turns import only_reader
 from uwsgi_waffle.sql.store import Store
 from uwsgi_waffle.values.position import Position
-from uwsgi_waffle.values.snapshot import Record
+from uwsgi_waffle.values.snapshot import Delta, Record
 
 __all__ = ["Reconciler", "problem_of_order"]
 
@@ -49,6 +49,19 @@ class Reconciler:
             if self._host.position.includes(wanted):
                 return None
             return self._reconcile()
+
+    def apply(self, delta: Delta) -> bool:
+        """Move the host snapshot by what one commit changed, and return whether it is there now.
+
+        The commit is known by a signature, so SQL need not be asked. It is, where the host is not
+        at the state before it.
+        """
+        found = self._host.read()
+        if found is None:
+            return False
+        sequence, record = found
+        after = delta.apply(record)
+        return after is not None and self._host.publish(after, since=sequence) is not None
 
     def poll(self, *, is_only_reader: bool = False) -> Record | None:
         """Compare positions, and read SQL if it is at another one, or a later one.

@@ -103,6 +103,8 @@ class Reporter:
             if time.monotonic() >= deadline:
                 return
             time.sleep(0.02)
+        # From now on `wait` does not know of this host, so it may miss what is proven meanwhile.
+        host.note_deserted()
         try:
             for lineage in (host.position.lineage, *host.lineages_before):
                 self._reports.retire(host.host_id, lineage)

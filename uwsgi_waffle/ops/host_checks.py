@@ -196,13 +196,14 @@ def options(found: ini.Configuration) -> Iterator[Finding]:
     if not (server.enabled("master") or server.enabled("M")):
         yield Finding(
             "no-master",
-            "uWSGI runs without a master, so there are no signals: each worker listens for itself.",
+            "uWSGI runs without a master, so there are no signals: an elected worker listens, and "
+            "a thread in each of the others waits to be woken by it.",
             "Set `master = true`.",
         )
     elif not boots and (server.enabled("lazy-apps") or server.enabled("lazy")):
         yield Finding(
             "lazy-without-boot",
-            "lazy-apps without uwsgi_waffle.boot in the master: each worker listens for itself, "
-            "with a Redis connection of its own, and a mule gets no program.",
+            "lazy-apps without uwsgi_waffle.boot in the master: an elected worker listens, a "
+            "thread in each of the others waits to be woken by it, and a mule gets no program.",
             "Add `shared-import = uwsgi_waffle.boot`.",
         )

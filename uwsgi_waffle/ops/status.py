@@ -16,7 +16,7 @@ from uwsgi_waffle.values.position import Position
 
 from .convergence import known_hosts, own_host, with_registered_hosts
 
-__all__ = ["ProcessStatus", "Status", "collect"]
+__all__ = ["ProcessStatus", "Status", "collect", "describe_undeclared"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +126,7 @@ def _problems(state: State, host: HostStatus, position: Position | None) -> Iter
     current = state.serving.current
     yield from map(str, current.problems)
     if current.undeclared:
-        names = ", ".join(current.undeclared)
-        yield (
-            f"Stored but not declared by this release: {names}. They do no harm; an older or newer "
-            "release may declare them."
-        )
+        yield describe_undeclared(current.undeclared)
     if position is not None:
         behind = problem_of_order(position, host.position)
         if behind is not None:
@@ -146,6 +142,14 @@ def _problems(state: State, host: HostStatus, position: Position | None) -> Iter
         yield f"The listener of this host only polls SQL, {every} ({why})."
     elif host.fault and host.processes:
         yield f"What this host's processes serve is not certain: {host.fault}."
+
+
+def describe_undeclared(names: Iterable[str]) -> str:
+    """Return what it means that settings of these names are stored."""
+    return (
+        f"Stored but not declared by this release: {', '.join(names)}. They do no harm; an older "
+        "or newer release may declare them."
+    )
 
 
 def _problems_of_messages(ignored: int, other_lineages: tuple[str, ...]) -> Iterator[str]:

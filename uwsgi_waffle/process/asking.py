@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.host.turns import asking
-from uwsgi_waffle.listen.placement import is_about_to_fork
 from uwsgi_waffle.listen.reconcile import Reconciler
 from uwsgi_waffle.server import concurrency
 from uwsgi_waffle.values.snapshot import Record
@@ -66,16 +64,7 @@ class Asker:
         deadline = time.monotonic() + PATIENCE_SECONDS
         if not self._may_ask(PATIENCE_SECONDS):
             return
-        asked = _Question(question)
-        try:
-            if is_about_to_fork():
-                asked.ask()
-                return
-            asked.start()
-        except RuntimeError:  # no more threads can be started, or the interpreter ends
-            asked.ask()
-            return
-        self._question = asked
+        self._question = asked = _Question(question)
         asked.wait(max(0.0, deadline - time.monotonic()))
 
     def _may_ask(self, patience_seconds: float) -> bool:
@@ -94,26 +83,15 @@ class Asker:
 
 
 class _Question:
-    """A question to SQL, in a thread or greenlet of its own."""
+    """A question to SQL, which is being asked beside the caller."""
 
     def __init__(self, question: Callable[[], object]) -> None:
         self._question = question
         self._is_late = False
         self._asked_at = time.monotonic()
-        self._in_greenlet = concurrency.sockets_are_cooperative()
-        self._answered = concurrency.stop_event() if self._in_greenlet else threading.Event()
+        self._answered = concurrency.run_beside(self._ask, "waffle-asker")
 
-    def start(self) -> None:
-        """Ask beside the caller.
-
-        :raises RuntimeError: no thread can be started
-        """
-        if self._in_greenlet:
-            concurrency.spawn(self.ask)
-        else:
-            threading.Thread(target=self.ask, name="waffle-asker", daemon=True).start()
-
-    def ask(self) -> None:
+    def _ask(self) -> None:
         """Ask, and log unexpected errors."""
         try:
             self._question()
@@ -121,7 +99,6 @@ class _Question:
             pass  # the reconciler has logged it; the next poll asks again
         except Exception:
             logger.exception("waffle: reading SQL failed; the last known settings are served.")
-        self._answered.set()
 
     def wait(self, seconds: float) -> None:
         """Wait for the answer; one that comes later is late."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from uwsgi_waffle.bus.announcements import Bus
@@ -22,10 +22,13 @@ from uwsgi_waffle.values.confs import model_from_confs
 from uwsgi_waffle.values.declaration import Declaration
 from uwsgi_waffle.values.settings import WaffleSettings
 
+from .callbacks import Callbacks
+from .overrides import Overrides
+
 if TYPE_CHECKING:
     from flask import Flask
 
-__all__ = ["Given", "Parts"]
+__all__ = ["Common", "Given", "Parts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,18 @@ class Given:
 
     redis: RedisClient | None = None
     database: ApplicationDatabase | None = None
+
+
+#: Others of this user have the same URL, and another database.
+IN_MEMORY = "the database is in the memory of this application alone"
+
+
+@dataclass(frozen=True)
+class Common:
+    """What the applications of one extension have in common."""
+
+    callbacks: Callbacks = field(default_factory=Callbacks)
+    overrides: Overrides = field(default_factory=Overrides)
 
 
 class Parts:
@@ -81,6 +96,7 @@ class Parts:
             chosen or default_path(config),
             config.namespace,
             None if chosen else lambda: default_path(config),
+            private_reason=IN_MEMORY if config.is_in_memory and not chosen else None,
         )
         self.redis = SharedClient(config, given.redis)
         # Nothing that the listener holds may hold the application: the listener ends with it.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import replace
 from threading import get_ident
@@ -18,6 +17,7 @@ from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.values.declaration import Declaration
 from uwsgi_waffle.values.snapshot import Snapshot
 
+from .overrides import Overrides
 from .serving import Serving
 
 if TYPE_CHECKING:
@@ -57,13 +57,19 @@ class Pins:
     """
 
     def __init__(
-        self, app: Flask, declaration: Declaration, host: HostSnapshot, serving: Serving
+        self,
+        app: Flask,
+        declaration: Declaration,
+        host: HostSnapshot,
+        serving: Serving,
+        overrides: Overrides,
     ) -> None:
         """Make each request of the application see one snapshot, the newest when it starts.
 
         A wrapper of ``wsgi_app``, as functions that Flask calls before and after each request cost
         ten times as much, and the first of them comes too late for others like it.
         """
+        self._app = app
         self._declaration = declaration
         self._serving = serving
         #: Where a request keeps its snapshot for code that runs in it but not in its context, such
@@ -72,22 +78,20 @@ class Pins:
         self._environ_key = f"uwsgi_waffle.snapshot.{id(self):x}"
         self._pin: ContextVar[Pin] = ContextVar("waffle_pin", default=NO_PIN)
         self.here = self._pin.get
-        self._overrides: ContextVar[Mapping[str, object] | None] = ContextVar(
-            "waffle_overrides", default=None
-        )
+        self._overrides = overrides
         self._wrap(app, host)
 
     def _wrap(self, app: Flask, host: HostSnapshot) -> None:
         serving, inner = self._serving, app.wsgi_app
         check_at, now = serving.check_at, time.monotonic
-        overrides, environ_key, here = self._overrides.get, self._environ_key, self.here
+        overrides, environ_key, here = self._overrides.active, self._environ_key, self.here
 
         def wsgi_app(environ: Any, start_response: Any) -> Iterable[bytes]:
             # Serving.fresh(), inlined: a call costs a sixth of all that is added to a request.
             if now() > check_at[0] or host.words[SEQUENCE_WORD] != serving.seen_sequence:
                 serving.freshen()
             snapshot = serving.current
-            if overrides() is not None:
+            if overrides():
                 snapshot = self.overlay(snapshot)
             environ[environ_key] = snapshot
             pin = here()
@@ -141,30 +145,24 @@ class Pins:
     def overlay(self, snapshot: Snapshot) -> Snapshot:
         """Return a snapshot with what this context overrides.
 
+        :raises UnknownSetting: a name is not declared
         :raises InvalidSetting: the application's validators refuse the mix
         """
-        overrides = self._overrides.get()
-        if overrides is None:
+        overridden = self._overrides.values(self._app) if self._overrides.active() else None
+        if not overridden:
             return snapshot
-        settings = self._declaration.validate(snapshot.settings, overrides)
+        settings = self._declaration.validate(snapshot.settings, overridden)
         return replace(snapshot, settings=settings, values=MappingProxyType(dict(settings)))
 
-    @contextmanager
-    def override(self, values: Mapping[str, object]) -> Iterator[None]:
-        """See other values in this context only.
+    def see_overrides(self) -> None:
+        """Have the request at hand, if there is one, see what has been overridden since it began.
+
+        Its context gets a pin without a snapshot, so from now on each read looks at what the
+        request keeps, and at the overrides: after the last of them has ended, too.
 
         :raises UnknownSetting: a name is not declared
         :raises InvalidSetting: a value, or the whole, is refused
         """
-        token = self._overrides.set({**(self._overrides.get() or {}), **values})
-        try:
-            pinned = self.pinned()
-            seen = self.unpinned() if pinned is None else self.overlay(pinned)
-            pin_token = self._pin.set(Pin(seen, get_ident())) if pinned is not None else None
-            try:
-                yield
-            finally:
-                if pin_token is not None:
-                    self._pin.reset(pin_token)
-        finally:
-            self._overrides.reset(token)
+        self.overlay(self.pinned() or self.unpinned())
+        if self.pinned() is not None:
+            self._pin.set(Pin(None, get_ident()))

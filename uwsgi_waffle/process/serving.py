@@ -95,8 +95,7 @@ class Serving:
                 return  # only `current` is safe until then
         if time.monotonic() > self.check_at[0]:
             self._check_listener()
-        if self._host.sequence != self.seen_sequence:
-            self.catch_up()
+        self.keep_up()
 
     def _is_adopted_soon(self) -> bool:
         """Wait while another thread adopts this process, and return whether that is done."""
@@ -130,6 +129,11 @@ class Serving:
         if not self.check_at[0]:
             self._adopt()
         self.catch_up()
+
+    def keep_up(self) -> None:
+        """Follow the host snapshot if it has moved."""
+        if self._host.sequence != self.seen_sequence:
+            self.catch_up()
 
     def catch_up(self) -> None:
         """Serve what the host snapshot holds, and run the callbacks of what changed by it."""

@@ -1,17 +1,17 @@
-"""Which names and comments the history takes."""
+"""What may be said of a change: who made it, and why."""
 
 from __future__ import annotations
 
 from uwsgi_waffle.errors import InvalidSetting
 from uwsgi_waffle.sql.store import Signature
 
-__all__ = ["check_signature"]
+__all__ = ["check"]
 
 _MAX_ACTOR_LENGTH = 200
 _MAX_COMMENT_LENGTH = 10_000
 
 
-def check_signature(signature: Signature | None) -> None:
+def check(signature: Signature | None) -> None:
     """Refuse texts that some database would not store as they are.
 
     :raises InvalidSetting: names the argument

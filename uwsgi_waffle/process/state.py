@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.errors import StoreUnavailable
-from uwsgi_waffle.host.election import Election
 from uwsgi_waffle.listen import placement
+from uwsgi_waffle.listen.candidate import Candidate
 from uwsgi_waffle.listen.loop import ListenerLoop
 from uwsgi_waffle.listen.reporter import Reporter
 from uwsgi_waffle.server import _uwsgi, concurrency, forks, hooks
@@ -23,8 +23,9 @@ from uwsgi_waffle.server._uwsgi import Role
 from uwsgi_waffle.values.settings import WaffleSettings
 
 from .asking import Asker
-from .callbacks import Callbacks, ChangeQueue
-from .parts import Given, Parts
+from .callbacks import ChangeQueue
+from .overrides import Override
+from .parts import Common, Given, Parts
 from .pins import Pins
 from .serving import Serving
 from .writes import Writer
@@ -59,12 +60,12 @@ class State(Parts):
         app: Flask,
         config: Config,
         model: type[WaffleSettings] | None,
-        callbacks: Callbacks,
+        common: Common,
         given: Given,
     ) -> None:
         """Load the settings, or what replaces them; start nothing that a fork would break."""
         super().__init__(app, config, model, given)
-        self.declaration.check_known(callbacks.names)
+        self.declaration.check_known(common.callbacks.names)
         self._reporter = Reporter(
             config, self.host, self.reports, self.registry, self.declaration.digest
         )
@@ -72,7 +73,7 @@ class State(Parts):
         self.place: placement.Place | None = None
         self.environment: concurrency.Environment | None = None
         self._asker = Asker(self.host, self.reconciler, config.poll_seconds)
-        self._queue = ChangeQueue(app, callbacks)
+        self._queue = ChangeQueue(app, common.callbacks)
         self._pid = os.getpid()
         self._claims: dict[int, object] = {}
         self._was_uwsgi_process = False
@@ -81,8 +82,11 @@ class State(Parts):
         self._read_at_start()
         self.serving = Serving(self, self._asker, self._queue, _weak(self.adopt_process))
         self._log_start()
-        self.pins = Pins(app, self.declaration, self.host, self.serving)
+        self.pins = Pins(app, self.declaration, self.host, self.serving, common.overrides)
         self.writer = Writer(self, self.serving)
+        self._overrides = common.overrides
+        if config.templates:
+            app.context_processor(lambda: {"waffle": self.pins.seen().settings})
         _states.add(self)
         self._watch_process()
 
@@ -101,7 +105,8 @@ class State(Parts):
                     self.reconciler.create_namespace()
                     self.reconciler.reconcile(at_start=True)
         # This may be a master about to fork; a process that needs SQL again makes a connection.
-        self.store.database.close()
+        if not self.config.is_in_memory:  # which its only connection holds
+            self.store.database.close()
 
     def _log_start(self) -> None:
         if self.reconciler.error is not None:
@@ -169,12 +174,20 @@ class State(Parts):
             self.serving.catch_up()
 
     def _start_listener(self, place: placement.Place) -> concurrency.Environment | None:
-        environment = placement.start(
-            self.config, place, self.loop.run, _weak(self.serving.catch_up), self._election()
+        if place not in (placement.Place.WORKER, placement.Place.OWN):
+            return None
+        is_signalled = place is placement.Place.WORKER
+        server = _uwsgi.server
+        candidate = Candidate(
+            self.host,
+            self.loop.run,
+            _weak(self.serving.catch_up),
+            keep_up=None if is_signalled else _weak(self.serving.keep_up),
+            master_pid=server.master_pid() if server is not None and is_signalled else 0,
         )
-        if environment is not None:
-            # Not at the end of the process: a daemon thread and a greenlet end with it anyway.
-            weakref.finalize(self, environment.request_stop).atexit = False
+        environment = placement.start(self.config, candidate)
+        # Not at the end of the process: a daemon thread and a greenlet end with it anyway.
+        weakref.finalize(self, environment.request_stop).atexit = False
         return environment
 
     def _restart_listener(self) -> None:
@@ -232,10 +245,6 @@ class State(Parts):
             )
         self.serving.record()
 
-    def _election(self) -> Election | None:
-        server = _uwsgi.server
-        return None if server is None else Election(self.host.path, server.master_pid())
-
     # -- as asked by the extension ------------------------------------------------------------
 
     def refresh(self) -> bool:
@@ -247,6 +256,12 @@ class State(Parts):
         self.reconciler.reconcile()
         self.serving.catch_up()
         return self.serving.current is not before
+
+    def override(self, values: Mapping[str, object]) -> Override:
+        """Return what sees other values, see ``WaffleConf.override``."""
+        return Override(
+            self._overrides, values, find_app=lambda: self.app, check=self.pins.see_overrides
+        )
 
     # -- as asked by code for Flask-WaffleConf ------------------------------------------------
 

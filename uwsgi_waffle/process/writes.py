@@ -9,28 +9,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
-from uwsgi_waffle.bus.client import BusUnavailable
+from uwsgi_waffle.bus.client import Patience
 from uwsgi_waffle.errors import InvalidSetting, UnknownRevision
-from uwsgi_waffle.host import layout
-from uwsgi_waffle.host.records import encode_record
 from uwsgi_waffle.server import _uwsgi
 from uwsgi_waffle.server.hooks import wake_workers
 from uwsgi_waffle.sql.joining import Connection, JoinedTransaction
-from uwsgi_waffle.sql.store import RowChange, Signature
-from uwsgi_waffle.values.canonical import SCALARS
+from uwsgi_waffle.sql.store import Signature
 from uwsgi_waffle.values.cipher import Undecipherable
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.settings import WaffleSettings
-from uwsgi_waffle.values.snapshot import Record, Snapshot, build
+from uwsgi_waffle.values.snapshot import Delta, Problem, Record, Snapshot, build
 
+from . import signatures
+from .edit import Edit
 from .parts import Parts
 from .serving import Serving
-from .signatures import check_signature
 
-__all__ = ["Update", "Writer"]
+__all__ = ["Preview", "Update", "Writer"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +49,20 @@ class Update:
     announced: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a write would do.
+
+    :ivar revision: SQL's, before it
+    :ivar changes: as those of :class:`Update`
+    :ivar unusable: stored values that it would replace, though this release cannot use them
+    """
+
+    revision: int
+    changes: Mapping[str, tuple[Any, Any]] = field(repr=False)
+    unusable: tuple[Problem, ...]
+
+
 class Writer:
     """Writes the settings of one application."""
 
@@ -63,23 +74,22 @@ class Writer:
         self,
         values: Mapping[str, object],
         signature: Signature | None = None,
-        *,
-        resets: Iterable[str] = (),
         expected_revision: int | None = None,
         connection: Connection | None = None,
+        *,
+        resets: Iterable[str] = (),
     ) -> Update:
         """Set some settings, and others back to their defaults; see :meth:`WaffleConf.update`."""
         declaration, defaults = self._parts.declaration, frozenset(resets)
         declaration.check_known([*values, *defaults])
         wanted = {**values, **{name: getattr(declaration.defaults, name) for name in defaults}}
-        edit = _Edit(self._parts, self._serving.current, frozenset(wanted), defaults, wanted)
+        edit = Edit(self._parts, self._serving.current, frozenset(wanted), defaults, wanted)
         return self._write(edit, signature, expected_revision, connection)
 
     def reset(
         self,
         names: Iterable[str],
         signature: Signature | None = None,
-        *,
         expected_revision: int | None = None,
         connection: Connection | None = None,
     ) -> Update:
@@ -96,20 +106,18 @@ class Writer:
         self,
         revision: int,
         signature: Signature | None = None,
-        *,
         expected_revision: int | None = None,
         connection: Connection | None = None,
     ) -> Update:
         """Make a new revision equal to an earlier one; see :meth:`WaffleConf.rollback`."""
-        rows = self._rows_at(revision)
-        after = self._decode(rows)
-        defaults = frozenset(name for name, text in rows.items() if text is None)
-        edit = _Edit(self._parts, self._serving.current, frozenset(rows), defaults, after)
-        return self._write(edit, signature, expected_revision, connection)
+        return self._write(self._back_to(revision), signature, expected_revision, connection)
 
-    def settings_at(self, revision: int) -> WaffleSettings:
-        """Return what a rollback to a revision would leave; raises as :meth:`rollback`."""
-        return self._decode(self._rows_at(revision))
+    def preview_rollback(self, revision: int) -> Preview:
+        """Return what a rollback would change of what SQL holds; raises as :meth:`rollback`."""
+        edit = self._back_to(revision)
+        record = self._parts.store.read()
+        edit(record)
+        return Preview(record.revision, edit.changes, edit.unusable)
 
     def spread(self, record: Record, keys: tuple[str, ...] | None = None) -> bool:
         """Make a record that was committed without a change arrive everywhere.
@@ -119,7 +127,14 @@ class Writer:
         """
         current = self._serving.current
         snapshot = build(self._parts.declaration, self._parts.cipher, record, current)
-        return self._spread(record, snapshot, keys or record.keys)
+        return self._spread(record, snapshot, keys or record.keys, None, Patience())
+
+    def _back_to(self, revision: int) -> Edit:
+        """Return the edit that makes a revision equal to an earlier one."""
+        rows = self._rows_at(revision)
+        after = self._decode(rows)
+        defaults = frozenset(name for name, text in rows.items() if text is None)
+        return Edit(self._parts, self._serving.current, frozenset(rows), defaults, after)
 
     def _rows_at(self, revision: int) -> dict[str, str | None]:
         """Return what the declared settings held at a revision, ``None`` for the default."""
@@ -145,7 +160,7 @@ class Writer:
 
     def _write(
         self,
-        edit: _Edit,
+        edit: Edit,
         signature: Signature | None,
         expected_revision: int | None,
         connection: Connection | None,
@@ -154,9 +169,9 @@ class Writer:
 
         Within a transaction of the caller's, its commit does the latter.
         """
-        parts, seen = self._parts, self._parts.host.position
-        check_signature(signature)
-        beyond = self._highest(seen) if parts.config.multiproc else seen
+        parts, seen, patience = self._parts, self._parts.host.position, Patience()
+        signatures.check(signature)
+        beyond = self._highest(seen, patience) if parts.config.multiproc else seen
         joined = None if connection is None else JoinedTransaction(parts.store, connection)
         record = (joined or parts.store).write(
             edit, signature or Signature(), expected_revision=expected_revision, beyond=beyond
@@ -171,19 +186,16 @@ class Writer:
         if joined is not None:
             joined.after_commit(record.position, self.spread)
             return Update(revision, edit.changes, announced=False)
-        announced = self._spread(record, edit.snapshot(record), record.keys)
+        announced = self._spread(
+            record, edit.snapshot(record), record.keys, edit.delta(record.position), patience
+        )
         return Update(revision, edit.changes, announced)
 
-    def _highest(self, seen: Position) -> Position:
+    def _highest(self, seen: Position, patience: Patience) -> Position:
         """Return the highest position that any host has seen, which the next one must pass."""
-        if self._parts.bus.is_resting:
-            return seen
-        try:
-            reported = self._parts.reports.highest(seen.lineage)
-        except BusUnavailable as error:
-            self._parts.bus.rest(error)
-            return seen
-        return reported if seen.is_behind(reported) else seen
+        reports = self._parts.reports
+        reported = self._parts.bus.ask(lambda: reports.highest(seen.lineage), patience)
+        return reported if reported is not None and seen.is_behind(reported) else seen
 
     def _log_new_history(self, seen: Position) -> None:
         """Log that a change has made a lineage, though this host had seen another one."""
@@ -195,7 +207,14 @@ class Writer:
             seen.revision,
         )
 
-    def _spread(self, record: Record, snapshot: Snapshot, keys: tuple[str, ...]) -> bool:
+    def _spread(
+        self,
+        record: Record,
+        snapshot: Snapshot,
+        keys: tuple[str, ...],
+        delta: Delta | None,
+        patience: Patience,
+    ) -> bool:
         """Make a committed record arrive everywhere, and return whether Redis announced it."""
         parts = self._parts
         announced = False
@@ -205,7 +224,7 @@ class Writer:
                 wake_workers()
             if parts.config.multiproc:
                 # Before the callbacks of this process, which may take long.
-                announced = parts.bus.publish(record.position, keys)
+                announced = parts.bus.publish(record.position, keys, delta, patience)
             # Where the host snapshot cannot be written, this process at least has the record.
             self._serving.serve(snapshot, sequence)
         except Exception:
@@ -215,128 +234,3 @@ class Writer:
                 record.revision,
             )
         return announced
-
-
-class _Edit:
-    """One edit: what a transaction calls with the record that it has locked.
-
-    :ivar changes: name -> (old, new) of the settings that it changed the last time it was called
-    """
-
-    def __init__(
-        self,
-        parts: Parts,
-        served: Snapshot,
-        names: frozenset[str],
-        defaults: frozenset[str],
-        wanted: Mapping[str, object] | WaffleSettings,
-    ) -> None:
-        """Prepare an edit.
-
-        :param served: what this process serves, in place of a second decoding of the same
-        :param names: those it is about; others may change by the application's own validators
-        :param defaults: of those, the ones that go back to their default
-        :param wanted: the values of *names*, or the settings after the edit
-        """
-        self._declaration = parts.declaration
-        self._cipher = parts.cipher
-        self._served = served
-        self._names = names
-        self._defaults = defaults
-        self._wanted = wanted
-        self._after = served.settings
-        self._problems = served.problems
-        self.changes: dict[str, tuple[Any, Any]] = {}
-
-    def __call__(self, record: Record) -> Mapping[str, RowChange]:
-        """Return what to do to the rows; settings that stay equal are left alone.
-
-        :raises InvalidSetting: a value, or the whole, is refused
-        """
-        declaration = self._declaration
-        before = self._served if self._is_served(record) else self._decode(record)
-        after = self._wanted
-        if not isinstance(after, WaffleSettings):
-            # The first validation, of what the caller gave, beside what others have written.
-            after = declaration.validate_known(before.settings, after)
-        texts = declaration.texts(after)
-        # The second, of the texts, which every other process reads and serves.
-        self._after = declaration.round_trip(after, texts)
-        rows = self._row_changes(record, before, after, texts)
-        self.changes = {
-            name: (getattr(before.settings, name), getattr(self._after, name)) for name in rows
-        }
-        self._problems = tuple(p for p in before.problems if p.name not in rows)
-        self._check_size(record, rows)
-        return rows
-
-    def snapshot(self, record: Record) -> Snapshot:
-        """Return the snapshot of the record that this edit has made."""
-        return Snapshot(
-            record.position,
-            self._after,
-            MappingProxyType(self._declaration.values(self._after)),
-            self._problems,
-            tuple(sorted(record.rows.keys() - set(self._declaration.names))),
-        )
-
-    def _is_served(self, record: Record) -> bool:
-        """Return whether this process serves a record, as it is stored."""
-        served, declaration = self._served, self._declaration
-        if record.position != served.position or not served.position.lineage:
-            return False
-        # The application may have changed a list or a dict in place.
-        changeable = [name for name, value in served.values.items() if type(value) not in SCALARS]
-        stored = {**declaration.default_json, **record.rows} if changeable else {}
-        try:
-            return all(
-                self._cipher.open(stored[name]) == declaration.to_json(served.settings, name)
-                for name in changeable
-            )
-        except (Undecipherable, InvalidSetting):
-            return False
-
-    def _decode(self, record: Record) -> Snapshot:
-        """Return what a record means that this process does not serve."""
-        is_same_database = record.position.lineage == self._served.position.lineage
-        last_good = self._served if is_same_database else None
-        return build(self._declaration, self._cipher, record, last_good)
-
-    def _row_changes(
-        self, record: Record, before: Snapshot, after: WaffleSettings, texts: Mapping[str, str]
-    ) -> dict[str, RowChange]:
-        refused = {problem.name for problem in before.problems}
-        rows = {}
-        for name, text in texts.items():
-            resets = name in self._defaults
-            repairs = name in self._names and (name in refused or (resets and name in record.rows))
-            is_same = getattr(before.settings, name) is getattr(after, name)
-            if is_same and not repairs:
-                continue
-            old = self._declaration.to_json(before.settings, name)
-            if text == old and not repairs:
-                continue
-            if name in self._declaration.secrets:
-                old, text = self._cipher.seal(old), self._cipher.seal(text)  # noqa: PLW2901
-            rows[name] = RowChange(old, text, resets)
-        return rows
-
-    def _check_size(self, record: Record, changes: Mapping[str, RowChange]) -> None:
-        """Refuse a change that makes the settings too large for the host snapshot.
-
-        :raises InvalidSetting: it does
-        """
-        rows = {name: text for name, text in record.rows.items() if name not in changes}
-        rows |= {name: c.new for name, c in changes.items() if not c.is_default}
-        # JSON within JSON takes six times the characters at worst, which is seldom worth a look.
-        if 6 * sum(map(len, rows.values())) + 200 * len(rows) < layout.ROOM_BYTES:
-            return
-        size = len(encode_record(Record(record.position, rows, record.keys)))
-        grows = any(len(c.new) > len(record.rows.get(name, "")) for name, c in changes.items())
-        if size > layout.ROOM_BYTES and grows:
-            message = (
-                f"With it all settings take {size:,} bytes; the most is {layout.ROOM_BYTES:,}. "
-                "Keep large values in files or tables of their own"
-            )
-            finding = {"type": "value_error", "loc": (max(changes),), "msg": message}
-            raise InvalidSetting([finding])

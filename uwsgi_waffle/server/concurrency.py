@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from uwsgi_waffle.errors import ConfigError
 
 from . import _uwsgi
+from ._uwsgi import Role
 
 __all__ = [
     "Backoff",
@@ -24,9 +25,11 @@ __all__ = [
     "StopEvent",
     "ThreadEnvironment",
     "choose_environment",
+    "is_about_to_fork",
     "is_gevent_loaded",
     "patch_all",
     "reinit_after_fork",
+    "run_beside",
     "sockets_are_cooperative",
     "spawn",
     "stop_event",
@@ -142,6 +145,43 @@ class GreenletEnvironment:
 def choose_environment() -> Environment:
     """Return what fits this process; a greenlet with blocking sockets would freeze all of it."""
     return GreenletEnvironment() if sockets_are_cooperative() else ThreadEnvironment()
+
+
+def is_about_to_fork() -> bool:
+    """Return whether this is a uWSGI master, in which an app may handle a request at its import.
+
+    A thread that runs at the fork may hold the interpreter's lock, and a worker that inherits the
+    lock in that state hangs at its start.
+    """
+    server = _uwsgi.server
+    return server is not None and server.role() in (Role.MASTER, Role.ALONE)
+
+
+def run_beside(target: Callable[[], None], name: str) -> StopEvent:
+    """Run *target* beside the caller, and return an event that is set once it has ended.
+
+    It has a greenlet or a daemon thread of its own. Where neither may be started, or can be (no
+    more threads are allowed, or the interpreter ends), it has run when this returns.
+    """
+    in_greenlet = sockets_are_cooperative()
+    ended = stop_event() if in_greenlet else threading.Event()
+
+    def run() -> None:
+        try:
+            target()
+        finally:
+            ended.set()
+
+    if is_about_to_fork():
+        run()
+    elif in_greenlet:
+        spawn(run)
+    else:
+        try:
+            threading.Thread(target=run, name=name, daemon=True).start()
+        except RuntimeError:
+            run()
+    return ended
 
 
 def is_gevent_loaded() -> bool:

@@ -1,37 +1,54 @@
-"""Connections to SQL: engine, forks, transactions and errors. The statements are in ``store``."""
+"""Connections to SQL: forks, transactions, time limits and errors. Statements are in ``store``."""
 
 from __future__ import annotations
 
 import os
-import sqlite3
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import exc, pool
+from sqlalchemy import exc
 
 from uwsgi_waffle.config import redact_url
 from uwsgi_waffle.errors import ConfigError, StoreUnavailable
 from uwsgi_waffle.server import forks
 
-from .application import ISOLATION_LEVEL, ApplicationDatabase
+from .application import ApplicationDatabase
+from .engine import autocommitting, guard, make_engine, sqlite_path
+from .failures import (
+    could_not_connect,
+    is_read_only,
+    lacks_column,
+    lacks_table,
+    lost_a_race,
+    reason_of,
+    waited_for_a_lock,
+    was_disconnected,
+)
+from .holders import holder_of_lock, owner_of_file
+from .limits import (
+    LOCK_SECONDS,
+    MOST_CONNECTIONS,
+    READ_SECONDS,
+    SETTLE_SECONDS,
+    WRITE_SECONDS,
+    cut_off,
+    limit_transaction,
+)
 from .locks import one_at_a_time
 from .schema import NAMESPACE
 from .tables import create_missing, missing_tables
 
 __all__ = ["Database"]
 
-#: Seconds to wait for a connection to be made, where the driver would wait for ever.
-CONNECT_SECONDS = 5
-#: Seconds without an answer after which a connection counts as broken.
-DEAD_SECONDS = 60
-#: Seconds to wait for a lock of SQLite; after that a writer tries again, and a reader fails.
-SQLITE_BUSY_SECONDS = 5
-#: Seconds after which a held connection is replaced, before a firewall forgets it.
-RECYCLE_SECONDS = 300
 #: How often a transaction is run that loses races against others.
 ATTEMPTS = 5
+#: The most threads of a process that write at once; others have connections left to read with.
+MOST_WRITERS = MOST_CONNECTIONS // 2
 
 T = TypeVar("T")
 
@@ -53,7 +70,8 @@ class Database:
         #: The URL without its password.
         self.url = redact_url(uri)
         self._uri = uri
-        self._is_sqlite_file = False
+        #: Of SQLite's file.
+        self._path: Path | None = None
         self._engine: sa.Engine | None = self._make_engine()
         self._pid = os.getpid()
 
@@ -81,13 +99,20 @@ class Database:
             self._engine = self._make_engine()
         return self._engine
 
+    def limits(self, connection: sa.Connection) -> list[sa.ColumnElement[bool]]:
+        """Return conditions, always true, by which a first statement limits a transaction's waits.
+
+        Not those of a transaction of the caller's, which has limits of its own.
+        """
+        is_ours = connection.engine is self._engine
+        return limit_transaction(connection.dialect.name) if is_ours else []
+
     def after_fork(self) -> None:
         """Leave the parent's connections to the parent, and keep those of this process."""
-        if self._pid == os.getpid():
-            return
-        self._pid = os.getpid()
-        if self._engine is not None:
-            self._engine.dispose(close=False)
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            if self._engine is not None:
+                self._engine.dispose(close=False)
             self._engine = None
 
     def before_fork(self) -> None:
@@ -95,7 +120,7 @@ class Database:
 
         https://sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_
         """
-        if self._is_sqlite_file:
+        if self._path is not None:
             self.close()
 
     def close(self) -> None:
@@ -106,44 +131,98 @@ class Database:
     @contextmanager
     def _using_engine(self) -> Iterator[sa.Engine]:
         """Have no other thread fork meanwhile where that would harm the child."""
-        with forks.without_fork() if self._is_sqlite_file else nullcontext():
+        with forks.without_fork() if self._path is not None else nullcontext():
             yield self.engine
 
-    def read(self, read: Callable[[sa.Connection], T], *, without_tables: T) -> T:
+    @contextmanager
+    def _connected(self, until: float) -> Iterator[sa.Connection]:
+        """Give a connection that is cut off at a moment of the monotonic clock."""
+        with self._using_engine() as engine:
+            connection = engine.connect()
+            line = connection.connection.driver_connection
+            # The limit holds for the rollback, too, with which a connection is given back.
+            with cut_off(line, until - time.monotonic()), connection:
+                try:
+                    yield connection
+                except exc.SQLAlchemyError as error:
+                    if is_read_only(error):
+                        connection.invalidate()  # a new one may lead to a server that is not
+                    raise
+
+    def read(
+        self,
+        read: Callable[[sa.Connection], T],
+        *,
+        without_tables: T,
+        seconds: float = READ_SECONDS,
+    ) -> T:
         """Return what *read* returns; once more where a held connection turned out to be dead.
 
         :param without_tables: returned where the tables do not exist yet
+        :param seconds: how long it may take
         :raises StoreUnavailable: the database did not answer, or its tables are of an earlier
             release and may not be changed
         """
+        started_at = time.monotonic()
         for last_attempt in (False, True):
             try:
-                with self._using_engine() as engine, engine.connect() as connection:
+                with self._connected(time.monotonic() + seconds) as connection:
                     # One statement at a time needs no transaction around it, and none is left open.
-                    return read(_autocommitting(connection))
+                    return read(autocommitting(connection))
             except exc.SQLAlchemyError as error:
-                if not last_attempt and _was_disconnected(error):
+                if not last_attempt and was_disconnected(error):
                     continue
-                if _lacks_column(error) and self.auto_create and not last_attempt:
+                if lacks_column(error) and self.auto_create and not last_attempt:
                     self.create_tables()
                     continue
-                if self._lacks_tables(error) and not _lacks_column(error):
+                if self._lacks_tables(error) and not lacks_column(error):
                     return without_tables
-                raise self.unavailable(error) from error
+                raise self.unavailable(error, time.monotonic() - started_at, seconds) from error
         raise AssertionError
 
-    def write(self, transaction: Callable[[sa.Connection], T]) -> T:
+    def write(
+        self, transaction: Callable[[sa.Connection], T], *, seconds: float = WRITE_SECONDS
+    ) -> T:
         """Run a transaction, which commits by itself, and run it again where it loses a race.
 
+        Its first statement should have the conditions of :meth:`limits`.
+
+        :param seconds: how long it may take, all attempts together
         :raises StoreUnavailable: the database did not answer, or lacks its tables
         """
+        self.engine  # noqa: B018  # makes what the next line needs, after a fork
+        if not self._writers.acquire(timeout=LOCK_SECONDS):
+            message = (
+                f"{MOST_WRITERS} other threads of this process are changing settings in {self.url} "
+                f"already, for which this one waited {LOCK_SECONDS} s; nothing was stored."
+            )
+            raise StoreUnavailable(message, url=self.url, waited_seconds=LOCK_SECONDS)
+        try:
+            return self._attempt(transaction, seconds, LOCK_SECONDS)
+        finally:
+            self._writers.release()
+
+    def settle(self, transaction: Callable[[sa.Connection], T]) -> T:
+        """Run a transaction within another one's, and wait for a lock as long as that may last.
+
+        :raises StoreUnavailable: the database did not answer, or the lock was not to be had
+        """
+        return self._attempt(transaction, SETTLE_SECONDS, SETTLE_SECONDS)
+
+    def _attempt(
+        self, transaction: Callable[[sa.Connection], T], seconds: float, lock_seconds: float
+    ) -> T:
+        started_at = time.monotonic()
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with self._using_engine() as engine, engine.connect() as connection:
+                with self._connected(started_at + seconds) as connection:
                     return transaction(connection)
             except exc.SQLAlchemyError as error:
-                if attempt == ATTEMPTS or not self._worth_another_try(error):
-                    raise self.unavailable(error) from error
+                waited = time.monotonic() - started_at
+                is_over = waited >= (lock_seconds if waited_for_a_lock(error) else seconds)
+                is_last = attempt == (2 if is_read_only(error) else ATTEMPTS)
+                if is_over or is_last or not self._worth_another_try(error):
+                    raise self.unavailable(error, waited, seconds) from error
         raise AssertionError
 
     def commit(self, connection: sa.Connection) -> None:
@@ -166,26 +245,18 @@ class Database:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with (
-                    self._using_engine() as engine,
-                    engine.connect() as connection,
+                    self._connected(time.monotonic() + WRITE_SECONDS) as connection,
                     one_at_a_time(connection),
                 ):
+                    connection.execute(sa.select(sa.literal(1)).where(*self.limits(connection)))
                     create_missing(connection)
                     connection.commit()
             except exc.SQLAlchemyError as error:
                 # A process of release 0.1.0, which takes no lock, may create them at this moment.
-                if attempt == ATTEMPTS or _could_not_connect(error):
+                if attempt == ATTEMPTS or could_not_connect(error) or waited_for_a_lock(error):
                     raise self.unavailable(error) from error
             else:
                 return
-
-    def prepare(self) -> None:
-        """Make missing tables, for a transaction that must not, as it is the caller's.
-
-        :raises StoreUnavailable: the database did not answer, or does not allow it
-        """
-        if self.auto_create and self.missing_tables():
-            self.create_tables()
 
     def missing_tables(self) -> list[str]:
         """Return the names of the tables that do not exist.
@@ -193,20 +264,38 @@ class Database:
         :raises StoreUnavailable: the database did not answer
         """
         try:
-            with self._using_engine() as engine, engine.connect() as connection:
+            with self._connected(time.monotonic() + READ_SECONDS) as connection:
                 return missing_tables(connection)
         except exc.SQLAlchemyError as error:
             raise self.unavailable(error) from error
 
-    def unavailable(self, error: exc.SQLAlchemyError) -> StoreUnavailable:
-        """Return a database error as ours, without statement, parameters and password."""
-        if self._lacks_tables(error):
-            what = "Columns of the tables" if _lacks_column(error) else "The tables"
+    def unavailable(
+        self,
+        error: exc.SQLAlchemyError,
+        waited_seconds: float = 0,
+        limit_seconds: float | None = None,
+    ) -> StoreUnavailable:
+        """Return a database error as ours, without statement, parameters and password.
+
+        :param waited_seconds: how long the caller has waited
+        :param limit_seconds: after how long the connection was cut
+        """
+        holder = None
+        if waited_for_a_lock(error):
+            holder = holder_of_lock(self._path, self._connected)
+            message = (
+                f"The settings in {self.url} are locked by another transaction, for which this one "
+                f"waited {waited_seconds:.1f} s ({reason_of(error)}). {holder}, then try again."
+            )
+        elif self._lacks_tables(error):
+            what = "Columns of the tables" if lacks_column(error) else "The tables"
             message = f"{what} of the settings are missing in {self.url}. {self._how_to_make()}"
         else:
-            reason = " ".join(str(getattr(error, "orig", None) or error).split())
-            message = f"The settings database {self.url} cannot be used: {redact_url(reason)}"
-        return StoreUnavailable(message, url=self.url)
+            reason = reason_of(error, waited_seconds, limit_seconds)
+            message = f"The settings database {self.url} cannot be used: {reason}"
+            if self._path is not None:
+                message += owner_of_file(self._path)
+        return StoreUnavailable(message, url=self.url, waited_seconds=waited_seconds, holder=holder)
 
     def _how_to_make(self) -> str:
         if self._application is not None and self._application.is_migrated:
@@ -218,14 +307,12 @@ class Database:
 
         :raises ConfigError: the URL is malformed, or its driver is not installed
         """
+        self._writers = threading.BoundedSemaphore(MOST_WRITERS)
         try:
             url = sa.make_url(self._uri)
-            _check_host(url)
-            self._is_sqlite_file = _is_sqlite(url) and not _is_in_memory(url)
-            if self._application is not None:
-                return self._application.make_engine()
-            # Parameters are hidden, as a traceback would show them, secrets among them.
-            return sa.create_engine(url, hide_parameters=True, **_engine_options(url))
+            self._path = sqlite_path(url)
+            application = self._application
+            return guard(make_engine(url) if application is None else application.make_engine())
         except (exc.ArgumentError, ImportError, ValueError) as error:
             message = (
                 f"WAFFLE_DATABASE_URI = {self.url!r}: {redact_url(str(error))}. Give an SQLAlchemy "
@@ -235,133 +322,26 @@ class Database:
 
     def _worth_another_try(self, error: exc.SQLAlchemyError) -> bool:
         """Return whether a transaction that changed nothing may succeed when it is run again."""
-        if _was_disconnected(error) or isinstance(error, exc.IntegrityError):
+        if was_disconnected(error) or isinstance(error, exc.IntegrityError):
             # IntegrityError: two writers made the namespace's row at once.
+            return True
+        if waited_for_a_lock(error) or lost_a_race(error) or is_read_only(error):
             return True
         if self._lacks_tables(error):
             if self.auto_create:
                 self.create_tables()
             return self.auto_create
-        return lost_a_race(error)
+        return False
 
     def _lacks_tables(self, error: exc.SQLAlchemyError) -> bool:
         """Return whether a statement failed because a table, or a column of one, is missing."""
-        if not isinstance(error, exc.DBAPIError) or _could_not_connect(error):
+        if not isinstance(error, exc.DBAPIError) or could_not_connect(error):
             return False
-        if lost_a_race(error):
-            return False  # looking for the tables would wait for the same lock again
-        if _lacks_table(error) or _lacks_column(error):
+        if lacks_table(error) or lacks_column(error):
             return True  # another process may have made it since, so looking for it would mislead
+        if was_disconnected(error) or waited_for_a_lock(error) or lost_a_race(error):
+            return False  # looking for the tables would wait again
         try:
-            with self._using_engine() as engine:
-                return not sa.inspect(engine).has_table(NAMESPACE.name)
-        except exc.SQLAlchemyError:
+            return NAMESPACE.name in self.missing_tables()
+        except StoreUnavailable:
             return False  # the connection is broken, which the first error names
-
-
-def lost_a_race(error: exc.SQLAlchemyError) -> bool:
-    """Return whether the database ended a transaction in favour of another one."""
-    driver_error = getattr(error, "orig", None)
-    if driver_error is None:
-        return False
-    state = getattr(driver_error, "sqlstate", None)
-    code = driver_error.args[0] if driver_error.args else None
-    # PostgreSQL: serialization failure, deadlock. MySQL: deadlock, lock wait, changed since read.
-    # SQLite has codes since Python 3.11 only, so its text decides.
-    return (
-        state in ("40001", "40P01")
-        or code in (1213, 1205, 1020)
-        or (isinstance(driver_error, sqlite3.Error) and "is locked" in str(driver_error))
-    )
-
-
-def _check_host(url: sa.URL) -> None:
-    """Refuse a host that holds a part of the password, which drivers would name in their errors.
-
-    :raises ValueError: it does
-    """
-    if "@" in (url.host or ""):
-        message = "'@' in a user name or password must be written as %40"
-        raise ValueError(message)
-
-
-def _engine_options(url: sa.URL) -> dict[str, Any]:
-    """Return the options of the engine; those in the URL itself win."""
-    # A process that has used SQL holds one connection, as there may be thousands of processes.
-    held = {"pool_size": 1, "max_overflow": 9, "pool_recycle": RECYCLE_SECONDS}
-    if not _is_sqlite(url):
-        connect = {k: v for k, v in _time_limits(url).items() if k not in url.query}
-        return {"connect_args": connect, "isolation_level": ISOLATION_LEVEL, **held}
-    if _is_in_memory(url):
-        # One connection, as each connection has another database in memory.
-        return {"poolclass": pool.StaticPool, "connect_args": {"check_same_thread": False}}
-    busy = {} if "timeout" in url.query else {"timeout": SQLITE_BUSY_SECONDS}
-    return {"connect_args": busy, **held}
-
-
-def _is_sqlite(url: sa.URL) -> bool:
-    return url.get_dialect().name == "sqlite"
-
-
-def _is_in_memory(url: sa.URL) -> bool:
-    """Return whether a database of SQLite is no file."""
-    return url.database in (None, "", ":memory:")
-
-
-def _time_limits(url: sa.URL) -> dict[str, int]:
-    """Return the limits after which the driver stops waiting for a server that is gone."""
-    limits = {"connect_timeout": CONNECT_SECONDS}
-    driver = url.get_driver_name()
-    if driver in ("psycopg", "psycopg2"):
-        limits["keepalives_idle"] = DEAD_SECONDS // 2
-        limits["keepalives_interval"] = DEAD_SECONDS // 12
-        limits["keepalives_count"] = 6
-        limits["tcp_user_timeout"] = DEAD_SECONDS * 1000  # milliseconds
-    elif driver in ("pymysql", "mysqldb"):
-        limits["read_timeout"] = limits["write_timeout"] = DEAD_SECONDS
-    return limits
-
-
-def _autocommitting(connection: sa.Connection) -> sa.Connection:
-    """Return the connection, set to run each statement as a transaction by itself.
-
-    The driver does that, so SQLAlchemy neither wraps its errors nor learns from them that the
-    connection is dead.
-    """
-    dbapi: Any = connection.dialect.loaded_dbapi
-    try:
-        return connection.execution_options(isolation_level="AUTOCOMMIT")
-    except dbapi.Error as error:
-        connection.invalidate()
-        statement = "SET autocommit"
-        raise exc.OperationalError(statement, None, error, connection_invalidated=True) from error
-
-
-def _was_disconnected(error: exc.SQLAlchemyError) -> bool:
-    return isinstance(error, exc.DBAPIError) and error.connection_invalidated
-
-
-def _lacks_table(error: exc.SQLAlchemyError) -> bool:
-    """Return whether an error shows by itself that a table does not exist."""
-    return _is_error(error, "42P01", 1146, "no such table")
-
-
-def _lacks_column(error: exc.SQLAlchemyError) -> bool:
-    """Return whether an error shows by itself that a column does not exist."""
-    return _is_error(error, "42703", 1054, "no such column", "has no column named")
-
-
-def _is_error(error: exc.SQLAlchemyError, postgresql: str, mysql: int, *sqlite: str) -> bool:
-    """Return whether an error is of that kind: by its code, or by its text on SQLite."""
-    driver_error: Any = getattr(error, "orig", None)
-    if driver_error is None:
-        return False
-    if isinstance(driver_error, sqlite3.Error):
-        return any(text in str(driver_error) for text in sqlite)
-    code = driver_error.args[0] if driver_error.args else None
-    return code == mysql or getattr(driver_error, "sqlstate", None) == postgresql
-
-
-def _could_not_connect(error: exc.SQLAlchemyError) -> bool:
-    """Return whether no connection could be made."""
-    return isinstance(error, exc.DBAPIError) and error.statement is None

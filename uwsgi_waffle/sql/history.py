@@ -13,6 +13,7 @@ from uwsgi_waffle.values.cipher import Cipher, Undecipherable
 from uwsgi_waffle.values.declaration import Declaration
 from uwsgi_waffle.values.settings import MASK
 
+from .limits import DEAD_SECONDS
 from .schema import CHANGE, NAMESPACE
 from .store import Store
 
@@ -147,7 +148,7 @@ class History:
         return self._store.database.read(read, without_tables={})
 
     def _select(self) -> sa.Select[Any]:
-        columns = [CHANGE.c[name] for name in Change.__dataclass_fields__]
+        columns = [CHANGE.c[name] for name in (*Change.__dataclass_fields__, "is_secret")]
         return sa.select(*columns).where(self._mine)
 
     def _read(self, statement: sa.Select[Any], *, reveal: bool = False) -> list[Change]:
@@ -155,7 +156,7 @@ class History:
             found = connection.execute(statement).mappings()
             return [self._change(row, reveal=reveal) for row in found]
 
-        return self._store.database.read(read, without_tables=[])
+        return self._store.database.read(read, without_tables=[], seconds=DEAD_SECONDS)
 
     def _last_changes(self, revision: int) -> sa.Select[tuple[str, str, bool]]:
         """Return the statement for the last change of each setting up to a revision."""
@@ -174,17 +175,26 @@ class History:
         )
 
     def _change(self, row: Mapping[Any, Any], *, reveal: bool) -> Change:
-        typed = {
-            "old": self._value(row["name"], row["old"], reveal=reveal),
-            "new": self._value(row["name"], row["new"], reveal=reveal),
-            "at": row["at"].replace(tzinfo=timezone.utc),
-        }
-        return Change(**{**row, **typed})
+        columns = dict(row)
+        is_secret = self._is_secret(row["name"], was_secret=columns.pop("is_secret"))
+        shows = reveal or not is_secret
+        columns["old"] = self._value(row["name"], row["old"], reveal=reveal, shows=shows)
+        columns["new"] = self._value(row["name"], row["new"], reveal=reveal, shows=shows)
+        columns["at"] = row["at"].replace(tzinfo=timezone.utc)
+        return Change(**columns)
 
-    def _value(self, name: str, text: str, *, reveal: bool) -> Any:
-        """Return a stored text as a value."""
-        is_secret = name in self._declaration.secrets or self._cipher.is_sealed(text)
-        if is_secret and not reveal:
+    def _is_secret(self, name: str, *, was_secret: bool | None) -> bool:
+        """Return whether values of a setting are secret, which they stay once they were.
+
+        Of a row that does not tell, and whose setting is no longer declared, it cannot be known.
+        """
+        if name in self._declaration.names:
+            return bool(was_secret) or name in self._declaration.secrets
+        return was_secret is not False
+
+    def _value(self, name: str, text: str, *, reveal: bool, shows: bool) -> Any:
+        """Return a stored text as a value, or a mask."""
+        if not shows or (self._cipher.is_sealed(text) and not reveal):
             return MASK
         try:
             plain = self._cipher.open(text)

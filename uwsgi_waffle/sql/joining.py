@@ -57,8 +57,9 @@ class JoinedTransaction:
 
         :raises WaffleError: the connection is to another database
         """
-        if not beyond.lineage:
-            self._store.database.prepare()
+        database = self._store.database
+        if not beyond.lineage and database.auto_create and database.missing_tables():
+            database.create_tables()  # not by this transaction, which is the caller's
         change = self._store.changing(edit, signature, expected_revision, beyond)
         try:
             with _savepoint(self._connection):

@@ -11,9 +11,9 @@ import binascii
 import io
 import pickle
 import pickletools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -152,8 +152,49 @@ def _check(data: bytes) -> None:
         _refuse(f"its pickle does more than hold a value ({', '.join(harmful)})")
 
 
+def _hashing(code: bytes, what: slice) -> Callable[[Any], None]:
+    """Return an operation of pickles that first counts what it is about to hash.
+
+    :param what: where that stands among the objects which the operation takes
+    """
+    run: Callable[[Any], None] = pickle._Unpickler.dispatch[code[0]]  # noqa: SLF001  # as below
+
+    def count_and_run(unpickler: _Unpickler) -> None:
+        unpickler.count(unpickler.stack[what])
+        run(unpickler)
+
+    return count_and_run
+
+
 class _Unpickler(pickle._Unpickler):  # noqa: SLF001  # the documented class is the one in C
-    """Finds sets only."""
+    """Finds sets only, and hashes little: a tuple that holds itself often is hashed as often."""
+
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **pickle._Unpickler.dispatch,  # noqa: SLF001  # as the class
+        **{
+            code[0]: _hashing(code, what)
+            for code, what in (
+                (pickle.SETITEM, slice(-2, -1)),
+                (pickle.SETITEMS, slice(None, None, 2)),
+                (pickle.DICT, slice(None, None, 2)),
+                (pickle.ADDITEMS, slice(None)),
+                (pickle.FROZENSET, slice(None)),
+                (pickle.REDUCE, slice(-1, None)),
+            )
+        },
+    }
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self._left = _MOST_OBJECTS
+
+    def count(self, hashed: list[Any]) -> None:
+        """Count objects that are about to be hashed.
+
+        :raises RefusedPickle: they are too many, all together
+        """
+        self._left = _check_size(hashed, self._left)
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what a pickle names.
@@ -169,19 +210,18 @@ def _refuse(message: str) -> NoReturn:
     raise RefusedPickle(message)
 
 
-def _check_size(value: object) -> None:
-    """Refuse a value that is small as a pickle, but large or endless in memory.
+def _check_size(value: object, left: int = _MOST_OBJECTS) -> int:
+    """Return how many objects may follow a value, which may be small as a pickle only.
 
-    :raises RefusedPickle: it is too large
+    :raises RefusedPickle: it is too large, or endless
     """
-    left = _MOST_OBJECTS
     level: list[object] = [value]
     for _ in range(_MOST_DEPTH):
         left -= len(level)
         if left < 0:
             _refuse(f"it holds more than {_MOST_OBJECTS:,} values")
         if not level:
-            return
+            return left
         level = _next_level(level, left)
     _refuse(f"it is nested more than {_MOST_DEPTH} deep")
 

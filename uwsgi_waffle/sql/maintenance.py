@@ -17,6 +17,7 @@ from uwsgi_waffle.values.cipher import SEALED_PREFIX, Cipher, Undecipherable
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.snapshot import Record
 
+from .limits import LONG_SECONDS
 from .schema import CHANGE, NAMESPACE, SETTING
 from .store import Store, new_key
 
@@ -91,14 +92,12 @@ def prune(
             connection.commit()
         return Pruned(mark, removed, total - removed)
 
-    return store.database.write(transaction)
+    return store.database.write(transaction, seconds=LONG_SECONDS)
 
 
 def _locked_bounds(connection: sa.Connection, store: Store) -> tuple[int, int]:
     """Lock out writers, and return the newest revision and the present mark."""
-    connection.execute(
-        sa.update(NAMESPACE).where(store.is_mine).values(pruned=NAMESPACE.c.pruned + 0)
-    )
+    store.touch(connection)
     bounds = sa.select(NAMESPACE.c.revision, NAMESPACE.c.pruned).where(store.is_mine)
     found = connection.execute(bounds).first()
     return (found.revision, found.pruned) if found is not None else (0, 0)

@@ -84,6 +84,8 @@ CHANGE = Table(
     Column("comment", Text, nullable=True),
     Column("source", String(20), nullable=False),
     Column("stamp", _HEX_64_BITS, nullable=False, server_default=""),
+    # Whether it was a secret then; NULL where a release before 0.2.0 has written the row.
+    Column("is_secret", Boolean, nullable=True),
     Column("at", _INSTANT, nullable=False),
     Index("waffle_change_by_name", "namespace", "name", "revision"),
     **_MYSQL,

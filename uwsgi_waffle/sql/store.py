@@ -11,7 +11,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -24,38 +24,19 @@ from uwsgi_waffle.values.position import NOWHERE, Position, new_stamp
 from uwsgi_waffle.values.snapshot import Record
 
 from .application import ApplicationDatabase
-from .database import Database, lost_a_race
+from .changes import Edit, RowChange, Signature
+from .database import Database
+from .failures import lost_a_race, waited_for_a_lock, was_disconnected
+from .limits import LONG_SECONDS
 from .schema import CHANGE, NAMESPACE, SETTING
 
 __all__ = ["Edit", "RowChange", "Signature", "Store", "new_key"]
 
 
-@dataclass(frozen=True, slots=True)
-class RowChange:
-    """What a writer does to one setting; texts as they are stored.
-
-    :ivar is_default: the setting goes back to its default, so its row is deleted
-    """
-
-    old: str = field(repr=False)  # secrets among them
-    new: str = field(repr=False)
-    is_default: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """Who makes a change, why, and through which interface, for the history."""
-
-    actor: str | None = None
-    comment: str | None = None
-    source: str = "python"
-
-
-#: Given the present record, returns what to do to it.
-Edit = Callable[[Record], Mapping[str, RowChange]]
-
 #: Whether a text is 16 hexadecimal digits, not all of them 0.
 _IS_HEX = re.compile("(?!0{16})[0-9a-f]{16}").fullmatch
+#: What the database's own whole numbers leave room for, and one more.
+_MOST_REVISIONS = 2**63 - 1
 _POSITION = (NAMESPACE.c.lineage, NAMESPACE.c.revision, NAMESPACE.c.stamp)
 
 
@@ -91,7 +72,7 @@ class Store:
 
         def read(connection: sa.Connection) -> Position:
             found = connection.execute(statement).first()
-            return NOWHERE if found is None else _position(found)
+            return NOWHERE if found is None else self._position(found)
 
         return self.database.read(read, without_tables=NOWHERE)
 
@@ -186,7 +167,12 @@ class Store:
             self.database.commit(connection)
             return after
 
-        return self.database.write(transaction)
+        return self.database.write(transaction, seconds=LONG_SECONDS)
+
+    def touch(self, connection: sa.Connection) -> int:
+        """Lock out other writers, and return how many rows the namespace has, 1 or 0."""
+        touch = sa.update(NAMESPACE).where(self.is_mine, *self.database.limits(connection))
+        return connection.execute(touch.values(pruned=NAMESPACE.c.pruned + 0)).rowcount
 
     def _read_after_rollback(self, connection: sa.Connection) -> Record:
         """Return what SQL holds without this transaction, which may have made the namespace."""
@@ -213,12 +199,30 @@ class Store:
             return Record()
         rows = {row.name: row.value for row in found if row.name is not None}
         keys = tuple(found[0]._mapping["keys"].split())  # noqa: SLF001  # `keys` is a method of Row
-        return Record(_position(found[0]), rows, keys)
+        return Record(self._position(found[0]), rows, keys)
+
+    def _position(self, row: Any) -> Position:
+        """Return the position in a row; 16 hexadecimal digits each, whatever text is stored.
+
+        :raises StoreUnavailable: the revision is not one
+        """
+        lineage, revision, stamp = row.lineage, row.revision, row.stamp
+        if not isinstance(revision, int) or not 0 <= revision < _MOST_REVISIONS:
+            message = (
+                f"The revision of namespace {self.namespace!r} in {self.database.url} is "
+                f"{revision!r}, which is no whole number from 0 to {_MOST_REVISIONS - 1}. Set "
+                f"waffle_namespace.revision to the newest revision of waffle_change."
+            )
+            raise StoreUnavailable(message, url=self.database.url)
+        if not _IS_HEX(lineage):
+            lineage = _as_hex(lineage)
+        if stamp and not _IS_HEX(stamp):
+            stamp = _as_hex(stamp)
+        return Position(lineage, revision, stamp)
 
     def _lock(self, connection: sa.Connection) -> Record:
         """Take the namespace row's lock, making the row if it is missing, and return the record."""
-        touch = sa.update(NAMESPACE).where(self.is_mine)
-        if connection.execute(touch.values(pruned=NAMESPACE.c.pruned + 0)).rowcount == 0:
+        if self.touch(connection) == 0:
             self._insert_namespace(connection)
         record = self.read_locked(connection)
         if record.keys:
@@ -259,10 +263,7 @@ class Store:
             "stamp": position.stamp,
             "at": at,
         }
-        lines = [
-            {**log, "name": name, "old": c.old, "new": c.new, "is_default": c.is_default}
-            for name, c in changes.items()
-        ]
+        lines = [{**log, "name": name, **asdict(c)} for name, c in changes.items()]
         connection.execute(sa.insert(CHANGE), lines)
         self._move(connection, position)
 
@@ -280,9 +281,10 @@ class Store:
             connection.commit()
         except exc.SQLAlchemyError as error:
             connection.invalidate()  # for the reason that `Database.commit` gives
-            if lost_a_race(error):
+            if lost_a_race(error) or waited_for_a_lock(error):
                 raise
-            if not self._was_committed(position):
+            # Where the database has answered, it has not committed.
+            if not was_disconnected(error) or not self._was_committed(position):
                 raise self.database.unavailable(error) from error
 
     def _was_committed(self, position: Position) -> bool:
@@ -294,18 +296,26 @@ class Store:
             CHANGE.c.namespace == self.namespace, CHANGE.c.revision == position.revision
         )
 
-        def read(connection: sa.Connection) -> bool:
+        def look(connection: sa.Connection) -> bool:
+            # The transaction in doubt may still be open, and holds this lock until it has ended.
+            self._lock(connection)
             return position.stamp in connection.execute(statement).scalars().all()
 
         try:
-            return self.database.read(read, without_tables=False)
+            return self.database.settle(look)
         except StoreUnavailable as error:
             message = (
                 f"The connection to {error.url} broke while revision {position.revision} was being "
-                "committed, and the database does not answer now, so whether it was committed is "
-                "not known. Look at the history before trying again."
+                "committed, and the database does not tell now how that ended, so whether it was "
+                "committed is not known. Look at the history before trying again."
             )
-            raise StoreUnavailable(message, url=error.url) from error
+            raise StoreUnavailable(
+                message,
+                url=error.url,
+                is_outcome_known=False,
+                waited_seconds=error.waited_seconds,
+                holder=error.holder,
+            ) from error
 
 
 def new_key() -> str:
@@ -318,16 +328,6 @@ def _changed(record: Record, changes: Mapping[str, RowChange], position: Positio
     rows = {name: text for name, text in record.rows.items() if name not in changes}
     rows.update({name: c.new for name, c in changes.items() if not c.is_default})
     return Record(position, rows, record.keys)
-
-
-def _position(row: Any) -> Position:
-    """Return the position in a row; 16 hexadecimal digits each, whatever text is stored."""
-    lineage, stamp = row.lineage, row.stamp
-    if not _IS_HEX(lineage):
-        lineage = _as_hex(lineage)
-    if stamp and not _IS_HEX(stamp):
-        stamp = _as_hex(stamp)
-    return Position(lineage, max(row.revision, 0), stamp)
 
 
 def _as_hex(stored: str) -> str:

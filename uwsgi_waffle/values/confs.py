@@ -92,6 +92,9 @@ def _annotation(name: str, conf: Mapping[str, Any]) -> Any:
     default = conf.get("default")
     if default is None:
         source = "None" if "default" in conf else "a 'default_factory'"
-        message = f"WAFFLE_CONFS: {name} has no type, and {source} does not show it. Add a 'type'."
+        message = (
+            f"WAFFLE_CONFS: {name} has no type, and {source} does not show it. Add a 'type', such "
+            "as str | None."
+        )
         raise ConfigError(message, key=name)
     return type(default)

@@ -9,7 +9,10 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-__all__ = ["NOWHERE", "Position", "new_stamp"]
+__all__ = ["MAX_REVISION", "NOWHERE", "Position", "new_stamp"]
+
+#: Largest revision that databases and host snapshots hold.
+MAX_REVISION = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,10 @@ def check_model(model: object) -> None:
     :raises ConfigError: it is one of these
     """
     if not (isinstance(model, type) and issubclass(model, WaffleSettings)):
-        message = f"Settings are declared as a subclass of WaffleSettings, which {model!r} is not."
+        message = (
+            f"Settings are declared as a subclass of WaffleSettings, which {model!r} is not. If it "
+            "is the store that Flask-WaffleConf needs, leave it out: WaffleConf(app)."
+        )
         raise ConfigError(message, value=model)
     if not model.model_config.get("frozen"):
         message = f"{model.__name__} is not frozen. Leave `frozen` out of its model_config."

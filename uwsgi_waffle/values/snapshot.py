@@ -20,7 +20,7 @@ from .declaration import Declaration
 from .position import NOWHERE, Position
 from .settings import WaffleSettings
 
-__all__ = ["Problem", "Record", "Snapshot", "build"]
+__all__ = ["Delta", "Problem", "Record", "Snapshot", "build"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,28 @@ class Record:
     def revision(self) -> int:
         """The revision of :attr:`position`."""
         return self.position.revision
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one commit changed.
+
+    :ivar before: the position of the record that it changed
+    :ivar position: that of the record that it made
+    :ivar rows: setting name -> stored text, ``None`` for the default
+    """
+
+    before: Position
+    position: Position
+    rows: Mapping[str, str | None] = field(repr=False)
+
+    def apply(self, record: Record) -> Record | None:
+        """Return the record that the commit made, ``None`` where *record* is not the one before."""
+        if record.position != self.before:
+            return None
+        rows = {**record.rows, **self.rows}
+        stored = {name: text for name, text in rows.items() if text is not None}
+        return Record(self.position, stored, record.keys)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,13 @@
       group.hidden = !group.querySelector(".setting:not([hidden])");
     }
     find("nothing-found").hidden = seen > 0;
+    // The address keeps the search, except after a form, whose address shows nothing by itself.
+    const here = new URL(search.form.action);
+    if (here.pathname === location.pathname) {
+      if (words.length) here.searchParams.set("q", search.value);
+      history.replaceState(null, "", here);
+    }
+    count();
   }
 
   function isDirty(row) {
@@ -37,13 +44,16 @@
 
   function count() {
     let dirty = 0;
+    let unseen = 0;
     for (const row of rows) {
       const is = isDirty(row);
       row.classList.toggle("dirty", is);
       dirty += is ? 1 : 0;
+      unseen += is && row.hidden ? 1 : 0;
     }
     const place = find("count");
-    if (place) place.textContent = dirty ? `${dirty} changed` : "";
+    const more = unseen ? `, ${unseen} of them not shown by the search` : "";
+    if (place) place.textContent = dirty ? `${dirty} changed${more}` : "";
     return dirty;
   }
 
@@ -51,15 +61,23 @@
     if (search) {
       search.addEventListener("input", filter);
       search.form.addEventListener("submit", (event) => event.preventDefault());
+      document.addEventListener("keydown", (event) => {
+        if (event.key !== "/" || event.target.closest("input, select, textarea")) return;
+        event.preventDefault();
+        search.focus();
+      });
     }
     form.addEventListener("input", count);
     let leaving = false;
-    form.addEventListener("submit", () => { leaving = true; });
+    form.addEventListener("submit", () => {
+      leaving = true;
+      if (search) form.elements.q.value = search.value;
+    });
     window.addEventListener("beforeunload", (event) => {
       if (!leaving && count()) event.preventDefault();
     });
     window.addEventListener("pageshow", () => { leaving = false; count(); });
-    const wrong = form.querySelector("[aria-invalid]");
+    const wrong = form.querySelector("[aria-invalid]") || find("refused");
     if (wrong) wrong.focus();
   }
 

@@ -1,4 +1,4 @@
-"""What release 0.2.0 adds: stamps, message keys, and the hosts that listen."""
+"""What release 0.2.0 adds: stamps, message keys, marks of secrets, and the hosts that listen."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def upgrade() -> None:
         "waffle_namespace", sa.Column("keys", sa.String(200), nullable=False, server_default="")
     )
     op.add_column("waffle_change", sa.Column("stamp", stamp, nullable=False, server_default=""))
+    op.add_column("waffle_change", sa.Column("is_secret", sa.Boolean))
     op.create_table(
         "waffle_host",
         sa.Column("namespace", sa.String(100), primary_key=True),
@@ -41,6 +42,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Remove them."""
     op.drop_table("waffle_host")
+    op.drop_column("waffle_change", "is_secret")
     op.drop_column("waffle_change", "stamp")
     op.drop_column("waffle_namespace", "keys")
     op.drop_column("waffle_namespace", "stamp")

@@ -1,0 +1,1 @@
+"""Applications that others wrote, with uwsgi_waffle put into them; none of their code is here."""

@@ -1,0 +1,167 @@
+"""Outside uWSGI: of a host's processes one is subscribed, whichever servers they belong to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Apps
+from tests.support import PostgresqlServer, RedisServer, wait_until
+from tests.support.counting import CountingServer
+from tests.support.other_servers import Gunicorn, Waitress, WebServer
+from tests.support.soak import is_soak, times
+from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
+from uwsgi_waffle import WaffleConf
+from uwsgi_waffle.host.records import HostSnapshot
+
+WORKER_COUNTS = (2, 8, 32) if is_soak() else (2, 8)
+CHANGES = times(5, 10)
+
+
+@dataclass
+class Site:
+    """Servers that share a host, and a writer on another host."""
+
+    servers: list[WebServer]
+    writer: WaffleConf[Any]
+    redis: RedisServer
+
+    @property
+    def pids(self) -> set[int]:
+        """The processes that follow."""
+        path = Path(self.servers[0].environment["WAFFLE_SNAPSHOT_PATH"])
+        return {process.pid for process in HostSnapshot(path).slots.living() if process.follows}
+
+    @property
+    def listeners(self) -> set[int]:
+        """The processes that listen, by what they say."""
+        path = Path(self.servers[0].environment["WAFFLE_SNAPSHOT_PATH"])
+        living = HostSnapshot(path).slots.living()
+        return {process.pid for process in living if process.listener.state != "absent"}
+
+    def wait_for_one_listener(self) -> int:
+        """Return the process that listens, when there is one and one subscription."""
+
+        def is_one() -> bool:
+            return len(self.listeners) == self.redis.subscribers() == 1
+
+        wait_until(is_one, SOON_SECONDS, "one process listens, and one is subscribed")
+        return self.listeners.pop()
+
+    def change_elsewhere(self, value: int, pids: set[int]) -> None:
+        """Change a setting on another host, and wait until idle processes have called back."""
+        self.writer.update({"S000": value})
+
+        def all_called_back() -> bool:
+            return pids <= self.servers[0].called_back(value)
+
+        wait_until(all_called_back, SOON_SECONDS, f"idle processes call back with {value}")
+
+
+@contextlib.contextmanager
+def site(
+    apps: Apps, redis: RedisServer, workers: int, environment: Mapping[str, str] | None = None
+) -> Iterator[Site]:
+    """Run gunicorn and waitress on one host, each process of which has had a request."""
+    worker_class, preload = ("sync", False) if environment is None else ("gthread", True)
+    shared = {
+        "WAFFLE_DATABASE_URI": apps.database_uri,
+        "WAFFLE_SNAPSHOT_PATH": str(apps.directory / "shared" / "snapshot"),
+        "WAFFLE_REDIS_URL": redis.url,
+        "WAFFLE_POLL_SECONDS": str(NEVER_SECONDS),
+        "TEST_JOURNAL": str(apps.directory / "journal"),
+        **(environment or {}),
+    }
+    gunicorn = Gunicorn(shared, worker_class=worker_class, preload=preload, workers=workers)
+    waitress = Waitress(shared)
+    _, writer = apps(
+        host="elsewhere",
+        WAFFLE_CONFS={"S000": {"default": 0}},
+        WAFFLE_MULTIPROC=True,
+        WAFFLE_LISTENER="none",
+        WAFFLE_REDIS_URL=redis.url,
+    )
+    with gunicorn, waitress:
+        for server in (gunicorn, waitress):
+            server.journal_path = apps.directory / "journal"
+            server.read_from_each()
+        yield Site([gunicorn, waitress], writer, redis)
+
+
+def test_another_process_takes_over_when_the_listener_is_killed(
+    apps: Apps, redis_server: RedisServer
+) -> None:
+    """Whichever server it belongs to, until one is left; each idle process calls back."""
+    with site(apps, redis_server, 3) as running:
+        (waitress,) = running.servers[1].process.pids()
+        for value in (1, 2, 3):
+            listener = running.wait_for_one_listener()
+            running.change_elsewhere(value, running.pids)
+            os.kill(listener, signal.SIGKILL)
+            wait_until(
+                lambda gone=listener: gone not in running.pids,  # type: ignore[misc]
+                SOON_SECONDS,
+                "it has ended",
+            )
+            if listener == waitress:
+                break
+        survivor = running.wait_for_one_listener()
+        assert survivor != listener
+        running.change_elsewhere(9, running.pids)
+
+
+def test_another_process_takes_over_when_the_listener_is_stopped(
+    apps: Apps, redis_server: RedisServer
+) -> None:
+    """It listens no more when it runs again, and follows like the others."""
+    with site(apps, redis_server, 2) as running:
+        stopped = running.wait_for_one_listener()
+        everyone = running.pids
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            running.change_elsewhere(1, everyone - {stopped})
+            running.change_elsewhere(2, everyone - {stopped})
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        assert running.wait_for_one_listener() != stopped
+        running.change_elsewhere(3, everyone)
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[CountingServer]:
+    """Give a PostgreSQL that counts."""
+    with PostgresqlServer() as server:
+        yield CountingServer(server)
+
+
+@pytest.mark.parametrize("workers", WORKER_COUNTS)
+def test_a_change_costs_a_host_one_select_and_one_subscription(
+    apps: Apps, database: CountingServer, redis_server: RedisServer, workers: int
+) -> None:
+    """Counted at the servers; the processes that do not listen are connected to neither."""
+    name = f"with_{workers}"
+    database.create_database(name)
+    apps.database_uri = database.url_for("elsewhere", name)
+    here = {"WAFFLE_DATABASE_URI": database.url_for("here", name)}
+    with site(apps, redis_server, workers, here) as running:
+        running.wait_for_one_listener()
+        everyone = running.pids
+        assert len(everyone) == workers + 1
+        running.change_elsewhere(1, everyone)
+        start = database.mark()
+        for value in range(2, 2 + CHANGES):
+            running.change_elsewhere(value, everyone)
+        statements = Counter(database.statements("here", start, database.mark()))
+        assert sum(statements.values()) == CHANGES, statements
+        with redis_server.client() as client:
+            assert len(client.client_list(_type="pubsub")) == 1
+            # The subscription, what it reports by, the writer's, and this one.
+            assert len(client.client_list()) <= 5

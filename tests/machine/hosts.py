@@ -1,0 +1,329 @@
+"""One host: a real server, a writer, and links of its own to Redis and SQL."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from tests.machine.proxy import Proxy
+from tests.machine.writer import Writer, WriterGone
+from tests.support import UwsgiServer, other_servers, request, wait_until
+from tests.support.processes import START_SECONDS, STOP_SECONDS
+from tests.support.uwsgi_server import Options
+
+if TYPE_CHECKING:
+    from tests.machine.world import World
+
+__all__ = [
+    "CHANNEL",
+    "NAMES",
+    "POLL_SECONDS",
+    "REQUEST_SECONDS",
+    "GunicornHost",
+    "Host",
+    "UwsgiHost",
+]
+
+APP = "tests.machine.app:app"
+CHANNEL = "machine"
+POLL_SECONDS = 1.0
+NAMES = ("S000", "S001", "S002")
+#: How long a request may take before its client gives up.
+REQUEST_SECONDS = 10.0
+
+
+class Host:
+    """One host: a server, a writer, and links to Redis and SQL that it has to itself."""
+
+    #: What a test may do to its server: see :mod:`tests.machine.faults`.
+    abilities: frozenset[str] = frozenset()
+    #: How many connections of it may listen to Redis.
+    most_subscriptions = 1
+
+    def __init__(self, name: str, world: World, address: str = "127.0.0.1") -> None:
+        """Make the links, which the host reaches at *address*; nothing runs yet."""
+        self.name = name
+        self.ledger = world.ledger
+        self.request_seconds = world.request_seconds
+        self.redis_link = Proxy(world.redis.port, address)
+        self.sql_link = Proxy(world.database.port, address)
+        url = sa.make_url(world.database_url).set(host=address, port=self.sql_link.port)
+        self.environment = {
+            "WAFFLE_MULTIPROC": "true",
+            "WAFFLE_DATABASE_URI": url.render_as_string(hide_password=False),
+            "WAFFLE_REDIS_URL": f"redis://{address}:{self.redis_link.port}/0",
+            "WAFFLE_REDIS_CHANNEL": CHANNEL,
+            "WAFFLE_POLL_SECONDS": str(POLL_SECONDS),
+            "TEST_SETTINGS": str(len(NAMES)),
+        }
+        self.port = 0
+        self.starts = 0
+
+    def _make_writer(self, snapshot_path: Path) -> None:
+        self.writer = Writer({**self.environment, "WAFFLE_SNAPSHOT_PATH": str(snapshot_path)})
+
+    # -- what its server can do ---------------------------------------------------------------
+
+    def processes(self) -> dict[str, list[int]]:
+        """Return kind -> the pids of the live processes of the server."""
+        raise NotImplementedError
+
+    def log(self) -> str:
+        """Return what the server has written."""
+        raise NotImplementedError
+
+    def reload(self) -> None:
+        """Ask the server for new workers; returns at once."""
+        raise NotImplementedError
+
+    def _start(self) -> None:
+        raise NotImplementedError
+
+    def _stop(self) -> None:
+        raise NotImplementedError
+
+    def _kill(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End everything, and remove it."""
+        self.writer.close()
+        self.redis_link.close()
+        self.sql_link.close()
+
+    # -- start and end ------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the server, and return when it serves."""
+        self.starts += 1
+        self._start()
+        self.ledger.host_is_up(self.name)
+
+    def stop(self) -> None:
+        """End the server in an orderly way."""
+        self.ledger.host_is_down(self.name)
+        self._stop()
+
+    def kill(self) -> None:
+        """Kill all processes of the server."""
+        self.ledger.host_is_down(self.name)
+        self._kill()
+
+    def serving(self) -> list[int]:
+        """Return the pids of the processes that must be waited for."""
+        return [
+            pid for kind, pids in self.processes().items() for pid in pids if "master" not in kind
+        ]
+
+    def workers(self) -> list[int]:
+        """Return the pids of the processes that answer requests."""
+        return [pid for kind, pids in self.processes().items() for pid in pids if "worker" in kind]
+
+    def wait_until_whole(self, before: Mapping[str, Sequence[int]]) -> None:
+        """Return when there are as many processes of each kind as before, and they serve."""
+
+        def is_whole() -> bool:
+            now = self.processes()
+            return all(len(now[kind]) >= len(pids) for kind, pids in before.items())
+
+        wait_until(is_whole, START_SECONDS + STOP_SECONDS, f"{self.name} is whole again")
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Return when the server answers."""
+        wait_until(
+            lambda: request("GET", "/", port=self.port).status == 200,
+            START_SECONDS,
+            f"{self.name} serves",
+        )
+
+    # -- what it is asked ---------------------------------------------------------------------
+
+    def read(self, hold_seconds: float = 0.0) -> dict[str, Any] | None:
+        """Read through any worker, and judge the answer; ``None`` where there was none."""
+        floor = self.ledger.floor(self.name)
+        try:
+            answer = request(
+                "GET", f"/?hold={hold_seconds}", port=self.port, seconds=self.request_seconds
+            )
+        except OSError:
+            self.ledger.counts["reads unanswered"] += 1
+            return None
+        if answer.status != 200:
+            self.ledger.counts["reads unanswered"] += 1
+            return None
+        found: dict[str, Any] = answer.json()
+        self.ledger.saw(self.name, floor, found)
+        return found
+
+    def update(self) -> int | None:
+        """Set all settings to a new number through a worker; return the revision if it returned."""
+        return self._note_update(self._update_by_worker)
+
+    def update_by_writer(self) -> int | None:
+        """Set all settings to a new number through the writer."""
+        return self._note_update(
+            lambda value: self.writer.ask(
+                within_seconds=self.request_seconds,
+                do="update",
+                values=dict.fromkeys(NAMES, value),
+            )
+        )
+
+    def wait(self, revision: int, seconds: float = 2.0) -> bool | None:
+        """Wait for a revision in the writer, judge a yes; ``None`` where there was no answer."""
+        began_at = time.monotonic()
+        try:
+            answer = self.writer.ask(
+                within_seconds=seconds + REQUEST_SECONDS,
+                do="wait",
+                revision=revision,
+                seconds=seconds,
+            )
+        except WriterGone:
+            return None
+        if "error" in answer:
+            self.ledger.counts["proofs refused"] += 1
+            return False
+        self.ledger.proven(self.name, answer["revision"], began_at, answer["fleet"])
+        return True
+
+    def _update_by_worker(self, value: int) -> dict[str, Any]:
+        answer = request(
+            "POST",
+            "/update",
+            port=self.port,
+            json=dict.fromkeys(NAMES, value),
+            seconds=self.request_seconds,
+        )
+        if answer.status == 500:
+            self.ledger.wrong("crashed", f"{self.name}: an update raised what is no WaffleError")
+        if answer.status not in {200, 503}:
+            message = f"{answer.status}: {answer.text}"
+            raise OSError(message)
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def _note_update(self, update: Callable[[int], dict[str, Any]]) -> int | None:
+        value = self.ledger.attempt()
+        try:
+            answer = update(value)
+        except OSError:
+            self.ledger.unknown()
+            return None
+        if "error" in answer:
+            if "is not known" in answer["error"]:
+                self.ledger.unknown()
+            else:
+                self.ledger.refused(value)
+            return None
+        self.ledger.made(self.name, value, answer["revision"])
+        return int(answer["revision"])
+
+
+class UwsgiHost(Host):
+    """uWSGI."""
+
+    def __init__(
+        self,
+        name: str,
+        world: World,
+        *options: Options,
+        abilities: str = "",
+        address: str = "127.0.0.1",
+    ) -> None:
+        """Choose the options; *abilities* are words."""
+        super().__init__(name, world, address)
+        self.abilities = frozenset(abilities.split())
+        merged: dict[str, Any] = {"module": APP, "disable-logging": True, "processes": 3}
+        for some in options:
+            merged.update(some)
+        self.server = UwsgiServer(merged)
+        self.port = self.server.port
+        self._make_writer(self.server.directory / "snapshot")
+        self.server.environment = {
+            **self.environment,
+            "WAFFLE_SNAPSHOT_PATH": str(self.server.directory / "snapshot"),
+        }
+
+    def processes(self) -> dict[str, list[int]]:
+        mules = self.server.mule_pids()
+        others = {self.server.master_pid, *mules}
+        workers = [pid for pid in self.server.pids() if pid not in others]
+        return {"uWSGI master": [self.server.master_pid], "uWSGI worker": workers, "mule": mules}
+
+    def log(self) -> str:
+        return self.server.log()
+
+    def reload(self) -> None:
+        self.server.process.send(signal.SIGHUP)
+
+    def fifo(self, command: str) -> None:
+        """Give the master a command; returns at once."""
+        with contextlib.suppress(OSError):  # it starts anew at the moment
+            self.server.fifo(command)
+
+    def _start(self) -> None:
+        self.server.start()
+
+    def _stop(self) -> None:
+        self.server.stop()
+
+    def _kill(self) -> None:
+        self.server.kill()
+
+    def close(self) -> None:
+        super().close()
+        self.server.close()
+
+
+class _Gunicorn(other_servers.Gunicorn):
+    def program(self) -> list[str]:
+        return [*super().program()[:-1], APP]
+
+
+class GunicornHost(Host):
+    """gunicorn, each worker of which may listen for itself."""
+
+    most_subscriptions = 2
+
+    def __init__(self, name: str, world: World, *, worker_class: str = "gthread") -> None:
+        """Choose the workers."""
+        super().__init__(name, world)
+        self.abilities = frozenset(["reload"])
+        self.server = _Gunicorn(
+            self.environment, worker_class=worker_class, preload=False, workers=2
+        )
+        self.port = self.server.port
+        self._make_writer(self.server.directory / "snapshot")
+
+    def processes(self) -> dict[str, list[int]]:
+        return {
+            "gunicorn master": [self.server.pid],
+            "gunicorn worker": self.server.process.children(),
+        }
+
+    def log(self) -> str:
+        return self.server.log()
+
+    def reload(self) -> None:
+        self.server.process.send(signal.SIGHUP)
+
+    def _start(self) -> None:
+        self.server.start()
+
+    def _stop(self) -> None:
+        self.server.stop()
+
+    def _kill(self) -> None:
+        self.server.kill()
+
+    def close(self) -> None:
+        super().close()
+        self.server.close()

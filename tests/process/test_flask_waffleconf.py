@@ -1,0 +1,54 @@
+"""Code for Flask-WaffleConf works, or is refused with the sentence that says what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import Apps
+from uwsgi_waffle import ConfigError, WaffleConf
+
+CONFS = {"SITENAME": {"desc": "Shown in the header", "default": "Waffle"}}
+
+
+def test_the_store_is_left_out(apps: Apps) -> None:
+    store: Any = object()
+    with pytest.raises(ConfigError, match=r"leave it out: WaffleConf\(app\)"):
+        WaffleConf(apps.flask(WAFFLE_CONFS=CONFS), store)
+
+
+def test_the_state_of_the_extension_answers_as_before(apps: Apps) -> None:
+    app, waffle = apps(WAFFLE_CONFS=CONFS)
+    assert waffle.state is app.extensions["waffleconf"]
+    waffle.state.update_db({"SITENAME": "New"})
+    waffle.state.update_conf()
+    assert waffle.state.parse_conf() == {"SITENAME": "New"}
+    assert app.config["SITENAME"] == "New"
+
+
+@pytest.mark.parametrize("key", ["WAFFLE_WATCHTYPE", "WAFFLE_WATCHER_FILE"])
+def test_there_is_no_watcher_to_choose(apps: Apps, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} is not.*Flask-WaffleConf had it; remove it"):
+        apps(WAFFLE_CONFS=CONFS, **{key: "file"})
+
+
+@pytest.mark.parametrize(
+    ("confs", "fix"),
+    [
+        ({"sitename": {"default": "Waffle"}}, "Call it SITENAME"),
+        ({"SITENAME": {"default": None}}, "Add a 'type', such as"),
+    ],
+)
+def test_a_name_or_a_default_that_cannot_be_is_refused_with_the_fix(
+    apps: Apps, confs: dict[str, Any], fix: str
+) -> None:
+    with pytest.raises(ConfigError, match=fix):
+        apps(WAFFLE_CONFS=confs)
+
+
+def test_a_default_of_none_has_a_type(apps: Apps) -> None:
+    _, waffle = apps(WAFFLE_CONFS={"SITENAME": {"default": None, "type": str | None}})
+    assert waffle.settings.SITENAME is None
+    waffle.update({"SITENAME": "New"})
+    assert waffle.settings.SITENAME == "New"

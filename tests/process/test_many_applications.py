@@ -1,0 +1,76 @@
+"""An application that is dropped takes all with it that its process held for it."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Apps
+from tests.support import RedisServer, wait_until
+from tests.support.listening import CONFS
+from tests.support.soak import times
+from tests.support.waiting import SOON_SECONDS
+from uwsgi_waffle import WaffleConf
+from uwsgi_waffle.process import parts
+
+
+def listeners() -> list[str]:
+    """Return the names of the threads of applications in this process."""
+    gc.collect()
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("waffle")]
+
+
+def descriptors() -> int:
+    """Return how many files and sockets this process has open."""
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_applications_that_listened_leave_no_thread_descriptor_or_file(
+    apps: Apps, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """As where each test of an application makes one, on the database of all of them."""
+
+    def use() -> None:
+        app = apps.flask(
+            WAFFLE_CONFS=CONFS, WAFFLE_MULTIPROC=True, WAFFLE_REDIS_URL=redis_server.url
+        )
+        waffle = WaffleConf(app)
+        app.add_url_rule("/", "read", lambda: f"{waffle.settings.SIZE}")
+        assert app.test_client().get("/").text == "1"
+
+    def wait_until_dropped() -> None:
+        wait_until(lambda: not listeners(), SOON_SECONDS, "the listeners end")
+        wait_until(lambda: redis_server.subscribers() == 0, SOON_SECONDS, "they unsubscribe")
+
+    use()
+    wait_until_dropped()
+    before, files_before = descriptors(), set(tmp_path.rglob("*"))
+    for _ in range(times(200, 1000)):
+        use()
+    wait_until_dropped()
+    assert descriptors() <= before
+    assert set(tmp_path.rglob("*")) == files_before
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
+def test_databases_in_memory_have_nothing_in_common(
+    apps: Apps, uri: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the tests of an application that has none but this."""
+    monkeypatch.setattr(parts, "default_path", lambda _: apps.directory / "user" / "snapshot")
+    found = []
+    for size in (5, 6, 7):
+        app = apps.flask(WAFFLE_CONFS=CONFS, WAFFLE_DATABASE_URI=uri, WAFFLE_SNAPSHOT_PATH=None)
+        waffle = WaffleConf(app)
+        app.add_url_rule("/", "read", lambda waffle=waffle: f"{waffle.settings.SIZE}")
+        found.append(waffle.settings.SIZE)
+        waffle.update({"SIZE": size})
+        assert app.test_client().get("/").text == f"{size}"
+        assert (waffle.revision, waffle.refresh(), waffle.settings.SIZE) == (1, False, size)
+    assert found == [1, 1, 1]
+    assert caplog.messages == []
+    assert not (apps.directory / "user").exists()

@@ -1,0 +1,61 @@
+"""The applications that one extension serves, and which of them is at hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from flask import current_app, has_app_context
+
+from uwsgi_waffle.errors import WaffleError
+
+from .state import State
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+__all__ = ["EXTENSION_NAME", "Applications"]
+
+EXTENSION_NAME = "waffleconf"
+
+
+class Applications:
+    """The applications of one extension.
+
+    :ivar only: the state of the application where there is just one
+    """
+
+    def __init__(self) -> None:
+        """Serve none yet."""
+        self.only: State | None = None
+        self._count = 0
+
+    def add(self, app: Flask, state: State) -> None:
+        """Add an application, which is set up."""
+        app.extensions[EXTENSION_NAME] = state
+        self._count += 1
+        self.only = state if self._count == 1 else None
+
+    def find(self) -> State:
+        """Return the state of the one application, or of the current one where there are several.
+
+        :raises WaffleError: there is none, or several and none is current
+        """
+        state = self.at_hand()
+        if state is not None:
+            return state
+        if not self._count:
+            message = "This WaffleConf has no app yet. Call init_app(app) first."
+            raise WaffleError(message)
+        message = (
+            "This WaffleConf serves several apps, and none of them is current. "
+            "Use it within `with app.app_context():`."
+        )
+        raise WaffleError(message)
+
+    def at_hand(self) -> State | None:
+        """Return the state that :meth:`find` would, ``None`` where it would raise."""
+        if self.only is not None:
+            return self.only
+        if self._count and has_app_context():
+            return cast("State | None", current_app.extensions.get(EXTENSION_NAME))
+        return None

@@ -1,0 +1,95 @@
+"""What kind of failure a driver's error is, by its code, or by its text on SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from sqlalchemy import exc
+
+from uwsgi_waffle.config import redact_url
+
+from .limits import MOST_CONNECTIONS, POOL_SECONDS
+
+__all__ = [
+    "could_not_connect",
+    "is_read_only",
+    "lacks_column",
+    "lacks_table",
+    "lost_a_race",
+    "reason_of",
+    "waited_for_a_lock",
+    "was_disconnected",
+]
+
+
+def reason_of(
+    error: exc.SQLAlchemyError, waited_seconds: float = 0, limit_seconds: float | None = None
+) -> str:
+    """Return why SQL failed, in one line, without statement, parameters and password.
+
+    :param waited_seconds: how long it took
+    :param limit_seconds: after how long the connection was cut off
+    """
+    if isinstance(error, exc.TimeoutError):
+        return (
+            f"all {MOST_CONNECTIONS} connections of this process are in use, and none became free "
+            f"within {POOL_SECONDS} s"
+        )
+    if limit_seconds is not None and waited_seconds >= limit_seconds and was_disconnected(error):
+        return f"it did not answer within {limit_seconds:g} s"
+    return redact_url(" ".join(str(getattr(error, "orig", None) or error).split())).rstrip(".")
+
+
+def lost_a_race(error: exc.SQLAlchemyError) -> bool:
+    """Return whether the database ended a transaction at once in favour of another one."""
+    # Serialization failure and deadlock; deadlock and changed since read.
+    return _is(error, ("40001", "40P01"), (1213, 1020))
+
+
+def waited_for_a_lock(error: exc.SQLAlchemyError) -> bool:
+    """Return whether another transaction held a lock for longer than we wait."""
+    return _is(error, ("55P03",), (1205,), "is locked")
+
+
+def is_read_only(error: exc.SQLAlchemyError) -> bool:
+    """Return whether the server, or SQLite's file, takes no writes on this connection."""
+    return _is(error, ("25006",), (1290, 1836), "readonly database")
+
+
+def lacks_table(error: exc.SQLAlchemyError) -> bool:
+    """Return whether an error shows by itself that a table does not exist."""
+    return _is(error, ("42P01",), (1146,), "no such table")
+
+
+def lacks_column(error: exc.SQLAlchemyError) -> bool:
+    """Return whether an error shows by itself that a column does not exist."""
+    return _is(error, ("42703",), (1054,), "no such column", "has no column named")
+
+
+def was_disconnected(error: exc.SQLAlchemyError) -> bool:
+    """Return whether the connection ended."""
+    return isinstance(error, exc.DBAPIError) and error.connection_invalidated
+
+
+def could_not_connect(error: exc.SQLAlchemyError) -> bool:
+    """Return whether no connection could be made."""
+    return isinstance(error, exc.DBAPIError) and error.statement is None
+
+
+def _is(
+    error: exc.SQLAlchemyError, states: tuple[str, ...], codes: tuple[int, ...], *texts: str
+) -> bool:
+    """Return whether an error is of a kind.
+
+    :param states: what PostgreSQL calls it
+    :param codes: what MariaDB and MySQL call it
+    :param texts: what SQLite says, which has codes since Python 3.11 only
+    """
+    driver_error: Any = getattr(error, "orig", None)
+    if driver_error is None:
+        return False
+    if isinstance(driver_error, sqlite3.Error):
+        return any(text in str(driver_error) for text in texts)
+    code = driver_error.args[0] if driver_error.args else None
+    return code in codes or getattr(driver_error, "sqlstate", None) in states

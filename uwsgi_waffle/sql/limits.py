@@ -1,0 +1,120 @@
+"""How long SQL may take: for a connection, for a lock, and for a whole transaction."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import sqlalchemy as sa
+
+__all__ = [
+    "ABANDONED_SECONDS",
+    "CONNECT_SECONDS",
+    "DEAD_SECONDS",
+    "LOCK_SECONDS",
+    "LONG_SECONDS",
+    "MOST_CONNECTIONS",
+    "POOL_SECONDS",
+    "READ_SECONDS",
+    "SETTLE_SECONDS",
+    "WRITE_SECONDS",
+    "cut_off",
+    "limit_session",
+    "limit_transaction",
+]
+
+#: The most connections of one process.
+MOST_CONNECTIONS = 10
+#: Seconds to wait for a connection to be made, where the driver would wait for ever.
+CONNECT_SECONDS = 5
+#: Seconds to wait for a connection that another thread of this process uses.
+POOL_SECONDS = 5
+#: Seconds to wait for another transaction's lock.
+LOCK_SECONDS = 5
+#: Seconds after which the database ends a transaction of ours that does nothing, as its process
+#: was stopped or its host is gone, so that others are not locked out for ever.
+ABANDONED_SECONDS = 10
+#: Seconds that a change of settings may take, all its attempts together.
+WRITE_SECONDS = 15
+#: Seconds to find out whether a commit was made whose answer was lost; more than the database
+#: takes to end that transaction, if it is still open.
+SETTLE_SECONDS = 15
+#: Seconds that a question may take.
+READ_SECONDS = 10
+#: Seconds without an answer after which a connection counts as broken.
+DEAD_SECONDS = 60
+#: Seconds that maintenance may take, which goes through the whole history.
+LONG_SECONDS = 600
+
+#: Set by a condition of the first statement, for its transaction only: that takes no further
+#: statement, and leaves nothing in a session that a pooler lends to other applications.
+_POSTGRESQL = sa.text(
+    f"set_config('lock_timeout', '{LOCK_SECONDS}s', true) || "
+    f"set_config('idle_in_transaction_session_timeout', '{ABANDONED_SECONDS}s', true) <> ''"
+)
+#: The last one is MariaDB's own. MySQL has none of its kind.
+_MYSQL = (
+    f"SET SESSION innodb_lock_wait_timeout = {LOCK_SECONDS}, lock_wait_timeout = {LOCK_SECONDS} "
+    f"/*M!100300 , idle_transaction_timeout = {ABANDONED_SECONDS} */"
+)
+
+
+def limit_session(dialect: str, driver_connection: Any) -> None:
+    """Limit how long a new session waits for locks, where the database has that by session."""
+    if dialect in ("mysql", "mariadb"):
+        cursor = driver_connection.cursor()
+        cursor.execute(_MYSQL)
+        cursor.close()
+
+
+def limit_transaction(dialect: str) -> list[sa.ColumnElement[bool]]:
+    """Return conditions, always true, by which a transaction's first statement limits it."""
+    return [_POSTGRESQL] if dialect == "postgresql" else []  # type: ignore[list-item]  # WHERE takes text
+
+
+@contextmanager
+def cut_off(driver_connection: Any, seconds: float) -> Iterator[None]:
+    """Cut a connection that is still used after some seconds, so that no call on it waits longer.
+
+    Drivers wait for an answer without limit, and a server that is stopped keeps its connections.
+    Without a connection of its own, as SQLite, or a thread to be had, nothing is cut.
+    """
+    descriptor = _descriptor(driver_connection)
+    if descriptor is None:
+        yield
+        return
+    timer = threading.Timer(max(seconds, 0), _cut, (descriptor,))
+    timer.daemon = True
+    try:
+        with suppress(RuntimeError):  # no more threads can be started
+            timer.start()
+        yield
+    finally:
+        timer.cancel()
+        if timer.ident is not None:
+            timer.join()
+        os.close(descriptor)
+
+
+def _descriptor(driver_connection: Any) -> int | None:
+    """Return another descriptor of a connection's socket, ``None`` where there is none.
+
+    Another one, as the driver may close its own, whose number the next file then gets.
+    """
+    # PyMySQL has no public name for it.
+    line = getattr(driver_connection, "_sock", driver_connection)
+    try:
+        return os.dup(line.fileno())
+    except Exception:  # noqa: BLE001  # drivers differ, and a broken connection needs no limit
+        return None
+
+
+def _cut(descriptor: int) -> None:
+    line = socket.socket(fileno=descriptor)
+    with suppress(OSError):  # the server was faster
+        line.shutdown(socket.SHUT_RDWR)
+    line.detach()
