@@ -50,11 +50,11 @@ def test_one_process_subscribes_and_reads_and_all_serve_the_change(
     with contextlib.ExitStack() as stack:
         engines = [process.state.store.database.engine for process in processes]
         seen = [stack.enter_context(recording(engine)) for engine in engines]
-        for size in (7, 8, 9):
-            writer.change(size)
+        for _ in range(3):
+            record = writer.commit_and_announce()  # what changed is not in the message
             for process in processes:
-                process.wait_until_serving(size)
-        assert sorted(map(len, seen)) == [0, 0, 3]
+                process.wait_until_at(record)
+        assert sorted(each.reads for each in seen) == [0, 0, 3]
     assert redis_server.subscribers() == 1
 
 

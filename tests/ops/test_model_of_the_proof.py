@@ -18,7 +18,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -350,6 +350,7 @@ class History:
             for key in client.scan_iter(f"{{{self.channel}:*"):
                 if key.endswith((b"hosts", b"details")):
                     client.delete(key)
+        _empty(self.database, ("waffle_host",))
 
     def close(self) -> None:
         """End all processes."""
@@ -358,9 +359,12 @@ class History:
             self.end(process)
 
 
-def _empty(database: Path) -> None:
+def _empty(
+    database: Path,
+    tables: Sequence[str] = ("waffle_namespace", "waffle_setting", "waffle_change"),
+) -> None:
     with contextlib.closing(sqlite3.connect(database, timeout=2)) as connection:
-        for table in ("waffle_namespace", "waffle_setting", "waffle_change"):
+        for table in tables:
             connection.execute(f"DELETE FROM {table}")  # noqa: S608  # our own names
         connection.commit()
 
