@@ -19,14 +19,14 @@ from .schema import NAMESPACE
 __all__ = ["holder_of_lock", "owner_of_file"]
 
 #: The longest transaction that has touched the table of the namespaces and waits for no other.
-_POSTGRESQL = sa.text(f"""
+_POSTGRESQL = sa.text("""
     SELECT activity.pid AS id, application_name AS program, usename AS user_name, state AS doing,
         extract(epoch FROM clock_timestamp() - xact_start) AS seconds,
         extract(epoch FROM clock_timestamp() - query_start) AS query_seconds
     FROM pg_stat_activity AS activity JOIN pg_locks USING (pid)
-    WHERE relation = to_regclass('{NAMESPACE.name}') AND granted AND mode <> 'AccessShareLock'
+    WHERE relation = to_regclass(:table) AND granted AND mode <> 'AccessShareLock'
         AND pid <> pg_backend_pid() AND wait_event_type IS DISTINCT FROM 'Lock'
-    ORDER BY xact_start LIMIT 1""")  # noqa: S608  # our own table
+    ORDER BY xact_start LIMIT 1""").bindparams(table=NAMESPACE.name)
 #: The longest transaction that holds locks and waits for no other; of which table, it does not say.
 _MYSQL = sa.text("""
     SELECT trx_mysql_thread_id AS id, host AS program, user AS user_name, command AS doing,
