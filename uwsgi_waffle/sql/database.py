@@ -342,6 +342,7 @@ class Database:
         if was_disconnected(error) or waited_for_a_lock(error) or lost_a_race(error):
             return False  # looking for the tables would wait again
         try:
-            return NAMESPACE.name in self.missing_tables()
-        except StoreUnavailable:
-            return False  # the connection is broken, which the first error names
+            with self._connected(time.monotonic() + READ_SECONDS) as connection:
+                return NAMESPACE.name in missing_tables(connection)
+        except exc.SQLAlchemyError:
+            return False  # the first error names what is wrong
