@@ -272,7 +272,7 @@ def test_a_locked_sqlite() -> None:
             with site.redis_server.client() as client:
                 client.publish("waffleconf", "look")
             for host in site.both:
-                wait_until_logged(host, "cannot be used")
+                wait_until_logged(host, "are locked by another transaction")
                 assert host.values("S001") == {0}
             locking.execute("ROLLBACK")
         site.assert_arrives()

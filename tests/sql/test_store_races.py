@@ -135,8 +135,8 @@ def test_two_changes_that_are_valid_alone_but_not_together(
     other = state_of(second_app).store
     read = other._read  # noqa: SLF001  to know when it has read
 
-    def watched(connection: Any) -> Record:
-        record = read(connection)
+    def watched(connection: Any, **how: bool) -> Record:
+        record = read(connection, **how)
         rows_seen.append(record.rows)
         has_read.set()
         return record

@@ -78,7 +78,10 @@ class Listener:
         self._wait_for_messages(timeout_seconds, stop)
         self._read_if_wanted()
         self._poll_if_due()
-        self._host.beat()  # not before the first comparison: until then requests ask SQL
+        # Not before the first comparison: until then requests ask SQL. Nor while this process ends,
+        # as the last one of its host leaves word that the next one must.
+        if self._host.slots.is_registered:
+            self._host.beat()
         self._call_back_if_moved()
         if self.is_live:
             self._relay.announce_if_due()
