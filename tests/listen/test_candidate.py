@@ -6,6 +6,7 @@ Applications of this process stand for processes.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import pytest
 
@@ -23,7 +24,7 @@ COUNT = 3
 @pytest.fixture
 def processes(
     apps: Apps, redis_server: RedisServer, writer: Host, monkeypatch: pytest.MonkeyPatch
-) -> list[Host]:
+) -> Iterator[list[Host]]:
     """Give processes of one host, at the first revision, which only a wake moves on."""
     made = [Host(apps, "here", redis_server) for _ in range(COUNT)]
     for process in made:
@@ -34,7 +35,10 @@ def processes(
     wait_until(lambda: redis_server.subscribers() == 1, SOON_SECONDS, "one is subscribed")
     wait_until(lambda: any(process.turns for process in made), SOON_SECONDS, "it has turned")
     monkeypatch.setattr(candidate, "STANDBY_SECONDS", NEVER_SECONDS)
-    return made
+    yield list(made)
+    for process in made:  # all of them before the listener ends, which calls the others
+        assert process.state.environment is not None
+        process.state.environment.request_stop()
 
 
 def the_listener(processes: list[Host]) -> Host:

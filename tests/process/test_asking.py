@@ -120,6 +120,24 @@ def test_a_damaged_host_snapshot_is_read_from_sql_without_waiting(
     assert len(messages(caplog.records, "has not answered for")) == 1
 
 
+@pytest.mark.usefixtures("_silence_is_soon")
+def test_a_database_that_has_answered_is_not_called_silent(
+    hosts: Hosts, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though what was asked of it takes long to pass on, as on a busy machine."""
+    writer, app = hosts
+    publish, passed_on = HostSnapshot.publish, threading.Event()
+
+    def slow(host: HostSnapshot, *arguments: Any, **options: Any) -> int | None:
+        if host is state_of(app).host:
+            passed_on.wait(2 * PATIENCE_SECONDS)
+        return publish(host, *arguments, **options)
+
+    monkeypatch.setattr(HostSnapshot, "publish", slow)
+    change(writer, app, 3)
+    assert messages(caplog.records, "has not answered for") == []
+
+
 def damage(host: HostSnapshot) -> None:
     """Change a byte of the record in the host snapshot."""
     start = layout.AREA_OFFSETS[host.sequence & 1] + layout.AREA_HEADER_BYTES

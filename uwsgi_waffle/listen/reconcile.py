@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host.records import HostSnapshot
@@ -33,6 +35,7 @@ class Reconciler:
         self._poll_seconds = poll_seconds
         self.error: StoreUnavailable | None = None
         self.behind: Position | None = None
+        self._answered_at = -math.inf
 
     def reconcile(self, wanted: Position | None = None, *, at_start: bool = False) -> Record | None:
         """Read SQL and move the host snapshot to it; return what SQL holds.
@@ -112,7 +115,9 @@ class Reconciler:
         self._store.database.close()
 
     def note_silence(self, seconds: float) -> None:
-        """Log, once, that SQL has not answered for so long."""
+        """Log, once, that SQL has not answered for so long, unless it has answered since."""
+        if time.monotonic() - self._answered_at < seconds:
+            return
         url = self._store.database.url
         message = f"The settings database {url} has not answered for {seconds:.1f} s"
         self._failed(StoreUnavailable(message, url=url))
@@ -144,6 +149,7 @@ class Reconciler:
         self.error = error
 
     def _answered(self) -> None:
+        self._answered_at = time.monotonic()
         if self.error is not None:
             logger.warning("waffle: the database %s answers again.", self._store.database.url)
         self.error = None
