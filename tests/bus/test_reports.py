@@ -394,6 +394,24 @@ def test_a_host_that_has_moved_from_one_database_to_another_is_found_once(
     assert found.other_lineages == ()
 
 
+@pytest.mark.parametrize("back_seconds", [0.0, -0.2], ids=["", "its clock was behind"])
+def test_a_host_is_where_it_reported_last_also_for_a_database_that_it_has_left(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, back_seconds: float
+) -> None:
+    """As after a restored backup: what it reported a moment before it left proves nothing."""
+    keys = {LINEAGE: [KEY], OTHER_LINEAGE: [OTHER_KEY]}
+    ours = reports_at(redis_server.url, signing=keys.__getitem__)
+    ours.put(host_at())
+    after = Position(OTHER_LINEAGE, 1, "c" * 16)
+    now = ours._redis_seconds()  # noqa: SLF001  # the clock of the reports
+    monkeypatch.setattr(ours, "_redis_seconds", lambda: now + back_seconds)
+    ours.put(replace(host_at(), position=after), left=[LINEAGE])
+    for lineage, other in ((LINEAGE, OTHER_LINEAGE), (OTHER_LINEAGE, LINEAGE)):
+        for in_full in (False, True):
+            found = ours.read(lineage, before=[other], in_full=in_full)
+            assert [host.position for host in found.hosts] == [after]
+
+
 def test_other_databases_are_those_that_reported_lately(
     client: redis.Redis, ours: HostReports
 ) -> None:

@@ -185,7 +185,7 @@ def test_forget_removes_the_note_of_a_host_that_could_not_report(
     app = site[0]
     state = state_of(app)
 
-    def refuse(_: HostStatus) -> None:
+    def refuse(*_: object, **__: object) -> None:
         message = "NOPERM"
         raise BusUnavailable(message)
 
@@ -194,6 +194,7 @@ def test_forget_removes_the_note_of_a_host_that_could_not_report(
     parts = (state.config, state.host, state.reports, state.registry, "")
     mute: Any = SimpleNamespace(is_live=True, error="")
     there = reporter.Reporter(*parts)
+    state.host.register("process")
     for host_id in ("00a1", "00b2"):
         state.registry.register(host_id * 4, "web1", "NOPERM")
     assert "host web1#00a100: it cannot report to Redis (NOPERM)" in one_error(

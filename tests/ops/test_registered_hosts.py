@@ -58,7 +58,7 @@ def test_a_host_whose_report_redis_has_lost_is_named(
     site.here.change(2)
     assert proved(site.here).applied == 2
     with redis_server.client() as client:
-        monkeypatch.setattr(site.there.state.reports, "put", lambda _host: None)
+        monkeypatch.setattr(site.there.state.reports, "put", lambda _host, **_: None)
         client.flushall()
         error = refusal_of(site.here, "Redis holds no report of it")
         there = f"{site.there.state.host_name}#{site.there.state.host.host_id[:6]}"
@@ -67,9 +67,10 @@ def test_a_host_whose_report_redis_has_lost_is_named(
 
 
 def test_a_host_that_ends_is_registered_no_more(site: Site) -> None:
-    assert len(site.here.state.registry.read()) == 2
+    registry = site.here.state.registry
+    wait_until(lambda: len(registry.read()) == 2, SOON_SECONDS, "both are registered")
     site.there.state.retire()
-    assert [h.id for h in site.here.state.registry.read()] == [site.here.state.host.host_id]
+    assert [h.id for h in registry.read()] == [site.here.state.host.host_id]
     assert proved(site.here).total == 1
 
 

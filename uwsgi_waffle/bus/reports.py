@@ -84,9 +84,10 @@ class HostReports:
         self._ahead_seconds = 0.0  # Redis's clock of our monotonic one, by the last answer
         self._answered_at = -ASK_TIME_SECONDS
 
-    def put(self, host: HostStatus) -> None:
+    def put(self, host: HostStatus, *, left: Sequence[str] = ()) -> None:
         """Report a host; nothing is reported before it has a position.
 
+        :param left: lineages where the host was before, whose reports of it end with this one
         :raises BusUnavailable: Redis did not answer, or did not accept it
         """
         lineage = host.position.lineage
@@ -99,6 +100,7 @@ class HostReports:
             detail = _seal(keys, encode_host(host, seconds))
             top = _seal(keys, json.dumps([lineage, host.position.revision, host.position.stamp]))
             pipeline = self._pipeline()
+            self._remove(pipeline, [name for name in left if name != lineage], [host.id])
             pipeline.hset(self._key(lineage, "hosts"), host.id, summary)
             pipeline.hset(self._key(lineage, "details"), host.id, detail)
             pipeline.zadd(self._key(lineage, "highest"), {top: host.revision})
@@ -121,7 +123,9 @@ class HostReports:
         :raises BusUnavailable: Redis did not answer
         """
         with _translated():
-            self._remove(lineage, [host_id])
+            pipeline = self._pipeline()
+            self._remove(pipeline, [lineage], [host_id])
+            pipeline.execute()
 
     def read(self, lineage: str, *, before: Sequence[str] = (), in_full: bool = False) -> Reported:
         """Return what Redis holds of the hosts of a database, in a fixed number of commands.
@@ -150,11 +154,12 @@ class HostReports:
                     ignored += 1
                 elif host.reported_seconds_ago > FORGET_SECONDS:
                     forgotten.append(host.id)
-                elif host.id not in hosts or not host.is_silent:
-                    hosts[host.id] = host  # of two lineages, the one that it reports now
+                elif host.id not in hosts or hosts[host.id].reported_at < host.reported_at:
+                    hosts[host.id] = host  # of two lineages, the one that it reported last
             if forgotten:
                 with _translated():
-                    self._remove(name, forgotten)
+                    self._remove(pipeline, [name], forgotten)
+                    pipeline.execute()
         others = tuple(
             name
             for name in (_text(found) for found, at in lineages if abs(now - at) < SILENT_SECONDS)
@@ -242,11 +247,10 @@ class HostReports:
         self._answered_at = now  # second: another thread may read both meanwhile
         return redis_seconds
 
-    def _remove(self, lineage: str, host_ids: Sequence[str]) -> None:
-        pipeline = self._pipeline()
-        for name in ("hosts", "details"):
-            pipeline.hdel(self._key(lineage, name), *host_ids)
-        pipeline.execute()
+    def _remove(self, pipeline: Any, lineages: Sequence[str], host_ids: Sequence[str]) -> None:
+        for lineage in lineages:
+            for name in ("hosts", "details"):
+                pipeline.hdel(self._key(lineage, name), *host_ids)
 
     def _check_size(self, max_bytes: int, *keys: str) -> None:
         """Refuse to read what is larger than all reports can be.

@@ -31,6 +31,8 @@ CONVERGING_SECONDS = 2.0
 FAILURES_BEFORE_REASON = 4
 #: Seconds after which a host registers again, see :data:`uwsgi_waffle.sql.hosts.FORGET_SECONDS`.
 REGISTER_SECONDS = 100.0
+#: Seconds that a process that ends waits for the report which its listener is making.
+LAST_REPORT_SECONDS = 1.0
 
 
 class Reporter:
@@ -66,12 +68,23 @@ class Reporter:
         self._registered_reason = ""
         self._register_backoff = Backoff(REPORT_SECONDS, 10 * REPORT_SECONDS)
         self._register_at = 0.0
+        #: The process in which a report is being made; not a lock, which a fork could copy as held.
+        self._reporting_pid = 0
 
     def report_if_due(self, listener: Listener) -> float:
         """Report what is due, and return in how many seconds to look again.
 
         :param listener: that of this process, whose state is part of the report
         """
+        self._reporting_pid = os.getpid()
+        try:
+            # A process that ends has taken its host back, or is about to.
+            is_listed = self._host.slots.is_registered
+            return self._report_if_due(listener) if is_listed else TURN_SECONDS
+        finally:
+            self._reporting_pid = 0
+
+    def _report_if_due(self, listener: Listener) -> float:
         state = "live" if listener.is_live else "polling"
         self._host.slots.record_listener(state, listener.error or self._error)
         now = time.monotonic()
@@ -103,6 +116,9 @@ class Reporter:
             if time.monotonic() >= deadline:
                 return
             time.sleep(0.02)
+        deadline = time.monotonic() + LAST_REPORT_SECONDS
+        while self._reporting_pid == os.getpid() and time.monotonic() < deadline:
+            time.sleep(0.005)
         # From now on `wait` does not know of this host, so it may miss what is proven meanwhile.
         host.note_deserted()
         try:
@@ -136,7 +152,7 @@ class Reporter:
         if only_changes and served == self._reported:
             return bool(host.exceptions)
         try:
-            self._reports.put(host)
+            self._reports.put(host, left=self._host.lineages_before)
         except BusUnavailable as error:
             self._failed(str(error), redis_is_heard=listener.is_live)
         else:
