@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Else each process that a test starts compiles the package anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def state_of(app: Flask) -> State:
@@ -84,8 +87,6 @@ class Apps:
 @pytest.fixture(autouse=True)
 def _no_waffle_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ignore what a developer has exported for the demo."""
-    import os
-
     for name in [name for name in os.environ if name.startswith("WAFFLE_")]:
         monkeypatch.delenv(name)
 
