@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
 from tests.support.availability import require
 
 pytest_plugins = ["pytester"]
+
+#: Other plugins of this environment, which take longer to load than the tests to run.
+WITHOUT_OTHERS = ("-p", "no:cacheprovider", "-p", "no:schemathesis", "-p", "no:hypothesispytest")
 
 CONFTEST = """
 import pytest
@@ -77,70 +82,54 @@ def test_another_thread_sees_the_stored_values(client, waffle_override):
 """
 
 
-def outcomes(pytester: pytest.Pytester, *options: str) -> dict[str, int]:
-    """Run pytest in a process of its own, and return how many tests ended in which way."""
-    done = pytester.runpytest_subprocess("-p", "no:cacheprovider", *options, timeout=100)
-    return done.parseoutcomes()
+ASYNC_TESTS = """
+import pytest
+from conftest import waffle
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+
+async def test_by_the_fixture(client, waffle_override):
+    waffle_override(SITENAME="x")
+    assert client.get("/").text == "x"
+
+async def test_by_nothing(client):
+    assert client.get("/").text == "Waffle"
+
+@waffle.override(SITENAME="y")
+async def test_by_the_decorator(client):
+    assert client.get("/").text == "y"
+
+@pytest.fixture
+@waffle.override(SITENAME="z")
+def overridden(client):
+    yield client
+
+async def test_by_a_decorated_fixture(overridden):
+    assert overridden.get("/").text == "z"
+"""
 
 
-def test_the_fixture_overrides_to_the_end_of_a_test(pytester: pytest.Pytester) -> None:
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "several processes"])
+def test_the_fixture_overrides_to_the_end_of_a_test(
+    pytester: pytest.Pytester, options: tuple[str, ...]
+) -> None:
+    require(find_spec("anyio"), "anyio (pip install --group dev)")
     pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(TESTS)
-    assert outcomes(pytester) == {"passed": 7}
+    pytester.makepyfile(test_it=TESTS, test_async=ASYNC_TESTS)
+    done = pytester.runpytest_subprocess(*WITHOUT_OTHERS, *options, timeout=100)
+    assert done.parseoutcomes()["passed"] == 7 + 4
+    assert done.ret == pytest.ExitCode.OK
 
 
-def test_the_fixture_works_in_several_processes(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(TESTS)
-    assert outcomes(pytester, "-n", "2")["passed"] == 7
-
-
-def test_the_fixture_works_in_an_async_test(pytester: pytest.Pytester) -> None:
-    require(_has_anyio(), "anyio (pip install --group dev)")
-    pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(
-        """
-        import pytest
-        from conftest import waffle
-
-        pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
-
-        async def test_by_the_fixture(client, waffle_override):
-            waffle_override(SITENAME="x")
-            assert client.get("/").text == "x"
-
-        async def test_by_nothing(client):
-            assert client.get("/").text == "Waffle"
-
-        @waffle.override(SITENAME="y")
-        async def test_by_the_decorator(client):
-            assert client.get("/").text == "y"
-
-        @pytest.fixture
-        @waffle.override(SITENAME="z")
-        def overridden(client):
-            yield client
-
-        async def test_by_a_decorated_fixture(overridden):
-            assert overridden.get("/").text == "z"
-        """
-    )
-    assert outcomes(pytester) == {"passed": 4}
-
-
-def _has_anyio() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("anyio") is not None
-
-
-@pytest.mark.parametrize("fixture", ["", "@pytest.fixture\ndef app():\n    return Flask('a')"])
-def test_an_app_without_settings_is_named(pytester: pytest.Pytester, fixture: str) -> None:
-    test = "def test_it(waffle_override):\n    pass"
-    pytester.makepyfile(f"import pytest\nfrom flask import Flask\n{fixture}\n{test}")
-    done = pytester.runpytest_subprocess("-p", "no:cacheprovider")
-    done.assert_outcomes(errors=1)
-    done.stdout.fnmatch_lines(["*a fixture named `app`, which returns*WaffleConf*"])
+def test_an_app_without_settings_is_named(pytester: pytest.Pytester) -> None:
+    test = "def test_it(waffle_override):\n    pass\n"
+    fixture = "@pytest.fixture\ndef app():\n    return Flask('a')\n"
+    another = f"import pytest\nfrom flask import Flask\n{fixture}{test}"
+    pytester.makepyfile(test_without=test, test_with_another=another)
+    done = pytester.runpytest_subprocess(*WITHOUT_OTHERS)
+    done.assert_outcomes(errors=2)
+    named = "*a fixture named `app`, which returns*WaffleConf*"
+    done.stdout.fnmatch_lines([named, named])
 
 
 def test_the_plugin_alone_loads_nothing_else(pytester: pytest.Pytester) -> None:
@@ -153,8 +142,4 @@ def test_the_plugin_alone_loads_nothing_else(pytester: pytest.Pytester) -> None:
             assert not {"flask", "sqlalchemy", "redis", "pydantic"} & set(sys.modules)
         """
     )
-    # Other plugins of this environment load Flask.
-    done = pytester.runpytest_subprocess(
-        *("-p", "no:cacheprovider", "-p", "no:schemathesis", "-p", "no:hypothesispytest")
-    )
-    done.assert_outcomes(passed=1)
+    pytester.runpytest_subprocess(*WITHOUT_OTHERS).assert_outcomes(passed=1)

@@ -58,8 +58,9 @@ def test_there_is_a_configuration_for_each_way_to_run_uwsgi() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_configuration_starts_as_it_is_without_redis(name: str) -> None:
-    with demo(name, redis_port=free_port()) as server:
+def test_a_configuration_works_as_it_is_without_redis_and_with_it(name: str) -> None:
+    redis = RedisServer()
+    with demo(name, redis_port=redis.port) as server:
         assert len(server.worker_pids()) == 4
         assert site_names(server) == {"Waffle"}
         change(server, "Changed")
@@ -68,29 +69,30 @@ def test_a_configuration_starts_as_it_is_without_redis(name: str) -> None:
 
         assert site_names(server) == {"Changed"}
         change(server, "Changed again")
-        assert "Traceback" not in server.log()
+        with redis:
+            wait_until(lambda: redis.subscribers() == 1, SOON_SECONDS, "the listener listens")
+            change(server, "Changed with Redis")
+            assert redis.subscribers() == 1
+            use_pages(server)
+            assert "Traceback" not in server.log()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_configuration_has_one_subscription_and_the_pages(
-    name: str, redis_server: RedisServer
-) -> None:
-    with demo(name, redis_port=redis_server.port) as server:
-        wait_until(lambda: redis_server.subscribers() == 1, SOON_SECONDS, "the listener listens")
-        change(server, "Changed")
-        assert redis_server.subscribers() == 1
-
-        assert 'href="/waffle"' in server.get("/").text
-        page = server.get("/waffle")
-        token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page.text)
-        assert token is not None
-        form = {"csrf_token": token[1], "revision": "1", "SITENAME": "By the pages"}
-        headers = {"Cookie": page.headers["set-cookie"].partition(";")[0]}
-        for _ in range(ASKED):
-            review = server.post("/waffle/review", form=form, headers=headers)
-            assert review.status == 200, review.text
-        assert server.post("/waffle/review", form=form).status == 400, "without the cookie"
-        assert "Traceback" not in server.log()
+def use_pages(server: UwsgiServer) -> None:
+    """Find the pages, and send the same form to every worker."""
+    assert 'href="/waffle"' in server.get("/").text
+    page = server.get("/waffle")
+    fields = {
+        name: re.search(rf'name="{name}"[^>]*value="([^"]+)"', page.text)
+        for name in ("csrf_token", "revision")
+    }
+    form = {name: found[1] for name, found in fields.items() if found is not None}
+    assert form.keys() == fields.keys()
+    form["SITENAME"] = "By the pages"
+    headers = {"Cookie": page.headers["set-cookie"].partition(";")[0]}
+    for _ in range(ASKED):
+        review = server.post("/waffle/review", form=form, headers=headers)
+        assert review.status == 200, review.text
+    assert server.post("/waffle/review", form=form).status == 400, "without the cookie"
 
 
 def test_the_demo_changes_all_settings_of_a_form_or_none() -> None:
