@@ -6,11 +6,13 @@ seconds. Here each of the updates is at every worker at the next request, in eac
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.support import RedisServer, free_port
+from tests.support import RedisServer, wait_until
 from tests.support.soak import times
 from tests.support.uwsgi_server import Options
 from tests.support.waffle_host import WaffleHost
@@ -26,26 +28,39 @@ DEPLOYMENTS: dict[str, Options] = {
 UPDATES = times(20, 40)
 
 
-@pytest.mark.parametrize("with_redis", [True, False], ids=["redis", "no-redis"])
 @pytest.mark.parametrize("deployment", DEPLOYMENTS)
-def test_every_update_reaches_every_worker(
-    deployment: str, redis_server: RedisServer, tmp_path: Path, *, with_redis: bool
-) -> None:
+def test_every_update_reaches_every_worker(deployment: str, tmp_path: Path) -> None:
     """Each update is served by every worker at its next request, and idle ones call back."""
+    redis = RedisServer()
     environment = {
         "WAFFLE_DATABASE_URI": f"sqlite:///{tmp_path}/waffle.db",
-        "WAFFLE_REDIS_PORT": str(redis_server.port if with_redis else free_port()),
+        "WAFFLE_REDIS_PORT": str(redis.port),
         "WAFFLE_REDIS_CHANNEL": deployment,
         "WAFFLE_POLL_SECONDS": str(NEVER_SECONDS),
     }
     host = WaffleHost(environment, options=DEPLOYMENTS[deployment])
     with host.server:
-        for value in range(1, UPDATES + 1):
-            done = host.update({"S000": value, "S019": value}, worker=value % host.workers)
-            assert done["announced"] is with_redis
-            for answer in host.read_all():
-                assert answer["revision"] == done["revision"]
-                assert (answer["values"]["S000"], answer["values"]["S019"]) == (value, value)
-                assert answer["config"] == answer["values"]
-        host.update({"S000": UPDATES + 1})
-        host.wait_until_called_back(UPDATES + 1, SOON_SECONDS)
+        update_many(host, range(1, UPDATES + 1), announced=False)
+        with redis:
+            wait_until(lambda: redis.subscribers(deployment) == 1, SOON_SECONDS, "it listens")
+            for worker in range(host.workers):  # each has left Redis alone for a while
+                wait_until(partial(announces, host, worker), SOON_SECONDS, "it announces")
+            update_many(host, range(UPDATES + 1, 2 * UPDATES + 1), announced=True)
+
+
+def announces(host: WaffleHost, worker: int) -> bool:
+    """Change a setting through a worker, and return whether that was announced."""
+    value = host.read(worker)["revision"] + 1
+    return bool(host.update({"S001": value}, worker=worker)["announced"])
+
+
+def update_many(host: WaffleHost, values: Iterable[int], *, announced: bool) -> None:
+    """Make updates through one worker after the other, and read each of them at every worker."""
+    for value in values:
+        done = host.update({"S000": value, "S019": value}, worker=value % host.workers)
+        assert done["announced"] is announced
+        for answer in host.read_all():
+            assert answer["revision"] == done["revision"]
+            assert (answer["values"]["S000"], answer["values"]["S019"]) == (value, value)
+            assert answer["config"] == answer["values"]
+    host.wait_until_called_back(value, SOON_SECONDS)
