@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -30,10 +31,21 @@ GEVENT: dict[str, tuple[Options, ...]] = {
 }
 
 
+ENDS_BY_SIGTERM: Options = {"die-on-term": True}
+
+
+@pytest.fixture(scope="module")
+def redis_of_instances() -> Iterator[RedisServer]:
+    """Give the Redis of the shared instances, which a test may pause."""
+    with RedisServer() as server:
+        yield server
+
+
 @pytest.fixture(scope="module", params=MODES)
-def instance(request: pytest.FixtureRequest, shared_redis: RedisServer) -> Iterator[Instance]:
+def instance(request: pytest.FixtureRequest, redis_of_instances: RedisServer) -> Iterator[Instance]:
     """Give an instance that the tests of one mode share, each leaving it whole."""
-    with Instance(*MODES[request.param], workers=3, redis=shared_redis) as running:
+    options = (*MODES[request.param], ENDS_BY_SIGTERM)
+    with Instance(*options, workers=3, redis=redis_of_instances) as running:
         # The mule of an instance that has just started may still load the application.
         running.wait_for_subscriptions()
         yield running
@@ -212,39 +224,18 @@ def test_a_mule_killed_again_and_again_at_random_loses_nothing(redis_server: Red
         assert_whole(instance)
 
 
-@pytest.mark.parametrize("mode", [*MODES, *GEVENT])
-def test_the_end_leaves_nothing_behind(mode: str, redis_server: RedisServer) -> None:
-    """Neither a process nor a connection to Redis outlives a reload and SIGTERM."""
-    options = {**MODES, **GEVENT}[mode]
-    with Instance(*options, {"die-on-term": True}, workers=2, redis=redis_server) as instance:
-        instance.wait_for_subscriptions()
-        old = set(instance.pids()) - {instance.master_pid}
-        instance.reload()
-        assert not old & set(instance.pids())
-        instance.wait_for_subscriptions()
-        instance.process.send(signal.SIGTERM)
-        wait_until(lambda: not instance.running, STOP_SECONDS, "uWSGI ended by itself")
-        assert instance.pids() == []
-        instance.wait_for_subscriptions(0)
-        assert instance.count_in_log("Segmentation Fault|NO MERCY") == 0
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_listener_that_waits_for_redis_does_not_hold_up_a_reload(mode: str) -> None:
+def test_a_listener_that_waits_for_redis_does_not_hold_up_a_reload(
+    instance: Instance, redis_of_instances: RedisServer
+) -> None:
     """With Redis frozen (half-open connections) a reload takes at most 3 s longer."""
-    with (
-        RedisServer() as redis_server,
-        Instance(*MODES[mode], workers=2, redis=redis_server) as instance,
-    ):
-        instance.wait_for_subscriptions()
-        free_seconds = timed(instance.reload)
-        instance.wait_for_subscriptions()
-        redis_server.pause()
-        try:
-            blocked_seconds = timed(instance.reload)
-        finally:
-            redis_server.resume()
-        assert blocked_seconds < free_seconds + 3
+    free_seconds = timed(instance.reload)
+    instance.wait_for_subscriptions()
+    redis_of_instances.pause()
+    try:
+        blocked_seconds = timed(instance.reload)
+    finally:
+        redis_of_instances.resume()
+    assert blocked_seconds < free_seconds + 3
 
 
 def timed(action: Callable[[], None]) -> float:
@@ -252,3 +243,33 @@ def timed(action: Callable[[], None]) -> float:
     started_at = time.monotonic()
     action()
     return time.monotonic() - started_at
+
+
+def test_the_end_leaves_nothing_behind(instance: Instance) -> None:
+    """Neither a process nor a connection to Redis outlives a reload and SIGTERM.
+
+    The last test of an instance, which ends it.
+    """
+    instance.wait_for_subscriptions()
+    assert_ends_whole(instance)
+
+
+@pytest.mark.parametrize("mode", GEVENT)
+def test_the_end_under_gevent_leaves_nothing_behind(mode: str, redis_server: RedisServer) -> None:
+    with Instance(*GEVENT[mode], ENDS_BY_SIGTERM, workers=2, redis=redis_server) as instance:
+        instance.wait_for_subscriptions()
+        assert_ends_whole(instance)
+
+
+def assert_ends_whole(instance: Instance) -> None:
+    """Reload an instance and end it; fail if a process or a connection is left."""
+    old = set(instance.pids()) - {instance.master_pid}
+    before = len(instance.log())
+    instance.reload()
+    assert not old & set(instance.pids())
+    instance.wait_for_subscriptions()
+    instance.process.send(signal.SIGTERM)
+    wait_until(lambda: not instance.running, STOP_SECONDS, "uWSGI ended by itself")
+    assert instance.pids() == []
+    instance.wait_for_subscriptions(0)
+    assert not re.search("Segmentation Fault|NO MERCY", instance.log()[before:])
