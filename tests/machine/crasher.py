@@ -16,13 +16,13 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from flask import Flask
-from typing_extensions import Self
 
 import uwsgi_waffle
+from tests.support.lifecycle import Closed
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle import WaffleConf
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = str(Path(uwsgi_waffle.__file__).parent) + os.sep
 
 
-class Crasher:
+class Crasher(Closed):
     """The program, as a context manager."""
 
     def __init__(self, config: Mapping[str, object]) -> None:
@@ -64,15 +64,8 @@ class Crasher:
         assert answer["killed"] is (steps[-1] == kill_at)
         return steps
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the program."""
         assert self._program.stdin is not None
         self._program.stdin.close()
         self._program.wait(SOON_SECONDS)

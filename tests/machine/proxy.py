@@ -8,11 +8,9 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine
-from types import TracebackType
 from typing import Any, Literal
 
-from typing_extensions import Self
-
+from tests.support.lifecycle import Closed
 from tests.support.processes import free_port
 from tests.support.waiting import SOON_SECONDS
 
@@ -27,7 +25,7 @@ CHUNK_BYTES = 65_536
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
-class Proxy:
+class Proxy(Closed):
     """Passes connections on to a port of 127.0.0.1.
 
     A cut keeps what was sent, as TCP does: it arrives once the link is mended.
@@ -88,17 +86,6 @@ class Proxy:
         """Let what waits for a cut to end go on, to notice that its connection is gone."""
         for way in _WAYS:
             self._call(self._open[way].set)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # -- in the thread of the loop ------------------------------------------------------------
 

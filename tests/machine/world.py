@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import sqlalchemy as sa
-from typing_extensions import Self
 
 from tests.machine.disk import Disk
 from tests.machine.hosts import (
@@ -25,6 +24,7 @@ from tests.machine.hosts import (
 from tests.machine.ledger import Ledger
 from tests.support import RedisServer
 from tests.support.databases import SERVERS
+from tests.support.lifecycle import Started
 from tests.support.processes import LocalServer, is_alive
 from tests.support.uwsgi_server import Options
 from tests.support.waffle_host import WITH_MULE
@@ -39,7 +39,7 @@ DATABASE_NAME = "machine"
 HOLD_SECONDS = 0.02
 
 
-class World:
+class World(Started):
     """Everything that runs."""
 
     def __init__(
@@ -170,17 +170,6 @@ class World:
         if self.disk is not None:
             self.disk.close()
         self.database.close()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @contextlib.contextmanager
     def _engine(self, url: str) -> Iterator[sa.Engine]:

@@ -14,14 +14,12 @@ import signal
 import socket
 import subprocess
 import tempfile
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar
 
-from typing_extensions import Self
-
+from tests.support.lifecycle import Started
 from tests.support.waiting import wait_until
 
 #: A server that has not answered, or not ended, by then never does.
@@ -161,7 +159,7 @@ class ServerProcess:
         return not self.running and not left
 
 
-class LocalServer(ABC):
+class LocalServer(Started):
     """A server on 127.0.0.1 in a temporary directory: started, broken and removed by a test.
 
     As a context manager it is started on entry, and gone without trace on exit.
@@ -191,7 +189,7 @@ class LocalServer(ABC):
     def answers(self) -> bool:
         """Whether the server serves; an `OSError` counts as "no"."""
 
-    def prepare(self) -> None:  # noqa: B027  not every server needs something
+    def prepare(self) -> None:
         """Make what the server needs before its start."""
 
     @property
@@ -255,22 +253,6 @@ class LocalServer(ABC):
         """Kill the server and remove its directory."""
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _user(self) -> str | None:
         if os.geteuid() != 0 or not self.unprivileged_users:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import TracebackType
 
-from typing_extensions import Self
+from tests.support.lifecycle import Closed
 
 __all__ = ["Program", "output_of"]
 
@@ -32,7 +31,7 @@ def output_of(text: str, *arguments: object) -> str:
     return done.stdout.strip()
 
 
-class Program:
+class Program(Closed):
     """A program that a test talks to by lines; it is killed at the end of the block."""
 
     def __init__(self, text: str, *arguments: object) -> None:
@@ -63,14 +62,7 @@ class Program:
         self.process.kill()
         self.process.wait()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the program."""
         self.process.kill()
         self.process.communicate()

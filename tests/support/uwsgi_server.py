@@ -13,13 +13,11 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
-
-from typing_extensions import Self
 
 from tests.support.availability import require
 from tests.support.http import Response, request
+from tests.support.lifecycle import Started
 from tests.support.processes import (
     START_SECONDS,
     STOP_SECONDS,
@@ -52,7 +50,7 @@ def uwsgi_command() -> tuple[str, ...]:
     return (str(binary), *(("--binary-path", sys.executable) if is_script else ()))
 
 
-class UwsgiServer:
+class UwsgiServer(Started):
     """A uWSGI instance on 127.0.0.1, its log in a file, every process ended at the end.
 
     As a context manager it is started on entry, and gone without trace on exit.
@@ -142,23 +140,10 @@ class UwsgiServer:
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc_type is not None:
+    def __exit__(self, *failure: object) -> None:
+        if failure[0] is not None:
             print(self.log())  # noqa: T201  pytest shows it with the failure
-        self.close()
+        super().__exit__(*failure)
 
     # Ask
 
