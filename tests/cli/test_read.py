@@ -121,6 +121,7 @@ class TestHistory:
             waffle.update({"MAX_FILESIZE": 100 + number})
         assert len(run(app, "history", "--json").json) == 50
         assert len(run(app, "history", "--json", "--limit", "3").json) == 3
+        assert len(run(app, "history", "--json", "--limit", str(10**30)).json) == 64
         assert len(run(app, "history", "--json", "--all").json) == 64
 
     def test_json_holds_each_change(self, site: Site) -> None:

@@ -98,6 +98,7 @@ def test_a_dry_run_shows_the_difference_and_changes_nothing(site: Site, tmp_path
     ("text", "reason"),
     [
         ("{", "is not JSON"),
+        pytest.param("[" * 100_000, "is not JSON", id="nested too deep"),
         ("[]", "is not what `export` writes"),
         ('{"settings": []}', "is not what `export` writes"),
         ('{"settings": {"NOPE": 1}}', "Unknown setting NOPE"),

@@ -91,7 +91,7 @@ def _read_export(file: TextIO) -> dict[str, Any]:
     """
     try:
         found = json.load(file)
-    except ValueError as error:  # UnicodeDecodeError is one
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one of the first
         message = f"{file.name} is not JSON: {error}"
         raise Failed(message) from None
     settings = found.get("settings") if isinstance(found, dict) else None

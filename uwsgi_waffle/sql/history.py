@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from uwsgi_waffle.values.cipher import Cipher, Undecipherable
 from uwsgi_waffle.values.declaration import Declaration
+from uwsgi_waffle.values.position import MAX_REVISION
 from uwsgi_waffle.values.settings import MASK
 
 from .limits import DEAD_SECONDS
@@ -66,6 +67,8 @@ class History:
         if limit is not None and limit < 0:
             message = f"limit = {limit}: give how many changes at most, or None for all."
             raise ValueError(message)
+        if limit is not None:
+            limit = min(limit, MAX_REVISION)  # databases have no room for more
         statement = self._select()
         if name is not None:
             statement = statement.where(CHANGE.c.name == name)
