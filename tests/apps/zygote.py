@@ -99,6 +99,9 @@ def _answer(  # noqa: PLR0911  # one for each question
                 return {"yes": True, "fleet": str(waffle.wait(0, question["seconds"]))}
             except NotConverged as error:
                 return {"yes": False, "fleet": str(error)}
+        case "status":
+            fleet = waffle.status().fleet
+            return {"yes": not fleet.missing and not fleet.refused, "fleet": str(fleet)}
         case "resync":
             seen = [host.position for host in waffle.status().hosts]
             record = resync(state.store, seen)

@@ -1,8 +1,9 @@
-"""The proof under random histories: `wait` says yes only where every process serves SQL's state.
+"""The proof under random histories: it says yes only where every process serves SQL's state.
 
-Each history mixes writes, two releases, backups that are restored, new databases, stopped and
-killed processes, children that run other programs, and forged reports. Whenever a process is asked
-for the proof, its answer is held against what every process really serves.
+Each history mixes writes, two releases, backups that are restored (or replicas that lag and take
+over, which is the same to a host), new databases, a Redis that has lost everything, stopped and
+killed processes, children that run other programs, and forged reports. Whenever `wait` and `status`
+are asked, their answers are held against what every process really serves.
 """
 
 from __future__ import annotations
@@ -186,6 +187,7 @@ class History:
             self.start_one,
             self.run_child,
             self.forge,
+            self.lose_reports,
         ]
         for _ in range(STEPS):
             self.random.choice(steps)()
@@ -287,6 +289,13 @@ class History:
             )
         self.log.append("forge")
 
+    def lose_reports(self) -> None:
+        """Do what a failover of Redis to an empty replica does."""
+        with self.redis_server.client() as client:
+            for key in client.scan_iter(f"{{{self.channel}:*"):
+                client.delete(key)
+        self.log.append("lose all reports")
+
     # -- checks -------------------------------------------------------------------------------
 
     def truth(self) -> tuple[str, int]:
@@ -299,15 +308,29 @@ class History:
     def check(self) -> None:
         """Ask one process for the proof, and hold it against what every process serves."""
         asked = self.random.choice(self.running())
+        shown = asked.ask("status")
+        self.log.append(f"status by {asked.pid}: {shown['fleet']}")
+        if shown["yes"]:
+            self.check_yes()
         answer = asked.ask("wait", seconds=WAIT_SECONDS)
-        stamp, size = self.truth()
-        wrong = {p.pid: p.serves() for p in self.running() if p.serves() != [stamp, size, False]}
-        self.log.append(f"wait by {asked.pid}: {answer['fleet']} (truth {stamp} {size})")
+        self.log.append(f"wait by {asked.pid}: {answer['fleet']}")
         if answer["yes"]:
-            assert not wrong, f"a false yes: {wrong}\n" + "\n".join(self.log)
-        elif not (wrong or self.ghosts or any(p.is_stopped for p in self.processes)):
+            self.check_yes()
+        elif not (self.wrong() or self.ghosts or any(p.is_stopped for p in self.processes)):
             # The reason may be gone by now; then the proof is there at once.
             self.expect_yes(asked)
+
+    def wrong(self) -> dict[int, list[Any]]:
+        """Return what those serve that do not serve SQL's state."""
+        stamp, size = self.truth()
+        served = {process.pid: process.serves() for process in self.running()}
+        return {pid: found for pid, found in served.items() if found != [stamp, size, False]}
+
+    def check_yes(self) -> None:
+        """Fail unless every process serves SQL's state."""
+        wrong = self.wrong()
+        log = "\n".join(self.log)
+        assert not wrong, f"a false yes: {wrong}, where SQL holds {self.truth()}\n{log}"
 
     def expect_yes(self, asked: Process) -> None:
         """Fail where a process cannot prove what every process serves."""
