@@ -30,7 +30,7 @@ EXTRAS = admin,encryption,gevent,mysql,postgresql
 FLASK_WAFFLE = $(BIN)/flask --app $(abspath uwsgi_configs/demo.py) waffle
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak lint verifytypes coverage lowest wheel-test applications clean
+.PHONY: help run test soak lint verifytypes coverage lowest wheel-test pictures applications clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -74,6 +74,10 @@ lowest: ## Run the tests of the core on the oldest versions that pyproject.toml 
 
 wheel-test: $(VENV)/.dev ## Build the package, install it elsewhere, and test it there
 	tests/wheel.sh $(BIN)/python
+
+pictures: $(VENV)/.dev ## Take the pictures of docs/images anew
+	@tests/provision.sh
+	$(BIN)/python -m tests.admin.pictures
 
 applications: $(VENV)/.dev ## Fetch applications by others, and test them with the extension
 	$(BIN)/python tests/applications/fetch.py

@@ -135,15 +135,15 @@ class Browser:
         found: list[str] = self.driver.execute_script("return window.violations")
         return found
 
-    def media(self, *, width: int = 1200, scheme: str = "light") -> None:
-        """Show pages in a width, and light or dark."""
+    def media(self, *, width: int = 1200, scheme: str = "light", height: int = 900) -> None:
+        """Show pages in a size, and light or dark."""
         self.driver.execute_cdp_cmd(
             "Emulation.setEmulatedMedia",
             {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
         )
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
         )
 
     def allow_scripts(self, *, allowed: bool) -> None:
