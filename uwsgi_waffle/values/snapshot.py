@@ -103,7 +103,7 @@ class Snapshot:
     :ivar settings: the typed values
     :ivar values: the same as a mapping, for ``app.config``
     :ivar undeclared: names stored but not declared by this release of the application
-    :ivar rows: the stored texts that it was made of
+    :ivar record: the stored state that it was made of
     :ivar changeable: the settings whose values an application could change in place
     """
 
@@ -112,7 +112,7 @@ class Snapshot:
     values: Mapping[str, object] = field(repr=False)  # secrets among them
     problems: tuple[Problem, ...] = ()
     undeclared: tuple[str, ...] = ()
-    rows: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    record: Record = field(default=Record(), repr=False, compare=False)
     changeable: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
     @property
@@ -141,7 +141,7 @@ def _build_on(
     declaration: Declaration, cipher: Cipher, record: Record, last_good: Snapshot
 ) -> Snapshot | None:
     """Decode what differs from the last good snapshot; ``None`` where all must be looked at."""
-    rows, old = record.rows, last_good.rows
+    rows, old = record.rows, last_good.record.rows
     differing = {name for name, text in rows.items() if old.get(name) != text}
     if len(rows) != len(old) + sum(name not in old for name in differing):
         differing |= old.keys() - rows.keys()
@@ -169,7 +169,7 @@ def _build_on(
         undeclared=last_good.undeclared
         if len(declared) == len(differing)
         else _undeclared(declaration, record),
-        rows=rows,
+        record=record,
         changeable=(last_good.changeable - values.keys()) | _changeable(values.items()),
     )
 
@@ -196,7 +196,7 @@ def _build_anew(
         values=MappingProxyType(values),
         problems=tuple(Problem(name, reason, substitute) for name, reason in problems.items()),
         undeclared=_undeclared(declaration, record),
-        rows=rows,
+        record=record,
         changeable=_changeable(values.items()),
     )
 
