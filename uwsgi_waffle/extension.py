@@ -98,6 +98,8 @@ class WaffleConf(Generic[S]):
         self._applications = Applications()
         #: Returns the pin of the request at hand; where there are several applications, no pin.
         self._pin: Callable[[], Pin] = _no_pin
+        #: Returns the snapshot to see where there is no pin.
+        self._unpinned: Callable[[], Snapshot] = self._seen
         if app is not None:
             self.init_app(app)
 
@@ -122,7 +124,9 @@ class WaffleConf(Generic[S]):
         boot.install()
         state = State(app, config, self._model, self._common, Given(self._redis, database))
         self._applications.add(app, state)
-        self._pin = state.pins.here if self._applications.only else _no_pin
+        is_only = self._applications.only is state
+        self._pin = state.pins.here if is_only else _no_pin
+        self._unpinned = state.pins.unpinned if is_only else self._seen
 
     # -- read ---------------------------------------------------------------------------------
 
@@ -130,7 +134,9 @@ class WaffleConf(Generic[S]):
     def settings(self) -> S:
         """The typed settings; within a request, those of the snapshot it started with."""
         pin = self._pin()
-        snapshot = (pin.snapshot if pin.thread == get_ident() else None) or self._seen()
+        snapshot = pin.snapshot
+        if snapshot is None or pin.thread != get_ident():
+            snapshot = self._unpinned()
         return snapshot.settings  # type: ignore[return-value]  # the model that init_app was given
 
     @property

@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m tests.bench.NAME` prints a table that docs/benchmarks.md explains."""
+"""Benchmarks: `python -m tests.bench.NAME` prints a table that docs/performance.md explains."""

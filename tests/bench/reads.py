@@ -23,7 +23,7 @@ from tests.support import RedisServer, wait_until
 from uwsgi_waffle import WaffleConf
 
 #: Many short rounds, so that what else the machine does meets both of a pair.
-ROUNDS = 600
+ROUNDS = 300
 READS = 1_000
 REQUESTS = 20
 VIEW = "view"
@@ -64,9 +64,10 @@ def _application(redis_server: RedisServer | None) -> Iterator[tuple[Flask, Waff
         waffle = WaffleConf(app)
         _with_view(app)
         yield app, waffle
-        environment = app.extensions["waffleconf"].environment
-        if environment is not None:
-            environment.stop(5.0)
+        state = app.extensions["waffleconf"]
+        if state.environment is not None:
+            state.environment.stop(5.0)
+        state.retire()  # while its folder exists
 
 
 def _with_view(app: Flask) -> Flask:
@@ -87,18 +88,18 @@ def _request(app: Flask) -> Callable[[], None]:
 
 
 def _compare_reads(app: Flask, waffle: WaffleConf[Any]) -> None:
-    """Compare reads within one request."""
+    """Compare reads within one request, and in the places outside one."""
     reads: dict[str, Callable[[], object]] = {
         'current_app.config["X"]': lambda: current_app.config["SITENAME"],
         "waffle.settings.X": lambda: waffle.settings.SITENAME,
         'app.config["X"]': lambda: app.config["SITENAME"],
     }
 
-    def view() -> str:
+    def compare(where: str) -> str:
         found = _interleaved(reads, READS)
         first = found['current_app.config["X"]']
         print_table(
-            ("read, in a request", "ns", "ratio"),
+            (f"read, in {where}", "ns", "ratio"),
             [
                 (name, f"{statistics.median(times) * 1e9:.0f}", _ratio(times, first))
                 for name, times in found.items()
@@ -107,11 +108,16 @@ def _compare_reads(app: Flask, waffle: WaffleConf[Any]) -> None:
         return "done"
 
     # Through the whole WSGI application, whose wrapper pins the snapshot.
-    kept, app.view_functions[VIEW] = app.view_functions[VIEW], view
+    kept = app.view_functions[VIEW]
+    app.view_functions[VIEW] = lambda: compare("a request")
     try:
         _request(app)()
     finally:
         app.view_functions[VIEW] = kept
+    with app.app_context():
+        compare("an application context")
+    with app.test_request_context():
+        compare("test_request_context")
 
 
 def _compare_requests(app: Flask, bare: Flask) -> None:

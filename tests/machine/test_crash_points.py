@@ -25,7 +25,7 @@ KINDS: tuple[DatabaseKind, ...] = DATABASE_KINDS if is_soak() else ("sqlite",)
 POLL_SECONDS = 0.1
 
 #: What a writer does outside its own memory, in order; it is killed before and after each.
-BEFORE_COMMIT = ("sql/store.py _lock", "sql/store.py _apply", "sql/store.py _move")
+BEFORE_COMMIT = ("sql/store.py _replace", "sql/store.py _apply")
 COMMIT = "sql/store.py _commit"
 AFTER_COMMIT = (
     "host/records.py publish",

@@ -6,8 +6,10 @@ import contextlib
 import contextvars
 import fcntl
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -131,8 +133,13 @@ def test_a_streamed_response_sees_the_snapshot_of_its_request(made: Made) -> Non
     assert app.test_client().get("/").text.startswith("10/1 10/1 ")
 
 
-def test_a_thread_with_a_copy_of_the_request_sees_its_snapshot(made: Made) -> None:
-    app, waffle = made
+@pytest.mark.parametrize("flask_has_another_variable", [False, True])
+def test_a_thread_with_a_copy_of_the_request_sees_its_snapshot(
+    apps: Apps, monkeypatch: pytest.MonkeyPatch, flask_has_another_variable: bool
+) -> None:
+    if flask_has_another_variable:
+        monkeypatch.delattr("flask.globals._cv_request")
+    app, waffle = apps(Settings, WAFFLE_POLL_SECONDS=NEVER_SECONDS)
     seen: list[int] = []
 
     @app.get("/")
@@ -259,10 +266,31 @@ def test_two_processes_of_a_host_see_an_update_without_redis_or_polling(apps: Ap
     """Here two applications on one snapshot file, which is all that processes share."""
     _, writer = apps(Settings, WAFFLE_POLL_SECONDS=NEVER_SECONDS)
     app, reader = apps(Settings, WAFFLE_POLL_SECONDS=NEVER_SECONDS)
-    for value in range(1, 20):
+    places = (contextlib.nullcontext, app.app_context, app.test_request_context)
+    for value in range(1, 21):
         writer.update({"A": value})
-        assert (reader.settings.A, reader.revision) == (value, value)
+        with places[value % 3]():
+            assert (reader.settings.A, reader.revision) == (value, value)
         assert app.config["A"] == value
+
+
+def test_a_read_outside_a_request_is_two_calls(made: Made) -> None:
+    app, waffle = made
+    called: list[str] = []
+    _ = waffle.settings  # lists this process
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_name)
+
+    for place in (contextlib.nullcontext, app.app_context, app.test_request_context):
+        with place():
+            sys.setprofile(note)
+            try:
+                assert waffle.settings.A == 0
+            finally:
+                sys.setprofile(None)
+    assert called == 3 * ["settings", "unpinned"]
 
 
 def test_what_an_app_does_to_a_value_ends_with_the_snapshot(apps: Apps) -> None:

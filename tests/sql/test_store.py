@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from tests.conftest import Apps, execute, state_of
 from tests.support.declarations import Bounds
 from tests.support.statements import recording
+from tests.support.waiting import NEVER_SECONDS
 from uwsgi_waffle import (
     InvalidSetting,
     RevisionConflict,
@@ -74,19 +75,70 @@ def test_several_settings_are_one_revision(database_apps: Apps) -> None:
     assert abs(changes[0].at - datetime.now(timezone.utc)) < timedelta(minutes=5)
 
 
-def test_an_update_of_any_number_of_settings_is_one_transaction_of_six_statements(
+CONFS = {f"S{number:03}": {"default": 0} for number in range(100)}
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, ["UPDATE", "UPDATE", "INSERT", "COMMIT"]),
+        (100, ["UPDATE", "DELETE", "INSERT", "INSERT", "COMMIT"]),
+    ],
+)
+def test_an_update_of_the_state_that_is_served_is_one_transaction_without_a_read(
+    database_apps: Apps, count: int, expected: list[str]
+) -> None:
+    """The first statement takes the lock, and moves the position from the one that is served."""
+    app, waffle = database_apps(WAFFLE_CONFS=CONFS)
+    waffle.update(dict.fromkeys(CONFS, 1))
+    with recording(state_of(app).store.database.engine, commits=True) as statements:
+        waffle.update(dict.fromkeys(list(CONFS)[:count], 2))
+    assert [statement.split()[0] for statement in statements] == expected
+    assert state_of(app).store.read() == state_of(app).serving.current.record
+
+
+def test_an_update_of_a_state_that_is_not_served_reads_the_present_one(
     database_apps: Apps,
 ) -> None:
-    """The first of them takes the lock."""
-    confs = {f"S{number:03}": {"default": 0} for number in range(100)}
-    app, waffle = database_apps(WAFFLE_CONFS=confs)
-    waffle.update(dict.fromkeys(confs, 1))
-    for count in (1, 100):
-        with recording(state_of(app).store.database.engine, commits=True) as statements:
-            waffle.update(dict.fromkeys(list(confs)[:count], 2 + count))
-        assert [statement.split()[0] for statement in statements] == [
-            *("UPDATE", "SELECT", "DELETE", "INSERT", "INSERT", "UPDATE", "COMMIT")
-        ]
+    app, waffle = database_apps(WAFFLE_CONFS=CONFS, WAFFLE_POLL_SECONDS=NEVER_SECONDS)
+    _, elsewhere = database_apps(
+        WAFFLE_CONFS=CONFS, host="elsewhere", WAFFLE_POLL_SECONDS=NEVER_SECONDS
+    )
+    waffle.update({"S000": 1, "S001": 1})
+    elsewhere.refresh()
+    elsewhere.update({"S001": 2})
+    with recording(state_of(app).store.database.engine, commits=True) as statements:
+        assert waffle.update({"S000": 3}).revision == 3
+    assert [statement.split()[0] for statement in statements] == [
+        *("UPDATE", "UPDATE", "SELECT", "UPDATE", "INSERT", "UPDATE", "COMMIT")
+    ]
+    assert (waffle.settings.S000, waffle.settings.S001) == (3, 2)
+    assert state_of(app).store.read() == state_of(app).serving.current.record
+
+
+def test_a_write_that_changes_nothing_or_is_refused_leaves_the_position(
+    database_apps: Apps,
+) -> None:
+    """Though its first statement has moved it."""
+    app, waffle = database_apps(Settings)
+    waffle.update({"LO": 5})
+    before = state_of(app).store.peek()
+    assert waffle.update({"LO": 5}).revision == 1
+    with pytest.raises(InvalidSetting):
+        waffle.update({"LO": -1})
+    with pytest.raises(RevisionConflict):
+        waffle.update({"LO": 6}, expected_revision=2)
+    assert state_of(app).store.peek() == before
+    assert waffle.update({"LO": 6}, expected_revision=1).revision == 2
+
+
+def test_a_row_that_was_deleted_by_hand_is_written_again(database_apps: Apps) -> None:
+    """Though the position, by which the rows are known, is the same."""
+    app, waffle = database_apps(Settings)
+    waffle.update({"LO": 5, "HI": 20})
+    execute(app.config["WAFFLE_DATABASE_URI"], "DELETE FROM waffle_setting")
+    waffle.update({"LO": 6})
+    assert state_of(app).store.read().rows == {"LO": "6"}
 
 
 def test_equal_values_make_no_revision(some_apps: Apps) -> None:

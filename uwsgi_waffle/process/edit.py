@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from uwsgi_waffle.errors import InvalidSetting
 from uwsgi_waffle.host import layout
 from uwsgi_waffle.host.areas import encode_record
 from uwsgi_waffle.sql.store import RowChange
-from uwsgi_waffle.values.canonical import SCALARS
 from uwsgi_waffle.values.cipher import Undecipherable
 from uwsgi_waffle.values.position import NOWHERE, Position
 from uwsgi_waffle.values.settings import MASK, WaffleSettings
@@ -50,8 +48,7 @@ class Edit:
         self._names = names
         self._defaults = defaults
         self._wanted = wanted
-        self._after = served.settings
-        self._problems = served.problems
+        self._before = served
         self.changes: dict[str, tuple[Any, Any]] = {}
         self.unusable: tuple[Problem, ...] = ()
         self._seen = NOWHERE
@@ -65,12 +62,13 @@ class Edit:
         declaration = self._declaration
         before = self._served if self._is_served(record) else self._decode(record)
         after = self._wanted
-        if not isinstance(after, WaffleSettings):
-            # The first validation, of what the caller gave, beside what others have written.
-            after = declaration.validate_known(before.settings, after)
-        texts = declaration.texts(after)
-        # The second, of the texts, which every other process reads and serves.
-        self._after = declaration.round_trip(after, texts)
+        # Validated twice: what the caller gave, beside what others have written; and the texts of
+        # it, which every other process reads and serves.
+        if isinstance(after, WaffleSettings):
+            texts = declaration.texts(after)
+            after = declaration.round_trip(after, texts)
+        else:
+            after, texts = declaration.changed(before.settings, after)
         rows = self._row_changes(record, before, after, texts)
         unusable = _unusable(record, before)
         self.changes = {
@@ -78,18 +76,17 @@ class Edit:
                 self._stored_value(name, row.old)
                 if name in unusable
                 else getattr(before.settings, name),
-                getattr(self._after, name),
+                getattr(after, name),
             )
             for name, row in rows.items()
         }
-        self._problems = tuple(p for p in before.problems if p.name not in rows)
         self.unusable = tuple(
             p
             for p in before.problems
             if p.name in rows or (p.name is None and unusable & set(rows))
         )
         self._check_size(record, rows)
-        self._seen, self._rows = record.position, rows
+        self._seen, self._rows, self._before = record.position, rows, before
         return rows
 
     def delta(self, position: Position) -> Delta | None:
@@ -102,26 +99,19 @@ class Edit:
 
     def snapshot(self, record: Record) -> Snapshot:
         """Return the snapshot of the record that this edit has made."""
-        return Snapshot(
-            record.position,
-            self._after,
-            MappingProxyType(self._declaration.values(self._after)),
-            self._problems,
-            tuple(sorted(record.rows.keys() - set(self._declaration.names))),
-        )
+        return build(self._declaration, self._cipher, record, self._before)
 
     def _is_served(self, record: Record) -> bool:
         """Return whether this process serves a record, as it is stored."""
         served, declaration = self._served, self._declaration
         if record.position != served.position or not served.position.lineage:
             return False
-        # The application may have changed a list or a dict in place.
-        changeable = [name for name, value in served.values.items() if type(value) not in SCALARS]
-        stored = {**declaration.default_json, **record.rows} if changeable else {}
-        try:
+        rows, defaults = record.rows, declaration.default_json
+        try:  # the application may have changed a list or a dict in place
             return all(
-                self._cipher.open(stored[name]) == declaration.to_json(served.settings, name)
-                for name in changeable
+                self._cipher.open(rows.get(name, defaults[name]))
+                == declaration.to_json(served.settings, name)
+                for name in served.changeable
             )
         except (Undecipherable, InvalidSetting):
             return False
@@ -186,4 +176,6 @@ class Edit:
 def _unusable(record: Record, before: Snapshot) -> frozenset[str]:
     """Return the settings that have a stored value which is not what is served."""
     refused = {problem.name for problem in before.problems}
+    if not refused:
+        return frozenset()
     return frozenset(name for name in record.rows if name in refused or None in refused)

@@ -173,9 +173,17 @@ class Writer:
         signatures.check(signature)
         beyond = self._highest(seen, patience) if parts.config.multiproc else seen
         joined = None if connection is None else JoinedTransaction(parts.store, connection)
-        record = (joined or parts.store).write(
-            edit, signature or Signature(), expected_revision=expected_revision, beyond=beyond
-        )
+        signed = signature or Signature()
+        if joined is not None:
+            record = joined.write(edit, signed, expected_revision=expected_revision, beyond=beyond)
+        else:
+            record = parts.store.write(
+                edit,
+                signed,
+                expected_revision=expected_revision,
+                beyond=beyond,
+                known=self._serving.current.record,
+            )
         revision = record.position.revision
         if not edit.changes:
             if joined is None:  # else it may be what an earlier change in there has made

@@ -2,7 +2,9 @@
 
 A writer first updates the namespace row. Its lock gives the revision, serialises writers and makes
 what the writer then reads the present state, so validating the whole inside the transaction is
-sound. A reader takes position and rows in one statement, so it sees one state whole.
+sound. A writer that knows a state puts the next position in the place of that one's: where this
+succeeds it was the present state, as a position identifies a state, and there is nothing to read. A
+reader takes position and rows in one statement, so it sees one state whole.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -23,6 +25,7 @@ from uwsgi_waffle.errors import RevisionConflict, StoreUnavailable
 from uwsgi_waffle.values.position import NOWHERE, Position, new_stamp
 from uwsgi_waffle.values.snapshot import Record
 
+from . import rows
 from .application import ApplicationDatabase
 from .changes import Edit, RowChange, Signature
 from .database import Database
@@ -101,6 +104,7 @@ class Store:
         *,
         expected_revision: int | None = None,
         beyond: Position = NOWHERE,
+        known: Record | None = None,
     ) -> Record:
         """Change settings in one transaction, and return the record after it.
 
@@ -109,10 +113,11 @@ class Store:
         :param expected_revision: refuse unless this is the present revision
         :param beyond: a position that hosts have seen; a database restored from a backup skips
             past its revision, so that no two states of it share one
+        :param known: probably the present record; where it is, SQL is not asked for it
         :raises RevisionConflict: the expectation does not hold
         :raises StoreUnavailable: nothing was written, or the message states that this is not known
         """
-        change = self.changing(edit, signature, expected_revision, beyond)
+        change = self.changing(edit, signature, expected_revision, beyond, known)
 
         def transaction(connection: sa.Connection) -> Record:
             record, is_changed = change(connection)
@@ -124,24 +129,43 @@ class Store:
         return self.database.write(transaction)
 
     def changing(
-        self, edit: Edit, signature: Signature, expected_revision: int | None, beyond: Position
+        self,
+        edit: Edit,
+        signature: Signature,
+        expected_revision: int | None,
+        beyond: Position,
+        known: Record | None = None,
     ) -> Callable[[sa.Connection], tuple[Record, bool]]:
         """Return what makes a change on a connection, without a commit; see :meth:`write`.
 
-        It returns the record after the change, and whether there is one.
+        It returns the record after the change, and whether there is one; where there is none, the
+        transaction must be rolled back.
         """
-        at = datetime.now(timezone.utc).replace(tzinfo=None)
+        line = {
+            "namespace": self.namespace,
+            "actor": signature.actor,
+            "comment": signature.comment,
+            "source": signature.source,
+            "at": datetime.now(timezone.utc).replace(tzinfo=None),
+        }
+        assumed = [known] if known is not None and known.keys and known.position.stamp else []
 
         def change(connection: sa.Connection) -> tuple[Record, bool]:
-            record = self._lock(connection)
+            record = assumed.pop() if assumed else None  # another attempt reads the present one
+            after = record.position.next(beyond) if record is not None else NOWHERE
+            is_moved = record is not None and self._replace(connection, record.position, after)
+            if record is None or not is_moved:
+                record = self._lock(connection)
+                after = record.position.next(beyond)
             if expected_revision is not None and expected_revision != record.revision:
                 raise RevisionConflict(expected=expected_revision, actual=record.revision)
             changes = edit(record)
             if not changes:
                 return record, False
-            after = _changed(record, changes, record.position.next(beyond))
-            self._apply(connection, after.position, changes, signature, at)
-            return after, True
+            self._apply(connection, after, changes, line)
+            if not is_moved:
+                rows.move(connection, self.namespace, after)
+            return _changed(record, changes, after), True
 
         return change
 
@@ -162,7 +186,7 @@ class Store:
             record = self._lock(connection)
             if not amend(connection, record):
                 return record if record.revision else self._read_after_rollback(connection)
-            self._move(connection, record.position.next(beyond))
+            rows.move(connection, self.namespace, record.position.next(beyond))
             after = self._read(connection)
             self.database.commit(connection)
             return after
@@ -173,6 +197,11 @@ class Store:
         """Lock out other writers, and return how many rows the namespace has, 1 or 0."""
         touch = sa.update(NAMESPACE).where(self.is_mine, *self.database.limits(connection))
         return connection.execute(touch.values(pruned=NAMESPACE.c.pruned + 0)).rowcount
+
+    def _replace(self, connection: sa.Connection, old: Position, new: Position) -> bool:
+        """Lock the namespace's row and move it on, where it is at *old*; return whether it was."""
+        limits = self.database.limits(connection)
+        return rows.replace(connection, self.namespace, old, new, limits)
 
     def _read_after_rollback(self, connection: sa.Connection) -> Record:
         """Return what SQL holds without this transaction, which may have made the namespace."""
@@ -197,9 +226,9 @@ class Store:
         found = connection.execute(statement.with_for_update() if locks else statement).all()
         if not found:
             return Record()
-        rows = {row.name: row.value for row in found if row.name is not None}
+        stored = {row.name: row.value for row in found if row.name is not None}
         keys = tuple(found[0]._mapping["keys"].split())  # noqa: SLF001  # `keys` is a method of Row
-        return Record(self._position(found[0]), rows, keys)
+        return Record(self._position(found[0]), stored, keys)
 
     def _position(self, row: Any) -> Position:
         """Return the position in a row; 16 hexadecimal digits each, whatever text is stored.
@@ -241,36 +270,15 @@ class Store:
         connection: sa.Connection,
         position: Position,
         changes: Mapping[str, RowChange],
-        signature: Signature,
-        at: datetime,
+        line: Mapping[str, object],
     ) -> None:
-        """Write the rows, the history and the position."""
-        mine = {"namespace": self.namespace, "revision": position.revision}
-        names = SETTING.c.name.in_(list(changes))
-        connection.execute(sa.delete(SETTING).where(SETTING.c.namespace == self.namespace, names))
-        rows = [
-            {**mine, "name": name, "value": change.new}
-            for name, change in changes.items()
-            if not change.is_default
-        ]
-        if rows:
-            connection.execute(sa.insert(SETTING), rows)
-        log = {
-            **mine,
-            "actor": signature.actor,
-            "comment": signature.comment,
-            "source": signature.source,
-            "stamp": position.stamp,
-            "at": at,
-        }
-        lines = [{**log, "name": name, **asdict(c)} for name, c in changes.items()]
-        connection.execute(sa.insert(CHANGE), lines)
-        self._move(connection, position)
+        """Write the rows and the history.
 
-    def _move(self, connection: sa.Connection, position: Position) -> None:
-        """Write the position."""
-        moved = {"revision": position.revision, "stamp": position.stamp}
-        connection.execute(sa.update(NAMESPACE).where(self.is_mine).values(moved))
+        :param line: what all lines of the history have in common, but for the position
+        """
+        rows.write_settings(connection, self.namespace, position.revision, changes)
+        line = {**line, "revision": position.revision, "stamp": position.stamp}
+        rows.write_history(connection, line, changes)
 
     def _commit(self, connection: sa.Connection, position: Position) -> None:
         """Commit; where the connection breaks meanwhile, find out whether it was committed.
@@ -325,9 +333,9 @@ def new_key() -> str:
 
 def _changed(record: Record, changes: Mapping[str, RowChange], position: Position) -> Record:
     """Return the record after the changes."""
-    rows = {name: text for name, text in record.rows.items() if name not in changes}
-    rows.update({name: c.new for name, c in changes.items() if not c.is_default})
-    return Record(position, rows, record.keys)
+    stored = {name: text for name, text in record.rows.items() if name not in changes}
+    stored.update({name: c.new for name, c in changes.items() if not c.is_default})
+    return Record(position, stored, record.keys)
 
 
 def _as_hex(stored: str) -> str:

@@ -21,6 +21,7 @@ from pydantic_core import PydanticKnownError
 from uwsgi_waffle.errors import ConfigError, InvalidSetting, UnknownSetting
 
 from .canonical import SCALARS, plain_json
+from .fields import Fields
 from .settings import WaffleSettings, check_model, check_names, one_line, secret_names
 
 __all__ = ["MAX_VALUE_BYTES", "Declaration"]
@@ -45,6 +46,7 @@ class Declaration:
     :ivar secrets: the names of those that are never shown
     :ivar defaults: the model with every default
     :ivar default_json: name -> canonical JSON text of the default
+    :ivar fields: validates settings one by one, where that is the same
     """
 
     def __init__(self, model: type[WaffleSettings]) -> None:
@@ -64,6 +66,7 @@ class Declaration:
         self._default_members: Mapping[str, str] = {}
         self.default_json: Mapping[str, str] = self._make_default_json()
         self._default_members = self._members(self.default_json)
+        self.fields = Fields(model)
 
     @cached_property
     def digest(self) -> str:
@@ -144,10 +147,40 @@ class Declaration:
         except Exception as error:  # noqa: BLE001  # a validator may raise anything
             raise self._refusal(error) from self._cause(error)
 
+    def changed(
+        self, before: WaffleSettings, wanted: Mapping[str, object]
+    ) -> tuple[WaffleSettings, dict[str, str]]:
+        """Return the settings with some changed, as they come back from their JSON texts.
+
+        :return: they, and the texts of those that may differ from *before*
+        :raises InvalidSetting: a value, or the whole, is refused, or JSON has no form for it
+        """
+        if self.fields.are_worth_it(len(wanted)):
+            with suppress(Exception):  # what a validator raises, the whole is refused for in words
+                return self._changed_one_by_one(before, wanted)
+        after = self.validate_known(before, wanted)
+        texts = self.texts(after)
+        return self.round_trip(after, texts), texts
+
+    def _changed_one_by_one(
+        self, before: WaffleSettings, wanted: Mapping[str, object]
+    ) -> tuple[WaffleSettings, dict[str, str]]:
+        """Do as :meth:`changed`; raises anything where a value is refused."""
+        fields = self.fields
+        values = {name: fields.from_python(name, value) for name, value in wanted.items()}
+        after = fields.replace(before, values)
+        texts = {name: self.to_json(after, name) for name in values}
+        back = {name: fields.from_json(name, text) for name, text in texts.items()}
+        if back != values:
+            raise ValueError
+        return fields.replace(before, back), texts
+
     def values(self, settings: WaffleSettings) -> dict[str, Any]:
-        """Return name -> value; ``dict(settings)`` takes ten times as long."""
+        """Return name -> value; ``dict(settings)`` takes a hundred times as long."""
         found = vars(settings)
-        return {name: found[name] for name in self.names}
+        if len(found) == len(self.names):
+            return found.copy()
+        return {name: found[name] for name in self.names}  # without cached properties
 
     # -- to JSON and back -----------------------------------------------------------------------
 

@@ -6,21 +6,31 @@ process serves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from types import MappingProxyType
+from uuid import UUID
 
-from pydantic import ValidationError
+from pydantic import SecretBytes, SecretStr, ValidationError
 from pydantic_core import from_json
 
 from uwsgi_waffle.errors import InvalidSetting
 
+from .canonical import SCALARS
 from .cipher import Cipher, Undecipherable
 from .declaration import Declaration
 from .position import NOWHERE, Position
 from .settings import WaffleSettings
 
 __all__ = ["Delta", "Problem", "Record", "Snapshot", "build"]
+
+#: Types of values that nothing can change in place, so that two snapshots may share one.
+_FIXED = SCALARS | {
+    *(float, bytes, Decimal, date, datetime, time, timedelta, UUID),
+    *(SecretStr, SecretBytes),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +103,8 @@ class Snapshot:
     :ivar settings: the typed values
     :ivar values: the same as a mapping, for ``app.config``
     :ivar undeclared: names stored but not declared by this release of the application
+    :ivar record: the stored state that it was made of
+    :ivar changeable: the settings whose values an application could change in place
     """
 
     position: Position
@@ -100,6 +112,8 @@ class Snapshot:
     values: Mapping[str, object] = field(repr=False)  # secrets among them
     problems: tuple[Problem, ...] = ()
     undeclared: tuple[str, ...] = ()
+    record: Record = field(default=Record(), repr=False, compare=False)
+    changeable: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
     @property
     def revision(self) -> int:
@@ -113,8 +127,57 @@ def build(
     """Decode and validate a record; never fails, as a bad value must not stop a process.
 
     In the place of a value that cannot be used stands the last good one, or the default at the
-    first start; ``problems`` names it.
+    first start; ``problems`` names it. Of the last good ones, only what has another text is decoded
+    again, where the declaration allows that.
     """
+    if last_good is not None and not last_good.problems:
+        made = _build_on(declaration, cipher, record, last_good)
+        if made is not None:
+            return made
+    return _build_anew(declaration, cipher, record, last_good)
+
+
+def _build_on(
+    declaration: Declaration, cipher: Cipher, record: Record, last_good: Snapshot
+) -> Snapshot | None:
+    """Decode what differs from the last good snapshot; ``None`` where all must be looked at."""
+    rows, old = record.rows, last_good.record.rows
+    differing = {name for name, text in rows.items() if old.get(name) != text}
+    if len(rows) != len(old) + sum(name not in old for name in differing):
+        differing |= old.keys() - rows.keys()
+    declared = {name for name in differing if name in declaration.default_json}
+    again = declared | last_good.changeable
+    if not declaration.fields.are_worth_it(len(again)):
+        return None
+    try:
+        values = {
+            name: declaration.fields.from_json(
+                name,
+                _plain_json(cipher.open(rows[name]))
+                if name in rows
+                else declaration.default_json[name],
+            )
+            for name in again
+        }
+    except Exception:  # noqa: BLE001  # one is refused; the whole finds out which, and why
+        return None
+    settings = declaration.fields.replace(last_good.settings, values)
+    return Snapshot(
+        position=record.position,
+        settings=settings,
+        values=MappingProxyType(declaration.values(settings)),
+        undeclared=last_good.undeclared
+        if len(declared) == len(differing)
+        else _undeclared(declaration, record),
+        record=record,
+        changeable=(last_good.changeable - values.keys()) | _changeable(values.items()),
+    )
+
+
+def _build_anew(
+    declaration: Declaration, cipher: Cipher, record: Record, last_good: Snapshot | None
+) -> Snapshot:
+    """Decode and validate a whole record."""
     rows = record.rows
     texts: dict[str, str] = {}
     problems: dict[str | None, str] = {}
@@ -126,13 +189,24 @@ def build(
                 problems[name] = _reason(declaration, name, error)
     settings = _decode(declaration, texts, problems, last_good)
     substitute = "last good value" if last_good is not None else "default"
+    values = declaration.values(settings)
     return Snapshot(
         position=record.position,
         settings=settings,
-        values=MappingProxyType(declaration.values(settings)),
+        values=MappingProxyType(values),
         problems=tuple(Problem(name, reason, substitute) for name, reason in problems.items()),
-        undeclared=tuple(sorted(rows.keys() - set(declaration.names))),
+        undeclared=_undeclared(declaration, record),
+        record=record,
+        changeable=_changeable(values.items()),
     )
+
+
+def _undeclared(declaration: Declaration, record: Record) -> tuple[str, ...]:
+    return tuple(sorted(record.rows.keys() - declaration.default_json.keys()))
+
+
+def _changeable(values: Iterable[tuple[str, object]]) -> frozenset[str]:
+    return frozenset(name for name, value in values if type(value) not in _FIXED)
 
 
 def _decode(
