@@ -3,7 +3,8 @@
 A page's ``python`` blocks run in their order as one program; an HTML comment ``<!-- setup`` before
 a block holds what the page leaves out. A line ``$ flask waffle`` of a ``console`` block does what
 it shows. What cannot run has ``<!-- not run: reason -->`` before it. The pages that are one session
-with a server, its ini file included, are run by ``test_two_applications``.
+with a server, its ini file included, are run by ``test_two_applications``, and the one whose blocks
+are the files of an application by ``test_walkthrough``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tests.support.command_line import flask_environment
 from tests.support.uwsgi_server import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WALKTHROUGH = "walkthrough.md"
 BLOCK = re.compile(
     r"(?:<!--[ ]setup\n(?P<setup>.*?)-->\s*)?"
     r"(?P<not_run><!--[ ]not[ ]run:[ ][^>]+-->\s*)?"
@@ -71,6 +73,7 @@ def blocks(language: str) -> Iterator[Block]:
         text = page.read_text()
         for found in BLOCK.finditer(text):
             in_session = page.name in SESSIONS and language != "python"
+            in_session |= page.name == WALKTHROUGH
             if found["language"] == language and not found["not_run"] and not in_session:
                 line = text.count("\n", 0, found.start("text"))
                 yield Block(page, line, language, found["setup"] or "", found["text"])

@@ -37,8 +37,11 @@ Options = Mapping[str, "str | int | bool | Path | Sequence[str | int | Path] | N
 
 
 @functools.cache
-def uwsgi_command() -> tuple[str, ...]:
-    """Return how to start uWSGI: `$UWSGI` if it is set, else the one of this environment."""
+def uwsgi_command(python: str = sys.executable) -> tuple[str, ...]:
+    """Return how to start uWSGI: `$UWSGI` if it is set, else the one of this environment.
+
+    :param python: which Python it embeds
+    """
     beside_us = Path(sys.executable).parent
     candidates = [Path(os.environ.get("UWSGI", beside_us / "uwsgi")), beside_us / "pyuwsgi"]
     binary = next((path for path in candidates if path.exists()), None)
@@ -47,7 +50,7 @@ def uwsgi_command() -> tuple[str, ...]:
     with binary.open("rb") as file:
         is_script = file.read(2) == b"#!"
     # pyuwsgi, a Python script, cannot find what to start at a reload; see the Makefile.
-    return (str(binary), *(("--binary-path", sys.executable) if is_script else ()))
+    return (python, str(binary), "--binary-path", python) if is_script else (str(binary),)
 
 
 class UwsgiServer(Started):
@@ -81,6 +84,10 @@ class UwsgiServer(Started):
         self.port = self.ports[0]
         self.environment = dict(environment or {})
         self.ready_path = ready_path
+        #: That of the environment in which the app runs.
+        self.python = Path(sys.executable)
+        #: Where Python finds the app.
+        self.python_path = ROOT
         self._arguments = list(arguments)
         self._config = config
         self._log_path = self.directory / "uwsgi.log"
@@ -93,7 +100,13 @@ class UwsgiServer(Started):
     def command(self) -> list[str]:
         """Return the command that runs the instance in the foreground."""
         watching = ("--stats", str(self._stats_path), "--master-fifo", str(self._fifo_path))
-        return [*uwsgi_command(), "--ini", str(self._ini_path()), *watching, *self._arguments]
+        return [
+            *uwsgi_command(str(self.python)),
+            "--ini",
+            str(self._ini_path()),
+            *watching,
+            *self._arguments,
+        ]
 
     def start(self) -> None:
         """Start the instance, and return when every worker serves."""
@@ -106,8 +119,8 @@ class UwsgiServer(Started):
             directory=self.directory,
             environment={
                 **inherited,
-                "PYTHONPATH": str(ROOT),
-                "VIRTUAL_ENV": sys.prefix,
+                "PYTHONPATH": str(self.python_path),
+                "VIRTUAL_ENV": str(self.python.parents[1]),
                 "WAFFLE_DEMO_ADDRESS": f"127.0.0.1:{self.port}",
                 **self.environment,
             },
@@ -254,7 +267,7 @@ class UwsgiServer(Started):
         lines = list(ini_lines(self._config) if isinstance(self._config, Mapping) else self._config)
         if not any(re.match(r"master\s*=", line) for line in lines):
             lines.append("master = true")
-        lines.append(f"pythonpath = {ROOT}")
+        lines.append(f"pythonpath = {self.python_path}")
         lines += [f"http-socket = 127.0.0.1:{port}" for port in self.ports]
         path = self.directory / "uwsgi.ini"
         path.write_text("\n".join(["[uwsgi]", *lines, ""]))

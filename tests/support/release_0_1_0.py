@@ -1,0 +1,82 @@
+"""Release 0.1.0, built from its commit and installed where this release is out of reach."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from pathlib import Path
+
+import pytest
+
+from tests.support.soak import is_soak
+from tests.support.uwsgi_server import ROOT
+
+__all__ = ["python_of_0_1_0"]
+
+COMMIT = "89780c20a88570779dc0c71e5ab873ffefc35f79"
+BUILD_SECONDS = 300
+
+
+@functools.cache
+def python_of_0_1_0() -> Path:
+    """Return Python of an environment with the wheel of 0.1.0, made once for all test runs.
+
+    It has the dependencies of this environment, which 0.1.0 accepts.
+    """
+    known = _git("cat-file", "-e", f"{COMMIT}^{{commit}}", check=False).returncode == 0
+    if not known:
+        reason = f"the history has no commit {COMMIT[:7]} (0.1.0): git fetch --unshallow"
+        if is_soak():
+            raise RuntimeError(reason)
+        pytest.skip(reason)
+    version = f"{os.geteuid()}-{sysconfig.get_python_version()}"
+    directory = Path(tempfile.gettempdir()) / f"waffle-0.1.0-{version}-{COMMIT[:7]}"
+    python = directory / "venv" / "bin" / "python"
+    with directory.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _make(directory)
+    return python
+
+
+def _make(directory: Path) -> None:
+    """Build and install it, unless a former run has."""
+    done = directory / "done"
+    # The dependencies are those of one environment, named in it.
+    if done.exists() and done.read_text() == sys.prefix:
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+    source = directory / "source"
+    source.mkdir(parents=True)
+    archive = directory / "source.tar"
+    _git("archive", "--output", str(archive), COMMIT)
+    shutil.unpack_archive(archive, source)
+    _run(sys.executable, "-m", "build", "--wheel", "--outdir", str(directory), str(source))
+    (wheel,) = directory.glob("*.whl")
+    assert wheel.name.startswith("uwsgi_waffle-0.1.0-")
+    venv.create(directory / "venv", symlinks=True)
+    ours = Path(sysconfig.get_path("purelib"))
+    theirs = directory / "venv" / ours.relative_to(sys.prefix)
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps")
+    _run(*pip, "--target", str(theirs), str(wheel))
+    # A directory on the path, not one of packages, so its editable installation is left out.
+    (theirs / "dependencies.pth").write_text(f"{ours}\n")
+    done.write_text(sys.prefix)
+
+
+def _git(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+    git = shutil.which("git") or "/usr/bin/git"
+    return subprocess.run([git, "-C", str(ROOT), *arguments], check=check, capture_output=True)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=BUILD_SECONDS
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
