@@ -160,8 +160,9 @@ def _no_listener(state: State) -> Finding:
         "no-listener",
         "No listener runs on this host: each request asks SQL, at most once in "
         f"{state.config.poll_seconds:g} s.",
-        f"{fix}Under uWSGI add `shared-import = uwsgi_waffle.boot` and `mule = waffle`; or run "
-        "`flask waffle listen`. The server's log names the reason when it starts.",
+        f"{fix}Under uWSGI add `shared-import = uwsgi_waffle.boot` and `mule = waffle` (without a "
+        "mule, uWSGI before 2.0.27 needs `enable-threads = true`); or run `flask waffle listen`. "
+        "The server's log names the reason when it starts.",
     )
 
 
