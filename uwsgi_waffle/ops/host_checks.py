@@ -16,6 +16,8 @@ from uwsgi_waffle.process.state import State
 from uwsgi_waffle.server import ini, traps
 from uwsgi_waffle.server.traps import Finding
 
+from .status import slow_callbacks
+
 __all__ = ["ini_file", "options", "processes", "running", "snapshot"]
 
 # -- the host snapshot --------------------------------------------------------------------------
@@ -151,6 +153,14 @@ def processes(state: State, host: HostStatus) -> Iterator[Finding]:
                 "Its next request sees the revision. If it hangs, end it; uWSGI's `harakiri` does "
                 "so by itself.",
             )
+    for slow in slow_callbacks(host):
+        yield Finding(
+            "callback-slow",
+            f"A callback, {slow.what}, {slow.describe()}",
+            f"If it is not to take that long: `py-spy dump --pid {slow.pids[0]}` shows what it "
+            "does, and a reload ends it.",
+            is_wrong=False,
+        )
 
 
 def _no_listener(state: State) -> Finding:

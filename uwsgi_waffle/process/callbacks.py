@@ -145,6 +145,8 @@ class ChangeQueue:
 
         They have run when this returns where a thread would not run on, or must not be started.
         """
+        if not self._events:
+            return  # before the lock, as most applications have no callback
         with self._lock:
             if self._task is not None or not self._events:
                 return
