@@ -26,6 +26,7 @@ NAMES = ("FIRST", "SECOND", "THIRD")
 HANG_IN_MULE = -1
 LEAVE = -2
 HANG_IN_CALLBACK = -3
+INTERRUPT = -4
 
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 loaded_in = os.getpid()
@@ -80,6 +81,8 @@ def misbehave(new: int) -> None:
     """End the process, or never return, as a callback with a bug would."""
     if new == LEAVE:
         raise SystemExit(1)
+    if new == INTERRUPT:
+        raise KeyboardInterrupt
     if new == HANG_IN_CALLBACK:
         time.sleep(3600)
 

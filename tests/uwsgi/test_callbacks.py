@@ -1,4 +1,4 @@
-"""A callback that never returns stops no worker, no listener, no successor and no reload."""
+"""A callback that raises, or never returns, stops no worker, listener, successor or reload."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from uwsgi_waffle.host.records import HostSnapshot
 
 #: A callback that never returns when a setting takes this value.
 HANG_IN_CALLBACK = -3
+#: Callbacks that raise SystemExit, and KeyboardInterrupt.
+LEAVE, INTERRUPT = -2, -4
 #: The first value that the workers serve, which the master has not loaded.
 FIRST = 1
 #: Any more, and a callback has been waited for more than once by some process.
@@ -38,7 +40,10 @@ def instance(request: pytest.FixtureRequest, shared_redis: RedisServer) -> Itera
     options = DEPLOYMENTS[request.param]
     with Instance(*options, HARAKIRI, workers=2, redis=shared_redis) as running:
         running.wait_for_subscriptions()
-        running.follow_elsewhere(FIRST, HANG_IN_CALLBACK)
+        before = running.worker_pids()
+        running.follow_elsewhere(FIRST, LEAVE, INTERRUPT, HANG_IN_CALLBACK)
+        assert running.count_in_log("on_change.'SECOND'. failed at revision") == 4
+        assert running.worker_pids() == before
         yield running
 
 

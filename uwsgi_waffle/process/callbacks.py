@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -111,7 +109,7 @@ class ChangeQueue:
         self._callbacks = callbacks
         self._record = record
         #: Changes whose functions have yet to be called, oldest first.
-        self._events: deque[_Event] = deque()
+        self.events: deque[_Event] = deque()
         #: The change whose functions are being called.
         self._current: _Event | None = None
         #: What calls them; ``None`` where there is nothing to call back for.
@@ -128,7 +126,7 @@ class ChangeQueue:
         if _calling.get() is self:
             _calling.set(None)
         elif self._current is not None:
-            self._events.appendleft(self._current)
+            self.events.appendleft(self._current)
         self._current = None
 
     @property
@@ -138,17 +136,15 @@ class ChangeQueue:
 
     def put(self, changes: Changes, revision: int) -> None:
         """Add a change; changes are put in the order of their revisions."""
-        self._events.append(_Event(changes, revision))
+        self.events.append(_Event(changes, revision))
 
     def start(self) -> None:
         """Have callbacks run for what was put, unless they run already.
 
         They have run when this returns where a thread would not run on, or must not be started.
         """
-        if not self._events:
-            return  # before the lock, as most applications have no callback
         with self._lock:
-            if self._task is not None or not self._events:
+            if self._task is not None or not self.events:
                 return
             self._task = task = concurrency.Task(lambda: self._drain(task), "waffle-callbacks")
         if concurrency.threads_run_while_idle():
@@ -184,10 +180,12 @@ class ChangeQueue:
         with self._lock:
             if self._task is not task:  # a callback has forked, and this is the child
                 return None
-            self._current = self._events.popleft() if self._events else None
-            if self._current is None:
-                self._task = None
-            return self._current
+            if not self.events:
+                self._current = self._task = None
+                return None
+            # In this order: a fork in between has the child called twice rather than not at all.
+            self._current = self.events[0]
+            return self.events.popleft()
 
     def _run(self, event: _Event) -> None:
         _calling.set(self)
@@ -217,15 +215,8 @@ def _call(handler: ChangeHandler, arguments: tuple[Any, ...], what: str, revisio
 
 
 def _is_ctrl_c(error: BaseException) -> bool:
-    """Return whether an error may be Ctrl-C, which is meant for the program and not a callback.
-
-    It is raised in the main thread only, and where a server has no handler of its own.
-    """
-    return (
-        isinstance(error, KeyboardInterrupt)
-        and threading.get_native_id() == os.getpid()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
+    """Return whether an error may be Ctrl-C, which is meant for the program and not a callback."""
+    return isinstance(error, KeyboardInterrupt) and concurrency.ctrl_c_is_raised_here()
 
 
 def _arity(handler: ChangeHandler) -> int:

@@ -142,7 +142,7 @@ class Serving:
 
         It waits for no callback, so that the next change does not either.
         """
-        while self._host.sequence != self.seen_sequence:
+        while self._host.words[SEQUENCE_WORD] != self.seen_sequence:
             found = self._host.read() or self._read_sql()
             if found is None:
                 return
@@ -168,7 +168,8 @@ class Serving:
         served = self.current.position
         if record.position.supersedes(served) or (not record.position.exists and served.exists):
             self.swap(build(self._declaration, self._cipher, record, self.current))
-        self.start_callbacks()
+        if self._queue.is_needed:
+            self.start_callbacks()
 
     def start_callbacks(self) -> None:
         """Have callbacks run that are due, and each request wait for them while it is to."""

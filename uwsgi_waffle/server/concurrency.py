@@ -7,7 +7,9 @@ worker's loop starts, long after the application was loaded.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -27,6 +29,7 @@ __all__ = [
     "Task",
     "ThreadEnvironment",
     "choose_environment",
+    "ctrl_c_is_raised_here",
     "is_about_to_fork",
     "is_gevent_loaded",
     "patch_all",
@@ -167,6 +170,16 @@ def threads_run_while_idle() -> bool:
     """
     server = _uwsgi.server
     return server is None or server.runs_threads
+
+
+def ctrl_c_is_raised_here() -> bool:
+    """Return whether Ctrl-C raises KeyboardInterrupt in this thread: the main one, if at all.
+
+    A server handles SIGINT by itself, and uWSGI without Python knowing of it.
+    """
+    is_main = threading.get_native_id() == os.getpid()  # greenlets are not told from threads else
+    handler = signal.getsignal(signal.SIGINT)
+    return is_main and handler is signal.default_int_handler and _uwsgi.server is None
 
 
 class Task:
