@@ -25,6 +25,8 @@ NAMES = ("FIRST", "SECOND", "THIRD")
 #: Setting these values makes a validator or a callback misbehave.
 HANG_IN_MULE = -1
 LEAVE = -2
+HANG_IN_CALLBACK = -3
+INTERRUPT = -4
 
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 loaded_in = os.getpid()
@@ -57,12 +59,12 @@ def create_app(namespace: str | None = None) -> Flask:
     return app
 
 
-def keep_journal(new: int) -> None:
-    """Write down a value that this process was called back with."""
+def keep_journal(old: int, new: int) -> None:
+    """Write down from which value to which this process was called back."""
     journal = os.environ.get("TEST_JOURNAL")
     if journal is not None:
         with open(journal, "ab", buffering=0) as file:  # noqa: PTH123  # one write, at the end
-            file.write(f"{os.getpid()} {uwsgi.worker_id()} {new}\n".encode())
+            file.write(f"{os.getpid()} {uwsgi.worker_id()} {old} {new}\n".encode())
 
 
 def hang_in_mule(value: int) -> int:
@@ -76,9 +78,13 @@ def hang_in_mule(value: int) -> int:
 
 
 def misbehave(new: int) -> None:
-    """End the process, as a callback with a bug would."""
+    """End the process, or never return, as a callback with a bug would."""
     if new == LEAVE:
         raise SystemExit(1)
+    if new == INTERRUPT:
+        raise KeyboardInterrupt
+    if new == HANG_IN_CALLBACK:
+        time.sleep(3600)
 
 
 def read() -> Response:
@@ -130,6 +136,7 @@ def state() -> Response:
         processes=[
             [slot.role, slot.worker, slot.pid, slot.follows] for slot in here.host.slots.living()
         ],
+        calling={slot.pid: slot.calling for slot in here.host.slots.living()},
     )
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.support.command_line import Finished, flask_command, flask_environmen
 from tests.support.command_line import run_in_process as run
 from tests.support.waiting import SOON_SECONDS, wait_until
 from uwsgi_waffle import WaffleConf, WaffleSettings
+from uwsgi_waffle.ops import status
 
 #: A port that no server listens on.
 NO_REDIS = "redis://:s3cret@127.0.0.1:1"
@@ -89,6 +91,38 @@ def test_status_shows_what_is_stored_but_not_declared(apps: Apps) -> None:
     app, _ = apps(Fewer, host="there")
     assert "Stored but not declared by this release: A" in run(app, "status").output
     assert not _findings(app)["undeclared"]["is_wrong"]
+
+
+def test_status_and_doctor_show_a_callback_that_has_been_running_for_long(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line of its process says which; the problem, which others may see, does not."""
+    app, waffle = site
+    end = threading.Event()
+    waffle.on_change("API_KEY")(lambda: end.wait(SOON_SECONDS))
+    assert waffle.settings.A == 1  # the process is listed from its first read on
+    waffle.update({"API_KEY": SecretStr("x")})
+    try:
+        done, found = _both(app)
+        assert "on_change('API_KEY') has been running since" in done.output
+        (process,) = found["fleet"]["hosts"][0]["processes"]
+        assert process["calling"] == "on_change('API_KEY')"
+        assert process["calling_since"] > process["since"] - 1
+        assert found["problems"] == []
+        assert "callback-slow" not in _findings(app)
+        monkeypatch.setattr(status, "SLOW_CALLBACK_SECONDS", 0)
+        done, found = _both(app)
+        (problem,) = found["problems"]
+        assert problem.startswith("A callback has been running for ")
+        assert f"in pid {os.getpid()}" in problem
+        assert "API_KEY" not in problem
+        finding = _findings(app)["callback-slow"]
+        assert "A callback, on_change('API_KEY'), has been running for" in finding["fact"]
+        assert not finding["is_wrong"]
+    finally:
+        end.set()
+    wait_until(lambda: not _both(app)[1]["problems"], SOON_SECONDS, "it has ended")
+    assert "has been running" not in run(app, "status").output
 
 
 def test_status_shows_a_database_that_does_not_answer(apps: Apps, tmp_path: Path) -> None:

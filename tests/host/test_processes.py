@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,26 @@ def test_what_a_listener_records_can_be_read(error: str, host: HostSnapshot) -> 
     assert found.since > 0
     host.slots.record_listener("live")
     assert listed(host).listener.error == ""
+
+
+@pytest.mark.parametrize("what", ["on_change('A')", "on_change('" + "Ä" * 200 + "')"])
+def test_the_callback_that_runs_can_be_read_and_moves_with_the_process(
+    what: str, host: HostSnapshot
+) -> None:
+    host.register("worker", 1, 77, follows=True)
+    host.slots.record(at(7), (REFUSAL,))
+    assert (listed(host).calling, listed(host).calling_since) == ("", 0.0)
+    host.slots.record_callback(what)
+    found = listed(host)
+    assert what.startswith(found.calling)
+    assert found.calling == what or len(found.calling.encode()) >= 100
+    assert found.calling_since > 0
+    assert (found.refused, found.position) == (REFUSAL, at(7))
+    host.path.unlink()
+    assert host.verify()
+    assert listed(host) == replace(found, since=listed(host).since)
+    host.slots.record_callback("")
+    assert (listed(host).calling, listed(host).calling_since) == ("", 0.0)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ Applications of this process stand for processes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -17,6 +17,7 @@ from tests.support.statements import recording
 from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
 from uwsgi_waffle.host.wakes import Follower
 from uwsgi_waffle.listen import candidate
+from uwsgi_waffle.values.snapshot import Record
 
 COUNT = 3
 
@@ -103,15 +104,14 @@ def test_an_unexpected_error_is_logged_and_tried_again(
     failures = [ZeroDivisionError("once")]
     followers = [process for process in processes if not process.turns]
     for follower in followers:
-        follow = follower.state.serving.catch_up
+        take = follower.state.serving._take  # noqa: SLF001  what it does with a new record
 
-        def fail(follow: object = follow) -> None:
+        def fail(record: Record, take: Callable[[Record], None] = take) -> None:
             if failures:
                 raise failures.pop()
-            assert callable(follow)
-            follow()
+            take(record)
 
-        monkeypatch.setattr(follower.state.serving, "catch_up", fail)
+        monkeypatch.setattr(follower.state.serving, "_take", fail)
     writer.change(7)
     for process in processes:
         process.wait_until_serving(7)

@@ -61,7 +61,7 @@ def forbidden_io(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[s
     engine = state.store.database.engine
     sa.event.listen(engine, "engine_connect", lambda _: seen.append("a connection"))
     state.serving._lock = NoLock()  # type: ignore[assignment]  # noqa: SLF001  replaced for good
-    state._queue._busy = NoLock()  # type: ignore[assignment]  # noqa: SLF001
+    state._queue._lock = NoLock()  # type: ignore[assignment]  # noqa: SLF001
     monkeypatch.setattr(fcntl, "flock", lambda *_: seen.append("a lock"))
     path = state.config.database_uri.removeprefix("sqlite:///")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:

@@ -172,12 +172,16 @@ class Instance(UwsgiServer):
             lambda: self.subscriptions == count, SOON_SECONDS, f"{count} subscriptions to Redis"
         )
 
-    def called_back(self, value: int) -> set[int]:
-        """Return the pids of the processes that called back with *value*."""
+    def journal(self) -> list[tuple[int, int, int]]:
+        """Return pid, old and new value of each callback, in order."""
         with contextlib.suppress(FileNotFoundError):
             lines = [line.split() for line in self.journal_path.read_text().splitlines()]
-            return {int(pid) for pid, _, served in lines if int(served) == value}
-        return set()
+            return [(int(pid), int(old), int(new)) for pid, _, old, new in lines]
+        return []
+
+    def called_back(self, value: int) -> set[int]:
+        """Return the pids of the processes that called back with *value*."""
+        return {pid for pid, _, new in self.journal() if new == value}
 
     def wait_until_called_back(
         self, value: int, pids: Callable[[], list[int]] | None = None

@@ -306,7 +306,7 @@ def _is_possible(host: HostStatus) -> bool:
     revisions = [host.revision, *(process.revision for process in processes)]
     moments = [host.reported_at, host.listener.since]
     for process in processes:
-        moments += process.since, process.listener.since
+        moments += process.since, process.listener.since, process.calling_since
     return all(0 <= revision <= MAX_REVISION for revision in revisions) and all(
         0 <= moment <= _MAX_SECONDS for moment in moments
     )

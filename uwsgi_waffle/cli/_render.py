@@ -227,7 +227,7 @@ def _listener(host: HostStatus) -> str:
 
 
 def _process(fleet: Fleet, process: ProcessSlot, *, is_known: bool) -> Iterator[str]:
-    """Yield the line of a process: what it is, its revision, since when; and what it refuses."""
+    """Yield the line of a process: what it is, its revision, since when; and what it does."""
     number = str(process.worker) if process.worker else ""
     line = f"  {process.role:<9}{number:>3}  pid {process.pid:<8}"
     line += f"  revision {process.revision:<7} since {_since(process.since)}"
@@ -248,6 +248,9 @@ def _process(fleet: Fleet, process: ProcessSlot, *, is_known: bool) -> Iterator[
         yield click.style(
             f"{line}{behind if is_known else ''}", fg="red" if process.follows else None
         )
+    if is_known and process.calling:
+        running = f"{process.calling} has been running since {_since(process.calling_since)}"
+        yield from wrapped(running, first="    ", rest="    ")
 
 
 def _since(seconds: float) -> str:

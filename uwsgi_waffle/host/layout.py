@@ -4,7 +4,7 @@
 
     words 0..11  magic, layout version, room, slots; sequence, heartbeat, SQL asked at; host
                  id, reported at, owner, ignored messages, registered at
-    page 1..     slots: one for each process, 64 words each
+    page 1..     slots: one for each process, 80 words each
     then         area 0, area 1: 6 words (sequence, lineage, revision, stamp, length, CRC) + room
 
 Every field is a native unsigned 64-bit word, aligned, so one store writes it and one load reads
@@ -18,7 +18,7 @@ import hashlib
 
 MAGIC = int.from_bytes(b"uwaffle\n", "little")
 #: Raised with every change of the layout; a file of an older one is replaced.
-VERSION = 2
+VERSION = 3
 
 WORD_BYTES = 8
 WORD_MAX = 2 ** (8 * WORD_BYTES) - 1
@@ -48,7 +48,7 @@ IGNORED_WORD = 10
 #: When a listener last registered this host in SQL, on the clock of the heartbeat; 0 if it is not.
 REGISTERED_WORD = 11
 
-SLOT_WORDS = 64
+SLOT_WORDS = 80
 SLOT_COUNT = 1024
 SLOTS_OFFSET = PAGE_BYTES
 SLOTS_BYTES = SLOT_COUNT * SLOT_WORDS * WORD_BYTES
@@ -63,7 +63,7 @@ AREA_CRC = 5
 AREA_HEADER_WORDS = 6
 AREA_HEADER_BYTES = AREA_HEADER_WORDS * WORD_BYTES
 
-#: Largest JSON text of all rows of a record; the whole file takes a little over 1.5 MiB.
+#: Largest JSON text of all rows of a record; the whole file takes a little over 1.6 MiB.
 ROOM_BYTES = 512 * 1024
 AREA_BYTES = AREA_HEADER_BYTES + ROOM_BYTES
 AREAS_OFFSET = SLOTS_OFFSET + SLOTS_BYTES

@@ -27,7 +27,10 @@ _LISTENER, _LISTENER_SINCE_NS, _ERROR_LENGTH, _ERROR = range(10, 14)
 _ERROR_BYTES = 160
 _REFUSED_COUNT = _ERROR + _ERROR_BYTES // layout.WORD_BYTES
 _REFUSED_LENGTH, _REFUSED = _REFUSED_COUNT + 1, _REFUSED_COUNT + 2
-_REFUSED_BYTES = (layout.SLOT_WORDS - _REFUSED) * layout.WORD_BYTES
+_REFUSED_BYTES = 232
+_CALLING_SINCE_NS = _REFUSED + _REFUSED_BYTES // layout.WORD_BYTES
+_CALLING_LENGTH, _CALLING = _CALLING_SINCE_NS + 1, _CALLING_SINCE_NS + 2
+_CALLING_BYTES = (layout.SLOT_WORDS - _CALLING) * layout.WORD_BYTES
 
 #: What a process is, as a number in its slot.
 ROLES = ("process", "worker", "mule", "spooler", "listener")
@@ -78,6 +81,8 @@ class ProcessSlot:
     :ivar refused: the first of those
     :ivar expected_workers: how many workers its uWSGI instance runs, as this process sees it; 0
         where it does not look
+    :ivar calling: the callback that runs in it, ``""`` where none does
+    :ivar calling_since: since when, in seconds since the epoch; 0 where none does
     """
 
     pid: int
@@ -91,6 +96,8 @@ class ProcessSlot:
     refused_count: int = 0
     refused: RefusedValue | None = None
     expected_workers: int = 0
+    calling: str = ""
+    calling_since: float = 0.0
 
     @property
     def revision(self) -> int:
@@ -114,6 +121,7 @@ class SlotTable:
         self._identity = (0, 0, 0, 0)
         self._recorded: tuple[Position, tuple[RefusedValue, ...]] = (NOWHERE, ())
         self._expected_workers = 0
+        self._calling: tuple[str, int] = ("", 0)
 
     def move(self, words: memoryview[int], path: Path | None) -> None:
         """Use the slots in *words*, none of which is this process's yet.
@@ -128,7 +136,7 @@ class SlotTable:
         """Set what this process is; :meth:`claim` lists it."""
         if self._pid != os.getpid():
             self._mine = None  # a parent's, and so is what was recorded
-            self._recorded, self._expected_workers = (NOWHERE, ()), 0
+            self._recorded, self._expected_workers, self._calling = (NOWHERE, ()), 0, ("", 0)
         self._pid = os.getpid()
         self._identity = (ROLES.index(role), worker, master, int(follows))
 
@@ -150,6 +158,7 @@ class SlotTable:
         for word, value in enumerate(self._identity, start + _ROLE):
             self._words[word] = value
         self._words[start + _EXPECTED] = self._expected_workers
+        self._write_callback(start)
         self._words[start + _PID] = self._pid  # last: it makes the slot one
         self._mine = start
         self.record(*self._recorded)
@@ -197,6 +206,19 @@ class SlotTable:
         start = self._own()
         if start is not None:
             self._words[start + _EXPECTED] = count
+
+    def record_callback(self, what: str) -> None:
+        """Record the callback that runs in this process from now on, ``""`` for none."""
+        self._calling = what, time.time_ns() if what else 0
+        start = self._own()
+        if start is not None:
+            self._write_callback(start)
+
+    def _write_callback(self, start: int) -> None:
+        what, since_ns = self._calling
+        self._words[start + _CALLING_SINCE_NS] = 0
+        self._write_text(start + _CALLING, what, _CALLING_BYTES)
+        self._words[start + _CALLING_SINCE_NS] = since_ns
 
     def release(self) -> None:
         """Give this process's slot back, and list it no more."""
@@ -248,6 +270,10 @@ class SlotTable:
             refused_count=word[_REFUSED_COUNT],
             refused=self._refused(start, word) if word[_REFUSED_COUNT] else None,
             expected_workers=word[_EXPECTED],
+            calling=self._read_text(start + _CALLING, word[_CALLING_LENGTH], _CALLING_BYTES)
+            if word[_CALLING_SINCE_NS]
+            else "",
+            calling_since=word[_CALLING_SINCE_NS] / 1e9,
         )
 
     def _refused(self, start: int, word: list[int]) -> RefusedValue:

@@ -36,21 +36,19 @@ class Candidate:
         listen: Listen,
         catch_up: Callable[[], None],
         *,
-        keep_up: Callable[[], None] | None = None,
         master_pid: int = 0,
     ) -> None:
         """Stand for nothing yet.
 
         :param listen: listens until it is stopped
         :param catch_up: makes this process serve what the host snapshot holds
-        :param keep_up: does so where that has moved; ``None`` where uWSGI's signal wakes this
-            process
-        :param master_pid: of the uWSGI instance of which one process listens, 0 for the host
+        :param master_pid: of the uWSGI instance of which one process listens, and wakes the others
+            by uWSGI's signal; 0 for the host, whose listener wakes this process
         """
         self._host = host
         self._listen = listen
         self._catch_up = catch_up
-        self._keep_up = keep_up
+        self._is_signalled = bool(master_pid)
         self._election = Election(host, master_pid)
         self._follower = Follower(host)
         self._connect_again = Backoff(CONNECT_AGAIN_SECONDS, STANDBY_SECONDS)
@@ -77,10 +75,10 @@ class Candidate:
         if self._election.win():
             self._follower.close()
             self._lead(stop, on_turn)
-        elif self._keep_up is None:
+        elif self._is_signalled:
             stop.wait(STANDBY_SECONDS)
         else:
-            self._follow(self._keep_up, stop)
+            self._follow(stop)
 
     def _lead(self, stop: StopEvent, on_turn: Callable[[], None]) -> None:
         logger.info("waffle: process %d listens.", os.getpid())
@@ -96,7 +94,7 @@ class Candidate:
             on_turn()
 
         try:
-            if self._keep_up is not None:
+            if not self._is_signalled:
                 waker.open()
             self._listen(moved, _Term(stop, self._election), turned)
         finally:
@@ -104,15 +102,15 @@ class Candidate:
             waker.close()
         stop.wait(CONNECT_AGAIN_SECONDS)  # where it was ended at once, so will the next one be
 
-    def _follow(self, keep_up: Callable[[], None], stop: StopEvent) -> None:
+    def _follow(self, stop: StopEvent) -> None:
         if self._follower.is_connected:
             self._follower.wait(STANDBY_SECONDS)
-            keep_up()
+            self._catch_up()
         elif self._follower.connect():
             self._connect_again.reset()
         else:
             stop.wait(self._connect_again.next_seconds())
-            keep_up()
+            self._catch_up()
 
 
 class _Term:

@@ -16,6 +16,8 @@ from uwsgi_waffle.process.state import State
 from uwsgi_waffle.server import ini, traps
 from uwsgi_waffle.server.traps import Finding
 
+from .status import slow_callbacks
+
 __all__ = ["ini_file", "options", "processes", "running", "snapshot"]
 
 # -- the host snapshot --------------------------------------------------------------------------
@@ -151,6 +153,14 @@ def processes(state: State, host: HostStatus) -> Iterator[Finding]:
                 "Its next request sees the revision. If it hangs, end it; uWSGI's `harakiri` does "
                 "so by itself.",
             )
+    for slow in slow_callbacks(host):
+        yield Finding(
+            "callback-slow",
+            f"A callback, {slow.what}, {slow.describe()}",
+            f"If it is not to take that long: `py-spy dump --pid {slow.pids[0]}` shows what it "
+            "does, and a reload ends it.",
+            is_wrong=False,
+        )
 
 
 def _no_listener(state: State) -> Finding:
@@ -160,8 +170,9 @@ def _no_listener(state: State) -> Finding:
         "no-listener",
         "No listener runs on this host: each request asks SQL, at most once in "
         f"{state.config.poll_seconds:g} s.",
-        f"{fix}Under uWSGI add `shared-import = uwsgi_waffle.boot` and `mule = waffle`; or run "
-        "`flask waffle listen`. The server's log names the reason when it starts.",
+        f"{fix}Under uWSGI add `shared-import = uwsgi_waffle.boot` and `mule = waffle` (without a "
+        "mule, uWSGI before 2.0.27 needs `enable-threads = true`); or run `flask waffle listen`. "
+        "The server's log names the reason when it starts.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,13 +11,26 @@ from uwsgi_waffle.bus.client import BusUnavailable
 from uwsgi_waffle.bus.fleet import Fleet, HostStatus
 from uwsgi_waffle.bus.reports import Reported
 from uwsgi_waffle.errors import StoreUnavailable
+from uwsgi_waffle.host.processes import ProcessSlot
 from uwsgi_waffle.listen.reconcile import problem_of_order
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.values.position import Position
 
 from .convergence import known_hosts, own_host, with_registered_hosts
 
-__all__ = ["ProcessStatus", "Status", "collect", "describe_undeclared"]
+__all__ = [
+    "ProcessStatus",
+    "SlowCallback",
+    "Status",
+    "collect",
+    "describe_undeclared",
+    "slow_callbacks",
+]
+
+#: Seconds after which a callback that runs is worth a look.
+SLOW_CALLBACK_SECONDS = 5.0
+#: Most processes that a problem names.
+_MOST_NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +92,51 @@ class Status:
         return Fleet(self.position, self.hosts, unknown=self.unknown)
 
 
+@dataclass(frozen=True, slots=True)
+class SlowCallback:
+    """A callback that has been running for long.
+
+    :ivar what: ``on_change('NAME')``, or ``a receiver of settings_changed``
+    :ivar pids: the processes that it runs in
+    :ivar seconds: for how long in one of them, at most
+    """
+
+    what: str
+    pids: tuple[int, ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        """Return what runs, without its name, which may be that of a setting not to be shown."""
+        return f"A callback {self.describe()}"
+
+    def describe(self) -> str:
+        """Return how long it has been running, where, and what that means."""
+        named = ", ".join(map(str, self.pids[:_MOST_NAMED]))
+        more = len(self.pids) - _MOST_NAMED
+        named += f" and {more} more" if more > 0 else ""
+        return (
+            f"has been running for {self.seconds:.0f} s in pid {named}. There, callbacks of later "
+            "changes wait for it; requests do not."
+        )
+
+
+def slow_callbacks(host: HostStatus) -> list[SlowCallback]:
+    """Return the callbacks that have been running for long on this host, by its clock."""
+    now = time.time()
+    slow: dict[str, list[ProcessSlot]] = {}
+    for process in host.processes:
+        if process.calling and now - process.calling_since >= SLOW_CALLBACK_SECONDS:
+            slow.setdefault(process.calling, []).append(process)
+    return [
+        SlowCallback(
+            what,
+            tuple(process.pid for process in found),
+            now - min(process.calling_since for process in found),
+        )
+        for what, found in slow.items()
+    ]
+
+
 def collect(state: State) -> Status:
     """Return the present status; asks SQL and Redis once each, and names which does not answer."""
     problems: list[str] = []
@@ -127,6 +186,7 @@ def _problems(state: State, host: HostStatus, position: Position | None) -> Iter
     yield from map(str, current.problems)
     if current.undeclared:
         yield describe_undeclared(current.undeclared)
+    yield from map(str, slow_callbacks(host))
     if position is not None:
         behind = problem_of_order(position, host.position)
         if behind is not None:

@@ -88,8 +88,7 @@ class _Question:
     def __init__(self, question: Callable[[], object]) -> None:
         self._question = question
         self._is_late = False
-        self._asked_at = time.monotonic()
-        self._answered = concurrency.run_beside(self._ask, "waffle-asker")
+        self._task = concurrency.run_beside(self._ask, "waffle-asker")
 
     def _ask(self) -> None:
         """Ask, and log unexpected errors."""
@@ -102,12 +101,12 @@ class _Question:
 
     def wait(self, seconds: float) -> None:
         """Wait for the answer; one that comes later is late."""
-        self._is_late = not self._answered.wait(seconds)
+        self._is_late = not self._task.wait(seconds)
 
     def is_answered(self, patience_seconds: float) -> bool:
         """Return whether there is an answer; a late one is not waited for again."""
-        return bool(self._answered.wait(0 if self._is_late else patience_seconds))
+        return self._task.wait(0 if self._is_late else patience_seconds)
 
     def age_seconds(self) -> float:
         """Return how many seconds ago it was asked."""
-        return time.monotonic() - self._asked_at
+        return self._task.age_seconds()

@@ -1,4 +1,8 @@
-"""What an application does when settings change: ``on_change`` and ``settings_changed``."""
+"""What an application does when settings change: ``on_change`` and ``settings_changed``.
+
+A callback is the application's, and may do anything: take long, raise what it likes, change a
+setting, never return. So callbacks run beside everything else.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,13 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextvars import Context
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blinker import NamedSignal, Namespace
+
+from uwsgi_waffle.server import concurrency
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -28,6 +34,12 @@ settings_changed: NamedSignal = Namespace().signal("settings-changed")
 Changes = Mapping[str, tuple[Any, Any]]
 #: Called with the old and the new value, with the new one, or with nothing, as it takes.
 ChangeHandler = Callable[..., object]
+#: Given the callback that begins, ``""`` when they have ended.
+RecordCallback = Callable[[str], None]
+
+#: Seconds that a request waits for callbacks, which usually take no time; counted from where they
+#: began, so that a slow one is waited for once.
+PATIENCE_SECONDS = 0.5
 
 _MOST_ARGUMENTS = 2
 
@@ -51,16 +63,23 @@ class Callbacks:
         """The settings that functions are registered for."""
         return frozenset(name for name, _, _ in self.handlers)
 
-    def run(self, app: Flask, changes: Changes, revision: int) -> None:
+    def run(self, app: Flask, changes: Changes, revision: int, record: RecordCallback) -> None:
         """Call the functions concerned, in an application context; an error stops none of them."""
         with app.app_context():
             for name, handler, arity in self.handlers:
                 if name in changes:
+                    what = f"on_change({name!r})"
+                    record(what)
                     old_and_new = changes[name]
-                    _call(handler, old_and_new[_MOST_ARGUMENTS - arity :], name, revision)
+                    _call(handler, old_and_new[_MOST_ARGUMENTS - arity :], what, revision)
             for receiver in settings_changed.receivers_for(app):
+                what = "a receiver of settings_changed"
+                record(what)
                 _call(
-                    lambda r=receiver: r(app, changes=changes, revision=revision), (), "", revision
+                    lambda r=receiver: r(app, changes=changes, revision=revision),
+                    (),
+                    what,
+                    revision,
                 )
 
 
@@ -70,70 +89,134 @@ class _Event:
     revision: int
 
 
+#: The queue whose callback the code at hand is.
+_calling: ContextVar[ChangeQueue | None] = ContextVar("waffle_calling", default=None)
+
+
 class ChangeQueue:
     """Runs callbacks in the order of revisions, whichever threads the changes arrive in.
 
-    No lock that others wait for is held while a callback runs: it may take long, change a setting
-    itself, or, under gevent, let other greenlets run. One thread at a time runs callbacks, those
-    too that other threads add meanwhile, until none is left.
+    They run one after another in a thread, or greenlet, that exists only while there are changes to
+    call back for: so neither the request nor the listener that brings a change depends on them.
     """
 
-    def __init__(self, app: Flask, callbacks: Callbacks) -> None:
+    def __init__(self, app: Flask, callbacks: Callbacks, record: RecordCallback) -> None:
+        """Run nothing yet.
+
+        :param record: shows other processes which callback runs
+        """
         self._app = app
         self._callbacks = callbacks
-        #: Those registered with ``on_change``: without one, and without a receiver of the signal,
-        #: there is no need to put a change.
-        self.handlers = callbacks.handlers
+        self._record = record
         #: Changes whose functions have yet to be called, oldest first.
         self.events: deque[_Event] = deque()
-        self._busy = threading.Lock()
+        #: The change whose functions are being called.
+        self._current: _Event | None = None
+        #: What calls them; ``None`` where there is nothing to call back for.
+        self._task: concurrency.Task | None = None
+        self._lock = threading.Lock()
 
     def after_fork(self) -> None:
-        """Forget what a thread of the parent was about to run; the child starts anew."""
-        self.events.clear()
-        self._busy = threading.Lock()
+        """Call back anew for what the parent has begun: its thread is not in this process.
+
+        Not where a callback has forked, which goes on here.
+        """
+        self._lock = threading.Lock()
+        self._task = None
+        if _calling.get() is self:
+            _calling.set(None)
+        elif self._current is not None:
+            self.events.appendleft(self._current)
+        self._current = None
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there may be a function to call."""
+        return bool(self._callbacks.handlers or settings_changed.receivers)
 
     def put(self, changes: Changes, revision: int) -> None:
         """Add a change; changes are put in the order of their revisions."""
         self.events.append(_Event(changes, revision))
 
-    def _run(self, event: _Event) -> None:
+    def start(self) -> None:
+        """Have callbacks run for what was put, unless they run already.
+
+        They have run when this returns where a thread would not run on, or must not be started.
+        """
+        with self._lock:
+            if self._task is not None or not self.events:
+                return
+            self._task = task = concurrency.Task(lambda: self._drain(task), "waffle-callbacks")
+        if concurrency.threads_run_while_idle():
+            task.start()
+        else:
+            task.run()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether callbacks run that requests still wait for."""
+        task = self._task
+        return task is not None and task.age_seconds() < PATIENCE_SECONDS
+
+    def wait(self) -> None:
+        """Wait for the callbacks that run, for what is left of their time; not within one."""
+        task = self._task
+        if task is not None and _calling.get() is None:
+            task.wait(max(0.0, PATIENCE_SECONDS - task.age_seconds()))
+
+    def _drain(self, task: concurrency.Task) -> None:
+        """Call back for each change until none is left."""
         try:
-            self._callbacks.run(self._app, event.changes, event.revision)
-        except KeyboardInterrupt:
+            while (event := self._next(task)) is not None:
+                # A context of its own: a callback sees the new settings, not the snapshot of a
+                # request that happens to be the one that changes them, or what a test overrides.
+                Context().run(self._run, event)
+        except BaseException:  # Ctrl-C; what is left is called by the next start
+            self._task = None
             raise
-        except BaseException:
+
+    def _next(self, task: concurrency.Task) -> _Event | None:
+        """Return the next change; where there is none, *task* has ended."""
+        with self._lock:
+            if self._task is not task:  # a callback has forked, and this is the child
+                return None
+            if not self.events:
+                self._current = self._task = None
+                return None
+            # In this order: a fork in between has the child called twice rather than not at all.
+            self._current = self.events[0]
+            return self.events.popleft()
+
+    def _run(self, event: _Event) -> None:
+        _calling.set(self)
+        try:
+            self._callbacks.run(self._app, event.changes, event.revision, self._record)
+        except BaseException as error:
+            if _is_ctrl_c(error):
+                raise
             # Not a callback, whose errors `_call` logs, but a teardown function of the context.
             logger.exception("waffle: the callbacks of revision %d were cut short.", event.revision)
-
-    def drain(self) -> None:
-        """Run what is due, unless another thread is running it."""
-        while self.events and self._busy.acquire(blocking=False):
-            try:
-                while self.events:
-                    event = self.events.popleft()
-                    # A context of its own: a callback sees the new settings, not the snapshot of
-                    # a request that happens to be the one that changes them, or what a test
-                    # overrides.
-                    Context().run(self._run, event)
-            finally:
-                self._busy.release()
+        finally:
+            self._record("")
 
 
-def _call(handler: ChangeHandler, arguments: tuple[Any, ...], name: str, revision: int) -> None:
+def _call(handler: ChangeHandler, arguments: tuple[Any, ...], what: str, revision: int) -> None:
     try:
         handler(*arguments)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        # Such as SystemExit, which would end a uWSGI worker, or gevent.Timeout, which would end
-        # the listener.
-        what = f"on_change({name!r})" if name else "a receiver of settings_changed"
+    except BaseException as error:
+        # Such as SystemExit, which would end a uWSGI worker, or gevent.Timeout.
+        if _is_ctrl_c(error):
+            raise
         logger.exception(
             "waffle: %s failed at revision %d. The new values are served nevertheless.",
             what,
             revision,
         )
+
+
+def _is_ctrl_c(error: BaseException) -> bool:
+    """Return whether an error may be Ctrl-C, which is meant for the program and not a callback."""
+    return isinstance(error, KeyboardInterrupt) and concurrency.ctrl_c_is_raised_here()
 
 
 def _arity(handler: ChangeHandler) -> int:

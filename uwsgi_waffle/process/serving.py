@@ -1,7 +1,7 @@
 """What this process serves, and how it follows the host snapshot.
 
 The path of a change ends here: request start, signal or listener → :meth:`Serving.catch_up` →
-decode, validate, swap one reference, run the callbacks.
+decode, validate, swap one reference, start the callbacks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from uwsgi_waffle.server import forks
 from uwsgi_waffle.values.snapshot import Record, Snapshot, build
 
 from .asking import Asker
-from .callbacks import ChangeQueue, settings_changed
+from .callbacks import ChangeQueue
 from .parts import Parts
 
 __all__ = ["Serving"]
@@ -95,7 +95,7 @@ class Serving:
                 return  # only `current` is safe until then
         if time.monotonic() > self.check_at[0]:
             self._check_listener()
-        self.keep_up()
+        self.follow()
 
     def _is_adopted_soon(self) -> bool:
         """Wait while another thread adopts this process, and return whether that is done."""
@@ -123,30 +123,33 @@ class Serving:
 
     def _check_in(self, seconds: float) -> None:
         self.check_at[0] = max(LONG_AGO, time.monotonic() + seconds)
+        if self._queue.is_awaited:  # second: they may have begun meanwhile
+            self.expect_check()
 
     def wake(self) -> None:
-        """Follow the host snapshot because of a signal; also in a process not adopted yet."""
+        """Catch up because of a signal; also in a process not adopted yet."""
         if not self.check_at[0]:
             self._adopt()
         self.catch_up()
 
-    def keep_up(self) -> None:
-        """Follow the host snapshot if it has moved."""
-        if self._host.sequence != self.seen_sequence:
-            self.catch_up()
+    def follow(self) -> None:
+        """Catch up, and wait for the callbacks of what is served, half a second at most."""
+        self.catch_up()
+        self._wait_for_callbacks()
 
     def catch_up(self) -> None:
-        """Serve what the host snapshot holds, and run the callbacks of what changed by it."""
-        while True:
+        """Serve what the host snapshot holds, if it has moved, and start the callbacks.
+
+        It waits for no callback, so that the next change does not either.
+        """
+        while self._host.words[SEQUENCE_WORD] != self.seen_sequence:
             found = self._host.read() or self._read_sql()
             if found is None:
                 return
             sequence, record = found
-            self._follow(record)
+            self._take(record)
             self.seen_sequence = sequence
             # Another process may have moved the host snapshot while this one decoded.
-            if self._host.sequence == sequence:
-                return
 
     def _read_sql(self) -> tuple[int, Record] | None:
         """Return what SQL holds, where the host snapshot is empty or damaged."""
@@ -157,15 +160,29 @@ class Serving:
             return None
         return self._host.read() or (sequence, record)
 
-    def _follow(self, record: Record) -> None:
-        """Serve a record that this host has moved to, and run the callbacks.
+    def _take(self, record: Record) -> None:
+        """Serve a record that this host has moved to, and start the callbacks.
 
         That is also the empty one of a database which was emptied, where the host accepted it.
         """
         served = self.current.position
         if record.position.supersedes(served) or (not record.position.exists and served.exists):
             self.swap(build(self._declaration, self._cipher, record, self.current))
-        self._queue.drain()
+        if self._queue.is_needed:
+            self.start_callbacks()
+
+    def start_callbacks(self) -> None:
+        """Have callbacks run that are due, and each request wait for them while it is to."""
+        self._queue.start()
+        if self._queue.is_awaited and self.check_at[0]:
+            self.expect_check()
+
+    def _wait_for_callbacks(self) -> None:
+        if self._queue.is_needed:
+            with self._lock:
+                pass  # a swap under way in another thread has put its change by now
+            self._queue.start()
+            self._queue.wait()
 
     def serve(self, snapshot: Snapshot, sequence: int | None) -> None:
         """Serve a snapshot that this process has just committed, and run the callbacks.
@@ -173,16 +190,16 @@ class Serving:
         :param sequence: its number in the host snapshot, ``None`` where that did not accept it
         """
         if sequence is not None and self.swap(snapshot):
+            self.start_callbacks()
             self.seen_sequence = sequence
-            if self._queue.events:
-                self._queue.drain()
+            self._wait_for_callbacks()
         else:
-            self.catch_up()
+            self.follow()
 
     def apply(self, record: Record) -> None:
         """Serve a record that was read from SQL, if this host accepts it."""
         self._host.publish(record)
-        self.catch_up()
+        self.follow()
 
     def swap(self, snapshot: Snapshot) -> bool:
         """Serve *snapshot* unless a later one is served, and return whether it is served now."""
@@ -210,7 +227,7 @@ class Serving:
             if old.values[name] != value
         }
         # The application's callbacks must not delay a process that only listens.
-        if changes and self.runs_callbacks and (self._queue.handlers or settings_changed.receivers):
+        if changes and self.runs_callbacks and self._queue.is_needed:
             self._queue.put(changes, new.position.revision)
         for problem in new.problems:
             if problem not in old.problems:

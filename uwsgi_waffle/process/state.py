@@ -73,7 +73,7 @@ class State(Parts):
         self.place: placement.Place | None = None
         self.environment: concurrency.Environment | None = None
         self._asker = Asker(self.host, self.reconciler, config.poll_seconds)
-        self._queue = ChangeQueue(app, common.callbacks)
+        self._queue = ChangeQueue(app, common.callbacks, self.host.slots.record_callback)
         self._pid = os.getpid()
         self._claims: dict[int, object] = {}
         self._was_uwsgi_process = False
@@ -169,9 +169,10 @@ class State(Parts):
         self.place = placement.Place.NOWHERE if is_child else placement.decide(self.config)
         self._register(follows=placement.follows(self.place), is_child=is_child)
         self.environment = self._start_listener(self.place)
-        # A respawned worker has inherited what the master served first.
-        if self.host.sequence != self.serving.seen_sequence:
-            self.serving.catch_up()
+        # A respawned worker has inherited what the master served first: the values that its memory
+        # was made with, so its callbacks are given those as the old ones.
+        self.serving.catch_up()
+        self.serving.start_callbacks()
 
     def _start_listener(self, place: placement.Place) -> concurrency.Environment | None:
         if place not in (placement.Place.WORKER, placement.Place.OWN):
@@ -182,7 +183,6 @@ class State(Parts):
             self.host,
             self.loop.run,
             _weak(self.serving.catch_up),
-            keep_up=None if is_signalled else _weak(self.serving.keep_up),
             master_pid=server.master_pid() if server is not None and is_signalled else 0,
         )
         environment = placement.start(self.config, candidate)
@@ -211,7 +211,7 @@ class State(Parts):
         """Drop what must not cross a fork; nothing of it is closed, as it is the parent's.
 
         Not in the process that made it: the first request there, too, finds it not adopted, and
-        may come from a callback while the queue is being drained.
+        may come from a callback.
         """
         if self._pid == os.getpid():
             return
@@ -254,7 +254,7 @@ class State(Parts):
         """
         before = self.serving.current
         self.reconciler.reconcile()
-        self.serving.catch_up()
+        self.serving.follow()
         return self.serving.current is not before
 
     def override(self, values: Mapping[str, object]) -> Override:

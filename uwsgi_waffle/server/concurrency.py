@@ -7,9 +7,12 @@ worker's loop starts, long after the application was loaded.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -23,8 +26,10 @@ __all__ = [
     "Environment",
     "GreenletEnvironment",
     "StopEvent",
+    "Task",
     "ThreadEnvironment",
     "choose_environment",
+    "ctrl_c_is_raised_here",
     "is_about_to_fork",
     "is_gevent_loaded",
     "patch_all",
@@ -33,6 +38,7 @@ __all__ = [
     "sockets_are_cooperative",
     "spawn",
     "stop_event",
+    "threads_run_while_idle",
 ]
 
 
@@ -157,31 +163,76 @@ def is_about_to_fork() -> bool:
     return server is not None and server.role() in (Role.MASTER, Role.ALONE)
 
 
-def run_beside(target: Callable[[], None], name: str) -> StopEvent:
-    """Run *target* beside the caller, and return an event that is set once it has ended.
+def threads_run_while_idle() -> bool:
+    """Return whether threads run on while this process waits for requests.
 
-    It has a greenlet or a daemon thread of its own. Where neither may be started, or can be (no
-    more threads are allowed, or the interpreter ends), it has run when this returns.
+    uWSGI before 2.0.27 keeps the interpreter's lock then, unless it was started with threads.
     """
-    in_greenlet = sockets_are_cooperative()
-    ended = stop_event() if in_greenlet else threading.Event()
+    server = _uwsgi.server
+    return server is None or server.runs_threads
 
-    def run() -> None:
+
+def ctrl_c_is_raised_here() -> bool:
+    """Return whether Ctrl-C raises KeyboardInterrupt in this thread: the main one, if at all.
+
+    A server handles SIGINT by itself, and uWSGI without Python knowing of it.
+    """
+    is_main = threading.get_native_id() == os.getpid()  # greenlets are not told from threads else
+    handler = signal.getsignal(signal.SIGINT)
+    return is_main and handler is signal.default_int_handler and _uwsgi.server is None
+
+
+class Task:
+    """Work that is done once beside the caller, in a greenlet or a daemon thread of its own."""
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        """Do nothing yet.
+
+        :param name: that of the thread
+        """
+        self._work = work
+        self._name = name
+        self._in_greenlet = sockets_are_cooperative()
+        self._ended: Any = stop_event() if self._in_greenlet else threading.Event()
+        self._made_at = time.monotonic()
+
+    def start(self) -> None:
+        """Do the work beside the caller.
+
+        Where neither greenlet nor thread may be started, or can be (no more threads are allowed, or
+        the interpreter ends), it has been done when this returns.
+        """
+        if is_about_to_fork():
+            self.run()
+        elif self._in_greenlet:
+            spawn(self.run)
+        else:
+            try:
+                threading.Thread(target=self.run, name=self._name, daemon=True).start()
+            except RuntimeError:
+                self.run()
+
+    def run(self) -> None:
+        """Do the work here."""
         try:
-            target()
+            self._work()
         finally:
-            ended.set()
+            self._ended.set()
 
-    if is_about_to_fork():
-        run()
-    elif in_greenlet:
-        spawn(run)
-    else:
-        try:
-            threading.Thread(target=run, name=name, daemon=True).start()
-        except RuntimeError:
-            run()
-    return ended
+    def wait(self, seconds: float) -> bool:
+        """Wait until the work is done, at most *seconds*; return whether it is."""
+        return bool(self._ended.wait(seconds))
+
+    def age_seconds(self) -> float:
+        """Return how many seconds ago the task was made."""
+        return time.monotonic() - self._made_at
+
+
+def run_beside(work: Callable[[], None], name: str) -> Task:
+    """Start *work* beside the caller, see :meth:`Task.start`."""
+    task = Task(work, name)
+    task.start()
+    return task
 
 
 def is_gevent_loaded() -> bool:

@@ -63,10 +63,10 @@ def find(server: _uwsgi.Server) -> Iterator[Finding]:
             "'.py' files.",
             "Write `mule = waffle`.",
         )
-    yield from _find_late(server)
+    yield from _find_late(server, has_mule=has_mule)
 
 
-def _find_late(server: _uwsgi.Server) -> Iterator[Finding]:
+def _find_late(server: _uwsgi.Server, *, has_mule: bool) -> Iterator[Finding]:
     """Yield what only makes idle workers see changes later."""
     if server.enabled("thunder-lock") and (server.number("threads") or 0) > 1:
         yield Finding(
@@ -75,7 +75,8 @@ def _find_late(server: _uwsgi.Server) -> Iterator[Finding]:
             "may run late there. Requests still see each change at once.",
             "Remove thunder-lock, which one listening process does not need.",
         )
-    if not server.runs_threads and server.version < (2, 0, 27):
+    # With a mule no worker is to listen.
+    if not server.runs_threads and server.version < (2, 0, 27) and not has_mule:
         yield Finding(
             "no-threads",
             "This uWSGI runs Python threads only while a request runs, so a worker cannot listen.",
