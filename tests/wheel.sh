@@ -15,13 +15,18 @@ tar --extract --gzip --file "$directory"/dist/*.tar.gz --directory "$directory/s
 for named in Makefile docker-compose.yml CONTRIBUTING.md SECURITY.md docs tests uwsgi_configs .ci; do
     test -e "$directory/source/$named" || { echo "not in the source distribution: $named"; exit 1; }
 done
+wheel=$(echo "$directory"/dist/*.whl)
+diff <(cd "$directory/source" && find uwsgi_waffle -type f | sort) \
+    <("${1:-python3}" -m zipfile --list "$wheel" | grep --only-matching '^uwsgi_waffle/[^ ]*' | sort) \
+    || { echo "< not in the wheel, > only there"; exit 1; }
 rm -r "$directory/source/uwsgi_waffle"
 
 "${1:-python3}" -m venv "$directory/venv"
 python=$directory/venv/bin/python
 "$python" -m pip install --quiet --upgrade 'pip>=25.1'
-wheel=$(echo "$directory"/dist/*.whl)
 cd "$directory/source"
 "$python" -m pip install --quiet "$wheel[admin,encryption,gevent,mysql,postgresql]" --group core-test
 "$python" -c 'import uwsgi_waffle; assert "site-packages" in uwsgi_waffle.__file__'
-"$python" -m pytest --numprocesses 4 --dist loadfile -p no:cacheprovider tests/values tests/process
+# What a package that is installed finds in other places: its data, its commands, its plugin.
+"$python" -m pytest --numprocesses 4 --dist loadfile -p no:cacheprovider \
+    tests/values/test_settings.py tests/cli/test_program.py tests/test_plugin.py
