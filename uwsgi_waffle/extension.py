@@ -240,7 +240,8 @@ class WaffleConf(Generic[S]):
 
         It is called with the old and the new value, with the new one, or with nothing, by how many
         arguments it has; once for each of the *names* that changed; within an application context.
-        What it raises is logged.
+        It runs beside the requests: :meth:`update`, and a request that sees the change, wait for
+        half a second at most. What it raises is logged.
 
         :raises UnknownSetting: a name is not declared
         """

@@ -88,3 +88,27 @@ def test_a_listener_does_not_delay_a_graceful_shutdown(gunicorn: Gunicorn) -> No
     assert gunicorn.process.pids() == []
     assert "Traceback" not in gunicorn.log()
     assert "SIGKILL" not in gunicorn.log()
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+def test_callbacks_that_do_not_return_hold_up_nothing(
+    worker_class: str, shared_redis: RedisServer
+) -> None:
+    """Neither changes, nor the listener, nor the end."""
+    channel = f"stuck-{worker_class}"
+    environment = {
+        "WAFFLE_REDIS_URL": shared_redis.url,
+        "WAFFLE_REDIS_CHANNEL": channel,
+        "WAFFLE_POLL_SECONDS": str(NEVER_SECONDS),
+        "TEST_CALLBACK_SECONDS": "3600",
+    }
+    with Gunicorn(environment, worker_class=worker_class, preload=True, workers=2) as server:
+        workers = {answer["pid"] for answer in server.read_from_each()}
+        for value in range(1, 6):
+            done = server.update({"S000": value})
+            assert {answer["revision"] for answer in server.read_from_each()} == {done["revision"]}
+        assert (server.called_back(1), server.called_back(2)) == (workers, set())
+        assert shared_redis.subscribers(channel) == 1
+        server.process.send(signal.SIGTERM)
+        wait_until(lambda: not server.process.running, PROMPT_SECONDS, "gunicorn ended")
+        assert "SIGKILL" not in server.log()

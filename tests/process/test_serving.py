@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from tests.conftest import Apps, state_of
 from tests.host.test_locks import held_by_another
+from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.host.files import LOCK_SECONDS
 from uwsgi_waffle.process.serving import Serving
 from uwsgi_waffle.values.position import NOWHERE, Position
@@ -92,6 +94,32 @@ def test_a_child_forked_while_a_thread_swapped_can_swap(serving: Serving) -> Non
     serving.after_fork()
     assert serving.current.position != NOWHERE
     assert serving.swap(snapshot_at(serving, serving.current.position.next()))
+
+
+def test_a_handler_of_the_log_may_read_settings_while_a_process_swaps(apps: Apps) -> None:
+    """Such as one that writes the name of the site into each line."""
+    confs = {"SIZE": {"default": 1}, "NAME": {"default": "Waffle"}}
+    _, writer = apps(WAFFLE_CONFS=confs)
+    app, waffle = apps(WAFFLE_CONFS={**confs, "SIZE": {"default": 1, "le": 5}})
+    waffle.on_change("NAME")(lambda: None)
+    assert waffle.settings.SIZE == 1
+    lines: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(f"{waffle.settings.NAME}: {record.getMessage()}")
+
+    handler, logger = Handler(), logging.getLogger("uwsgi_waffle")
+    logger.addHandler(handler)
+    try:
+        writer.update({"SIZE": 9, "NAME": "New"})
+        swapping = threading.Thread(target=state_of(app).serving.catch_up, daemon=True)
+        swapping.start()
+        swapping.join(SOON_SECONDS)
+        assert not swapping.is_alive()
+    finally:
+        logger.removeHandler(handler)
+    assert any(line.startswith("New: ") and "SIZE" in line for line in lines)
 
 
 def test_requests_see_each_change_at_once_while_a_stopped_process_holds_the_lock(

@@ -172,7 +172,7 @@ class ChangeQueue:
                 # request that happens to be the one that changes them, or what a test overrides.
                 Context().run(self._run, event)
         except BaseException:  # Ctrl-C; what is left is called by the next start
-            self._task = None
+            self._current = self._task = None
             raise
 
     def _next(self, task: concurrency.Task) -> _Event | None:

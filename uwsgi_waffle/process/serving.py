@@ -58,7 +58,7 @@ class Serving:
         self._asker = asker
         self._queue = queue
         self._adopt = adopt
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a handler of the log may read settings during a swap
         self.check_at = forks.make_own_number()
         self.runs_callbacks = True
         found = parts.host.read()
@@ -70,7 +70,7 @@ class Serving:
 
     def after_fork(self) -> None:
         """Replace a lock that another thread may have held at the fork."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def fresh(self) -> Snapshot:
         """Return what this process serves, after checking whether the host snapshot has moved.
