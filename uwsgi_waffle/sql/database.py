@@ -36,12 +36,12 @@ from .limits import (
     READ_SECONDS,
     SETTLE_SECONDS,
     WRITE_SECONDS,
-    cut_off,
     limit_transaction,
 )
 from .locks import one_at_a_time
 from .schema import NAMESPACE
 from .tables import create_missing, missing_tables
+from .watchdog import Watchdog
 
 __all__ = ["Database"]
 
@@ -72,6 +72,7 @@ class Database:
         self._uri = uri
         #: Of SQLite's file.
         self._path: Path | None = None
+        self._watchdog = Watchdog()
         self._engine: sa.Engine | None = self._make_engine()
         self._pid = os.getpid()
 
@@ -100,10 +101,7 @@ class Database:
         return self._engine
 
     def limits(self, connection: sa.Connection) -> list[sa.ColumnElement[bool]]:
-        """Return conditions, always true, by which a first statement limits a transaction's waits.
-
-        Not those of a transaction of the caller's, which has limits of its own.
-        """
+        """Return conditions, always true, by which a first statement limits our own transaction."""
         is_ours = connection.engine is self._engine
         return limit_transaction(connection.dialect.name) if is_ours else []
 
@@ -114,17 +112,20 @@ class Database:
             if self._engine is not None:
                 self._engine.dispose(close=False)
             self._engine = None
+            self._watchdog = Watchdog()  # its lock may have been held at the fork
 
     def before_fork(self) -> None:
-        """Give up connections that the child may neither use nor close, which are SQLite's.
+        """End an idle thread, and give up connections that the child must not close: SQLite's.
 
         https://sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_
         """
+        self._watchdog.stop()
         if self._path is not None:
             self.close()
 
     def close(self) -> None:
         """Close the held connection, unless it is in use; the next use makes a new one."""
+        self._watchdog.stop()
         if self._engine is not None:
             self._engine.dispose()
 
@@ -141,7 +142,7 @@ class Database:
             connection = engine.connect()
             line = connection.connection.driver_connection
             # The limit holds for the rollback, too, with which a connection is given back.
-            with cut_off(line, until - time.monotonic()), connection:
+            with self._watchdog.cut_off(line, until - time.monotonic()), connection:
                 try:
                     yield connection
                 except exc.SQLAlchemyError as error:

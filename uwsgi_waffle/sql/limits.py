@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,7 +17,6 @@ __all__ = [
     "READ_SECONDS",
     "SETTLE_SECONDS",
     "WRITE_SECONDS",
-    "cut_off",
     "limit_session",
     "limit_transaction",
 ]
@@ -74,47 +68,3 @@ def limit_session(dialect: str, driver_connection: Any) -> None:
 def limit_transaction(dialect: str) -> list[sa.ColumnElement[bool]]:
     """Return conditions, always true, by which a transaction's first statement limits it."""
     return [_POSTGRESQL] if dialect == "postgresql" else []  # type: ignore[list-item]  # WHERE takes text
-
-
-@contextmanager
-def cut_off(driver_connection: Any, seconds: float) -> Iterator[None]:
-    """Cut a connection that is still used after some seconds, so that no call on it waits longer.
-
-    Drivers wait for an answer without limit, and a server that is stopped keeps its connections.
-    Without a connection of its own, as SQLite, or a thread to be had, nothing is cut.
-    """
-    descriptor = _descriptor(driver_connection)
-    if descriptor is None:
-        yield
-        return
-    timer = threading.Timer(max(seconds, 0), _cut, (descriptor,))
-    timer.daemon = True
-    try:
-        with suppress(RuntimeError):  # no more threads can be started
-            timer.start()
-        yield
-    finally:
-        timer.cancel()
-        if timer.ident is not None:
-            timer.join()
-        os.close(descriptor)
-
-
-def _descriptor(driver_connection: Any) -> int | None:
-    """Return another descriptor of a connection's socket, ``None`` where there is none.
-
-    Another one, as the driver may close its own, whose number the next file then gets.
-    """
-    # PyMySQL has no public name for it.
-    line = getattr(driver_connection, "_sock", driver_connection)
-    try:
-        return os.dup(line.fileno())
-    except Exception:  # noqa: BLE001  # drivers differ, and a broken connection needs no limit
-        return None
-
-
-def _cut(descriptor: int) -> None:
-    line = socket.socket(fileno=descriptor)
-    with suppress(OSError):  # the server was faster
-        line.shutdown(socket.SHUT_RDWR)
-    line.detach()
