@@ -14,12 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from uwsgi_waffle.errors import ConfigError
 
 from . import _uwsgi
 from ._uwsgi import Role
+from .resting import run_and_rest, run_in_resting_thread
 
 __all__ = [
     "Backoff",
@@ -183,7 +185,7 @@ def ctrl_c_is_raised_here() -> bool:
 
 
 class Task:
-    """Work that is done once beside the caller, in a greenlet or a daemon thread of its own."""
+    """Work that is done once beside the caller, in a greenlet or a daemon thread."""
 
     def __init__(self, work: Callable[[], None], name: str) -> None:
         """Do nothing yet.
@@ -196,19 +198,23 @@ class Task:
         self._ended: Any = stop_event() if self._in_greenlet else threading.Event()
         self._made_at = time.monotonic()
 
-    def start(self) -> None:
+    def start(self, *, leaves_nothing: bool = False) -> None:
         """Do the work beside the caller.
 
         Where neither greenlet nor thread may be started, or can be (no more threads are allowed, or
         the interpreter ends), it has been done when this returns.
+
+        :param leaves_nothing: the work, unlike an application's, leaves nothing in its thread,
+            which may then be used again
         """
         if is_about_to_fork():
             self.run()
         elif self._in_greenlet:
             spawn(self.run)
-        else:
+        elif not (leaves_nothing and run_in_resting_thread(self.run)):
+            run = partial(run_and_rest, self.run) if leaves_nothing else self.run
             try:
-                threading.Thread(target=self.run, name=self._name, daemon=True).start()
+                threading.Thread(target=run, name=self._name, daemon=True).start()
             except RuntimeError:
                 self.run()
 
@@ -229,9 +235,9 @@ class Task:
 
 
 def run_beside(work: Callable[[], None], name: str) -> Task:
-    """Start *work* beside the caller, see :meth:`Task.start`."""
+    """Start *work* of our own beside the caller, see :meth:`Task.start`."""
     task = Task(work, name)
-    task.start()
+    task.start(leaves_nothing=True)
     return task
 
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from . import hooks
+from .resting import end_resting_thread
 
 __all__ = ["OwnNumber", "make_own_number", "watch", "without_fork"]
 
@@ -93,6 +94,7 @@ def watch(watcher: Watcher) -> None:
 
 
 def _before_fork() -> None:
+    end_resting_thread()
     _gate.close()
     for watcher in list(_watchers):
         watcher.before_fork()
