@@ -24,11 +24,11 @@ from uwsgi_waffle.values.snapshot import Delta
 
 from .client import (
     ANSWER_SECONDS,
-    FAILURES,
     BusUnavailable,
     Patience,
-    RedisTimeoutError,
     SharedClient,
+    failures,
+    is_silence,
     reason,
 )
 from .signing import is_signed, sign
@@ -178,15 +178,15 @@ class Bus:
             return None
         try:
             return patience.ask(question)
-        except (BusUnavailable, *FAILURES) as error:
+        except BusUnavailable as error:
             self._rest(error)
-            return None
+        except failures() as error:
+            self._rest(error)
+        return None
 
     def _rest(self, error: BaseException) -> None:
         """Leave Redis alone for a moment after a failure, which is logged once."""
-        silent = isinstance(error, RedisTimeoutError) or isinstance(
-            error.__cause__, RedisTimeoutError
-        )
+        silent = is_silence(error) or is_silence(error.__cause__)
         pause_seconds = LEAVE_SILENT_SECONDS if silent else self._backoff.next_seconds()
         self._down_until = time.monotonic() + pause_seconds
         if not self._logged_down:
@@ -213,7 +213,7 @@ class Bus:
             subscription = Subscription(pubsub, self._namespace, self._keys)
             subscription.wait_for_confirmation()
             self._down_until = 0.0  # it answers, so changes may be announced again
-        except FAILURES as error:
+        except failures() as error:
             self._client.close_pubsub(pubsub)
             raise BusUnavailable(reason(error)) from error
         try:
@@ -235,14 +235,14 @@ class Subscription:
     def wait_for_confirmation(self) -> None:
         """Wait until the server has confirmed.
 
-        :raises RedisTimeoutError: it did not
+        :raises TimeoutError: it did not
         """
         deadline = time.monotonic() + ANSWER_SECONDS
         while time.monotonic() < deadline:
             if self._next(deadline - time.monotonic()) is not None:
                 return
         message = f"no answer within {ANSWER_SECONDS:g} s"
-        raise RedisTimeoutError(message)
+        raise TimeoutError(message)
 
     def receive(self, timeout_seconds: float) -> Heard:
         """Return what has come, waiting for the first message at most *timeout_seconds*.
@@ -258,7 +258,7 @@ class Subscription:
                     break
                 timeout_seconds = 0
                 self._sort(message, heard)
-        except FAILURES as error:
+        except failures() as error:
             raise BusUnavailable(reason(error)) from error
         return heard
 
@@ -290,12 +290,12 @@ class Subscription:
     def _keep_alive(self) -> None:
         """Ping a silent server, and give up on one that does not answer for too long.
 
-        :raises RedisTimeoutError: it did not answer
+        :raises TimeoutError: it did not answer
         """
         silent_seconds = time.monotonic() - self._heard
         if silent_seconds > DEAD_AFTER_SECONDS:
             message = f"no sign of life for {silent_seconds:.0f} s"
-            raise RedisTimeoutError(message)
+            raise TimeoutError(message)
         if silent_seconds > PING_AFTER_SECONDS and not self._asked:
             self._asked = True
             self._pubsub.ping()

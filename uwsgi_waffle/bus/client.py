@@ -1,4 +1,8 @@
-"""The only module that imports redis-py: a client that fails fast, and its kinds of failure."""
+"""The only module that imports redis-py: a client that fails fast, and its kinds of failure.
+
+Where Redis is used, it is imported when an application is set up, which is before a server forks;
+elsewhere never, as it takes as long as all of this package, and six megabytes.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +12,40 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
-import redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.retry import Retry
-
 from uwsgi_waffle.config import Config, redact_url
 from uwsgi_waffle.errors import ConfigError
 from uwsgi_waffle.server.concurrency import run_beside
 
 __all__ = [
     "ANSWER_SECONDS",
-    "FAILURES",
     "BusUnavailable",
     "Patience",
     "RedisClient",
-    "RedisTimeoutError",
     "SharedClient",
+    "failures",
+    "is_silence",
     "reason",
 ]
 
 #: Seconds to wait for Redis to take a connection or to answer; an update waits no longer than this.
 ANSWER_SECONDS = 1.0
 
-#: What redis-py raises where the server, or the network before it, cannot be reached. For a Cluster
-#: it has another error, outside the tree of the rest.
-FAILURES = (RedisError, RedisClusterException, OSError)
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return what redis-py raises where the server, or the network before it, cannot be reached.
+
+    For a Cluster it has another error, outside the tree of the rest.
+    """
+    from redis.exceptions import RedisClusterException, RedisError
+
+    return RedisError, RedisClusterException, OSError
+
+
+def is_silence(error: BaseException | None) -> bool:
+    """Return whether an error says that there was no answer in time."""
+    from redis.exceptions import TimeoutError as RedisTimeoutError
+
+    return isinstance(error, TimeoutError | RedisTimeoutError)
 
 
 class BusUnavailable(Exception):
@@ -56,7 +67,7 @@ class Patience:
         Redis itself has its timeouts, but neither a name server nor the sum of many round trips.
         An answer that comes too late is not looked at.
 
-        :raises RedisTimeoutError: it is too late
+        :raises TimeoutError: it is too late
         """
         answers: list[Answer] = []
         errors: list[Exception] = []
@@ -74,7 +85,7 @@ class Patience:
             raise errors[0]
         if not answers:
             message = f"no answer within {ANSWER_SECONDS:g} s"
-            raise RedisTimeoutError(message)
+            raise TimeoutError(message)
         return answers[0]
 
 
@@ -109,6 +120,8 @@ class SharedClient:
         self.location = config.redis_location if given is None else f"<{type(given).__name__}>"
         if given is None and config.redis_url is not None:
             _check_url(config)
+        elif config.multiproc:
+            import redis  # noqa: F401  # now, as nothing is shared that is loaded after a fork
         self._config = config
         self._given = given
         self._made: dict[str, RedisClient] = {}
@@ -147,7 +160,7 @@ class SharedClient:
         """Close a connection of :meth:`pubsub`, if it is one; a broken one raises nothing."""
         if pubsub in self._pubsubs:
             self._pubsubs.remove(pubsub)
-            with suppress(*FAILURES):
+            with suppress(*failures()):
                 pubsub.close()
 
     def after_fork(self) -> None:
@@ -166,6 +179,10 @@ _made_before_fork: list[object] = []
 
 def _make_client(config: Config) -> RedisClient:
     """Return a client that fails fast: each user of it has a back-off."""
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
     options: dict[str, Any] = {
         "socket_timeout": ANSWER_SECONDS,
         "socket_connect_timeout": ANSWER_SECONDS,
@@ -182,6 +199,8 @@ def _make_client(config: Config) -> RedisClient:
 
 def _greet(connection: Any) -> None:
     """Begin a connection, and name it for CLIENT LIST where Redis allows that."""
+    from redis.exceptions import ResponseError
+
     connection.on_connect()
     if not connection.client_name:
         connection.send_command("CLIENT", "SETNAME", "uwsgi_waffle")
@@ -194,6 +213,8 @@ def _check_url(config: Config) -> None:
 
     :raises ConfigError: it does not
     """
+    from redis.exceptions import RedisError
+
     client: Any = _make_client
     try:
         client(config).connection_pool.make_connection()  # an object; it does not connect

@@ -22,7 +22,7 @@ from uwsgi_waffle.config import Config
 from uwsgi_waffle.sql.hosts import FORGET_SECONDS
 from uwsgi_waffle.values.position import MAX_REVISION, NOWHERE, Position
 
-from .client import FAILURES, BusUnavailable, SharedClient, reason
+from .client import BusUnavailable, SharedClient, failures, reason
 from .fleet import HostStatus
 from .signing import is_signed, sign
 
@@ -346,5 +346,5 @@ def _translated() -> Iterator[None]:
     """Raise :class:`BusUnavailable` for what redis-py raises."""
     try:
         yield
-    except FAILURES as error:
+    except failures() as error:
         raise BusUnavailable(reason(error)) from error

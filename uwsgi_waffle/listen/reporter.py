@@ -50,6 +50,7 @@ class Reporter:
 
         :param declaration: a digest of the settings that this release declares
         """
+        self._uses_redis = config.multiproc
         self._stale_seconds = config.stale_seconds
         self._host = host
         self._host_name = socket.gethostname()
@@ -121,6 +122,8 @@ class Reporter:
             time.sleep(0.005)
         # From now on `wait` does not know of this host, so it may miss what is proven meanwhile.
         host.note_deserted()
+        if not self._uses_redis and not host.is_registered:
+            return  # no other host knows of it
         try:
             for lineage in (host.position.lineage, *host.lineages_before):
                 self._reports.retire(host.host_id, lineage)
