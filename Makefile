@@ -30,7 +30,7 @@ EXTRAS = admin,encryption,gevent,mysql,postgresql
 FLASK_WAFFLE = $(BIN)/flask --app $(abspath uwsgi_configs/demo.py) waffle
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak lint verifytypes coverage lowest wheel-test pictures applications clean
+.PHONY: help run test soak lint verifytypes coverage lowest wheel-test pictures applications bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -83,8 +83,15 @@ applications: $(VENV)/.dev ## Fetch applications by others, and test them with t
 	$(BIN)/python tests/applications/fetch.py
 	$(BIN)/python -m pytest tests/applications
 
+bench: ## Measure, and print the tables that docs/performance.md explains
+	@tests/provision.sh
+	@$(MAKE) --no-print-directory VENV=$(VENV)-bench $(VENV)-bench/.bench
+	for name in reads peers catch_up updates propagation looks; do \
+		UWSGI=$(abspath $(VENV)-bench)/bin/uwsgi $(VENV)-bench/bin/python -m tests.bench.$$name || exit 1; \
+	done
+
 clean: ## Remove the virtual environment and the caches
-	rm -rf $(VENV) build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-bench build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # pyuwsgi's `uwsgi` is a Python script. At a reload (SIGHUP) uWSGI starts itself anew under the path
 # it takes for its own, which then is that of the interpreter *behind* the virtual environment: the
@@ -101,6 +108,11 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' --group dev
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' --group bench
 	@touch $@
 
 # Debian keeps what venv needs in a package of its own.

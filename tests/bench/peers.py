@@ -1,0 +1,145 @@
+"""What a read costs beside those of other packages for settings and flags, in one process.
+
+::
+
+    python -m tests.bench.peers
+
+A peer that is not installed, or does not work with what is, is named as not measured. `make bench`
+installs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+import tempfile
+import timeit
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, current_app
+
+from tests.bench.table import print_table
+from uwsgi_waffle import WaffleConf
+
+Read = Callable[[], object]
+
+ROUNDS = 60
+READS = 300
+FIRST = 'current_app.config["X"]'
+
+
+def main() -> None:
+    """Print a line for each peer, by turns with all others."""
+    app = Flask("waffled")
+    with tempfile.TemporaryDirectory() as folder:
+        app.config.update(
+            WAFFLE_CONFS={"X": {"default": 1}},
+            WAFFLE_DATABASE_URI=f"sqlite:///{folder}/waffle.db",
+            WAFFLE_SNAPSHOT_PATH=f"{folder}/snapshot",
+            WAFFLE_POLL_SECONDS=3600,
+        )
+        waffle: WaffleConf[Any] = WaffleConf(app)
+        reads: dict[str, Read] = {FIRST: lambda: current_app.config["X"]}
+        reads["waffle.settings.X"] = lambda: waffle.settings.X
+        missing = []
+        for name, make in PEERS.items():
+            try:
+                reads[name] = make(Path(folder))
+                reads[name]()
+            except Exception as error:  # noqa: BLE001  # each fails in its own way
+                reads.pop(name, None)
+                missing.append([name, "not measured", f"{type(error).__name__}", ""])
+        app.add_url_rule("/", "read", lambda: _compare(reads, missing))
+        app.test_client().get("/")
+        app.extensions["waffleconf"].retire()
+        for close in CLOSERS:
+            close()
+
+
+def _compare(reads: dict[str, Read], missing: list[list[str]]) -> str:
+    found: dict[str, list[float]] = {name: [] for name in reads}
+    for turn in range(ROUNDS):
+        for name in list(reads)[:: 1 if turn % 2 else -1]:
+            found[name].append(timeit.timeit(reads[name], number=READS) / READS)
+    rows = []
+    for name, times in found.items():
+        ratios = [mine / other for mine, other in zip(times, found[FIRST], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        took = f"{statistics.median(times) * 1e9:.0f}"
+        rows.append([name, took, f"{middle:.2f}", f"{low:.2f} to {high:.2f}"])
+    print_table(("read, in a request", "ns", "ratio", "its quartiles"), [*rows, *missing])
+    return "done"
+
+
+CLOSERS: list[Callable[[], object]] = []
+
+
+def _dynaconf(_: Path) -> Read:
+    settings = importlib.import_module("dynaconf").Dynaconf(X=1)
+    return lambda: settings.X
+
+
+def _openfeature(_: Path) -> Read:
+    api = importlib.import_module("openfeature.api")
+    memory = importlib.import_module("openfeature.provider.in_memory_provider")
+    flag = memory.InMemoryFlag("on", {"on": True, "off": False})
+    api.set_provider(memory.InMemoryProvider({"x": flag}))
+    client = api.get_client()
+    return lambda: client.get_boolean_value("x", default_value=False)
+
+
+def _launchdarkly(_: Path) -> Read:
+    client_module = importlib.import_module("ldclient")
+    data = importlib.import_module("ldclient.integrations.test_data").TestData.data_source()
+    data.update(data.flag("x").variation_for_all(True))  # noqa: FBT003  # its own signature
+    config = client_module.Config("key", update_processor_class=data, send_events=False)
+    client = client_module.LDClient(config=config)
+    CLOSERS.append(client.close)
+    context = client_module.Context.create("user")
+    return lambda: client.variation("x", context, False)  # noqa: FBT003  # its own signature
+
+
+def _unleash(folder: Path) -> Read:
+    unleash = importlib.import_module("UnleashClient")
+    cache = importlib.import_module("UnleashClient.cache").FileCache("bench", str(folder))
+    strategies = [{"name": "default", "parameters": {}}]
+    feature = {"name": "x", "enabled": True, "strategies": strategies}
+    cache.bootstrap_from_dict({"version": 1, "features": [feature]})
+    client = unleash.UnleashClient(
+        "http://127.0.0.1:9", "bench", cache=cache, disable_metrics=True, disable_registration=True
+    )
+    client.initialize_client(fetch_toggles=False)
+    CLOSERS.append(client.destroy)
+    return lambda: client.is_enabled("x")
+
+
+def _constance(backend: str) -> Callable[[Path], Read]:
+    def make(_: Path) -> Read:
+        settings = importlib.import_module("django.conf").settings
+        if not settings.configured:
+            settings.configure(
+                INSTALLED_APPS=["constance"],
+                CONSTANCE_CONFIG={"X": (1, "")},
+                CONSTANCE_BACKEND=f"constance.backends.{backend}",
+            )
+            importlib.import_module("django").setup()
+        config = importlib.import_module("constance").config
+        return lambda: config.X
+
+    return make
+
+
+#: Those of django-constance that need a server cost a round trip to it, whatever it is.
+PEERS: dict[str, Callable[[Path], Read]] = {
+    "dynaconf": _dynaconf,
+    "django-constance, in memory": _constance("memory.MemoryBackend"),
+    "LaunchDarkly, TestData": _launchdarkly,
+    "OpenFeature, in memory": _openfeature,
+    "UnleashClient, offline": _unleash,
+}
+
+
+if __name__ == "__main__":
+    main()
