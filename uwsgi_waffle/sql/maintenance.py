@@ -53,13 +53,11 @@ class Rotated:
 
 
 def create_tables(store: Store) -> None:
-    """Create the tables that are missing, the columns that those of 0.1.0 lack, and the namespace.
+    """Create the tables that are missing, and the columns that those of 0.1.0 lack.
 
     :raises StoreUnavailable: the database did not answer, or does not allow it
     """
     store.database.create_tables()
-    # Without its key the first change could not be announced.
-    store.create_namespace()
 
 
 # -- the history ------------------------------------------------------------------------------
