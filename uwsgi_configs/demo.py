@@ -7,6 +7,8 @@ worker answer with the new value each time.
 from __future__ import annotations
 
 import os
+import secrets
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -54,6 +56,7 @@ app = Flask(__name__, instance_path=str(Path(__file__).resolve().parent / "insta
 app.config["WAFFLE_MULTIPROC"] = True
 # Without any of these: SQLite in the instance folder, and Redis at localhost if there is one.
 for key in (
+    "WAFFLE_AUTO_CREATE",
     "WAFFLE_DATABASE_URI",
     "WAFFLE_REDIS_HOST",
     "WAFFLE_REDIS_PORT",
@@ -65,10 +68,30 @@ for key in (
 
 waffle = WaffleConf(app, Settings)
 
+
+def secret_key() -> str:
+    """Return the key of the sessions: one that the first process has made, and each one reads.
+
+    An application gets it from a safe place. The demo makes a random one beside its database.
+    """
+    directory = Path(os.environ.get("WAFFLE_DEMO_SECRETS", app.instance_path))
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "secret_key"
+    if not path.exists():
+        # Whole before it has its name; the first one that has it stays.
+        own = directory / f".secret_key.{secrets.token_hex(8)}"
+        own.touch(mode=0o600)
+        own.write_text(secrets.token_hex(32))
+        with suppress(FileExistsError):
+            path.hardlink_to(own)
+        own.unlink()
+    return path.read_text()
+
+
 HAS_PAGES = find_spec("flask_wtf") is not None
 if HAS_PAGES:
-    # An application has users, and a secret that each of its processes gets from a safe place.
-    app.secret_key = os.environ.get("SECRET_KEY", "no secret: the demo has no users")
+    # An application has users; the demo knows addresses only.
+    app.secret_key = os.environ.get("SECRET_KEY") or secret_key()
     pages = waffle.admin(authorize=lambda asked: asked.remote_addr)
     app.register_blueprint(pages, url_prefix="/waffle")
 

@@ -28,7 +28,7 @@ from .sql.application import ApplicationDatabase, FlaskDatabase
 from .sql.history import Change
 from .sql.joining import Connection
 from .sql.store import Signature
-from .values.settings import WaffleSettings, check_model
+from .values.settings import WaffleSettings, check_model, refuse_store
 from .values.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class WaffleConf(Generic[S]):
         *,
         db: FlaskDatabase | None = None,
         redis: RedisClient | None = None,
+        configstore: None = None,
     ) -> None:
         """Declare settings; with an application, set it up.
 
@@ -89,8 +90,10 @@ class WaffleConf(Generic[S]):
         :param db: the application's Flask-SQLAlchemy, whose database is used, and among whose
             tables ours are; in place of ``WAFFLE_DATABASE_URI``
         :param redis: a ready Redis client (of a Sentinel, a Cluster) in place of an address
+        :param configstore: refused; Flask-WaffleConf has it
         :raises ConfigError: a key or a declaration cannot work
         """
+        refuse_store(configstore)
         self._model = settings
         self._db = db
         self._redis = redis
@@ -103,14 +106,16 @@ class WaffleConf(Generic[S]):
         if app is not None:
             self.init_app(app)
 
-    def init_app(self, app: Flask) -> None:
+    def init_app(self, app: Flask, configstore: None = None) -> None:
         """Set an application up: read its ``WAFFLE_*`` keys and load its settings.
 
         Changes to the keys after this call have no effect. ``app.extensions["waffleconf"]`` is the
         state of the application.
 
+        :param configstore: refused; Flask-WaffleConf has it
         :raises ConfigError: a key or a declaration cannot work
         """
+        refuse_store(configstore)
         if EXTENSION_NAME in app.extensions:
             message = f"The app {app.name!r} has a WaffleConf already. Import and use that one."
             raise ConfigError(message)

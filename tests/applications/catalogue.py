@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support import DatabaseKind
+
 __all__ = ["APPLICATIONS", "Application"]
 
 ROOT = Path(__file__).parents[2]
@@ -18,11 +20,13 @@ class Application:
 
     :ivar commit: the commit that was tried
     :ivar folder: where it is in its repository
-    :ivar requirements: what it needs from the package index, at the versions found there
-    :ivar factory: the file with its application factory
-    :ivar package: the package that gets a module ``settings``, from ``NAME_settings.py``
+    :ivar requirements: what it needs from the package index; "." for what it says itself
+    :ivar package: the package with its factory, which gets a module ``settings``, from
+        ``NAME_settings.py``
     :ivar own_tests: how it runs its own tests, as arguments of Python
-    :ivar app: what servers and ``flask --app`` load
+    :ivar app: what ``flask --app`` loads
+    :ivar served: what servers load
+    :ivar database: of its tests and its servers
     """
 
     name: str
@@ -34,6 +38,7 @@ class Application:
     own_tests: tuple[str, ...]
     app: str
     served: str
+    database: DatabaseKind = "sqlite"
 
     @property
     def directory(self) -> Path:
@@ -90,6 +95,21 @@ APPLICATIONS = {
             own_tests=("-m", "unittest", "tests"),
             app="microblog",
             served="microblog:app",
+        ),
+        Application(
+            name="zou",
+            repository="https://github.com/cgwire/zou",
+            commit="4bf77e6da49b9d06521aaead52927daf6449a99d",  # 1.0.67
+            folder=".",
+            requirements=(".[test]",),
+            package="zou.app",
+            own_tests=(
+                *("-m", "pytest", "-q", "-p", "no:cacheprovider"),
+                *("tests/app", "tests/models", "tests/blueprints/auth", "tests/blueprints/crud"),
+            ),
+            app="zou.app",
+            served="zou.app:create_app()",
+            database="postgresql",
         ),
     )
 }

@@ -36,13 +36,14 @@ def fetch(application: Application) -> None:
     integrate(application)
     venv.create(directory / "venv", with_pip=True)
     install = (str(application.python), "-m", "pip", "install", "--quiet")
-    _run(*install, *application.requirements, *OURS)
+    # Where it says by itself what it needs, that is what its folder is installed for.
+    _run(*install, *application.requirements, *OURS, directory=application.source(integrated=False))
     shutil.rmtree(clone)
 
 
 def integrate(application: Application) -> None:
     """Add the module with the settings, and the two lines that set the extension up."""
-    package = application.source(integrated=True) / application.package
+    package = application.source(integrated=True).joinpath(*application.package.split("."))
     shutil.copy(
         Path(__file__).with_name(f"{application.name}_settings.py"), package / "settings.py"
     )
@@ -55,8 +56,8 @@ def integrate(application: Application) -> None:
     factory.write_text(changed)
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True)
+def _run(*command: str, directory: Path | None = None) -> None:
+    subprocess.run(command, check=True, cwd=directory)
 
 
 if __name__ == "__main__":

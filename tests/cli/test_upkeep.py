@@ -55,6 +55,7 @@ def test_init_db_makes_the_tables_where_auto_create_is_off(database_apps: Apps) 
     assert run(app, "doctor").status == 1
     assert run(app, "init-db").status == 0
     assert run(app, "init-db", "--json").json == {"database": state_of(app).store.database.url}
+    assert state_of(app).store.read().keys, "the first change can be announced"
     assert run(app, "set", "A=1").status == 0
 
 

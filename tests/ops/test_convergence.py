@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.bus.conftest import host_at
-from tests.conftest import Apps, execute
+from tests.conftest import Apps, execute, state_of
 from tests.ops.conftest import Site, proved, refusal_of, start
 from tests.support import RedisServer, wait_until
 from tests.support.listening import Host, messages
@@ -33,6 +33,19 @@ def test_every_process_of_every_host_is_proved(site: Site) -> None:
     fleet = proved(site.there)
     assert (fleet.applied, fleet.total, len(fleet.hosts)) == (2, 2, 2)
     assert (site.here.size, site.there.size) == (2, 2)
+
+
+def test_a_worker_that_waits_follows_what_others_commit_meanwhile(apps: Apps) -> None:
+    """It runs no signal's handler before its request ends, so nothing else moves it."""
+    app, waffle = apps(WAFFLE_CONFS={"SIZE": {"default": 1}})
+    state_of(app).host.register("worker", 1, follows=True)
+    state_of(app).host.slots.record_listener("live")
+    state_of(app).host.beat()
+    state_of(app).serving.record()
+    _, other = apps(WAFFLE_CONFS={"SIZE": {"default": 1}})
+    other.update({"SIZE": 2})
+    fleet = waffle.wait(1, timeout=SOON_SECONDS)
+    assert (fleet.applied, fleet.total) == (1, 1)
 
 
 def test_a_revision_that_sql_does_not_have_yet_is_not_proved(site: Site) -> None:

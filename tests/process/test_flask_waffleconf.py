@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from tests.conftest import Apps
 from uwsgi_waffle import ConfigError, WaffleConf
@@ -12,10 +14,25 @@ from uwsgi_waffle import ConfigError, WaffleConf
 CONFS = {"SITENAME": {"desc": "Shown in the header", "default": "Waffle"}}
 
 
-def test_the_store_is_left_out(apps: Apps) -> None:
-    store: Any = object()
-    with pytest.raises(ConfigError, match=r"leave it out: WaffleConf\(app\)"):
-        WaffleConf(apps.flask(WAFFLE_CONFS=CONFS), store)
+#: As code without annotations calls it; type checkers refuse each form.
+_make: Any = WaffleConf
+FORMS: dict[str, Callable[[Flask, object], object]] = {
+    "WaffleConf(app, store)": _make,
+    "WaffleConf(app, configstore=store)": lambda app, store: _make(app, configstore=store),
+    "WaffleConf(configstore=store)": lambda _, store: _make(configstore=store),
+    "init_app(app, store)": lambda app, store: _make().init_app(app, store),
+    "init_app(app, configstore=store)": lambda app, store: _make().init_app(app, configstore=store),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_store_is_left_out(apps: Apps, form: str) -> None:
+    app = apps.flask(WAFFLE_CONFS=CONFS)
+    with pytest.raises(
+        ConfigError, match=r"leave it out, as in WaffleConf\(app\) and waffle\.init"
+    ):
+        FORMS[form](app, object())
+    apps.init(WaffleConf(), app)
 
 
 def test_the_state_of_the_extension_answers_as_before(apps: Apps) -> None:

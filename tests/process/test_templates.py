@@ -44,13 +44,11 @@ def test_a_key_leaves_it_out(apps: Apps) -> None:
 
 def test_each_application_of_an_extension_has_its_own(apps: Apps) -> None:
     first, waffle = apps(Settings)
-    second = apps.flask(host="there")
+    second = apps.flask(host="there", WAFFLE_NAMESPACE="second")
     apps.init(waffle, second)
-    second.config["SITENAME"] = "not read"
-    with first.app_context():
-        waffle.update({"SITENAME": "New"})
-    texts = []
-    for app in (first, second):
+    for app, name in ((first, "First"), (second, "Second")):
+        with app.app_context():
+            waffle.update({"SITENAME": name})
+    for app, name in ((first, "First"), (second, "Second")):
         with app.test_request_context():
-            texts.append(render_template_string("{{ waffle.SITENAME }}"))
-    assert texts[0] == "New"
+            assert render_template_string("{{ waffle.SITENAME }}") == name

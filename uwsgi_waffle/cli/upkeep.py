@@ -38,9 +38,11 @@ __all__ = ["forget_host", "init_db", "listen", "prune_history", "resync_database
 @cli.command("init-db")
 @json_option
 def init_db(*, as_json: bool) -> None:
-    """Create the tables that are missing."""
+    """Create the tables that are missing, and the namespace."""
     state = get_state()
     create_tables(state.store)
+    # Without its key the first change could not be announced.
+    state.store.create_namespace()
     url = state.store.database.url
     if as_json:
         echo_json({"database": url})

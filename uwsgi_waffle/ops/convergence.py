@@ -93,6 +93,8 @@ def wait(state: State, revision: int, timeout_seconds: float) -> Fleet:
             look_again_at = time.monotonic() + LOOK_AT_REPORTS_SECONDS
             while time.monotonic() < look_again_at:
                 view.ask_sql(revision)
+                # A worker of uWSGI hears no signal before the request ends that waits here.
+                state.serving.catch_up()
                 fleet = view.fleet(time.monotonic() - began)
                 if not fleet.missing and not fleet.refused and view.is_still_right():
                     return fleet

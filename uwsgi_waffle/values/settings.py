@@ -15,7 +15,15 @@ from uwsgi_waffle.errors import ConfigError
 
 from .canonical import SECRET_TYPES
 
-__all__ = ["MASK", "WaffleSettings", "check_model", "check_names", "one_line", "secret_names"]
+__all__ = [
+    "MASK",
+    "WaffleSettings",
+    "check_model",
+    "check_names",
+    "one_line",
+    "refuse_store",
+    "secret_names",
+]
 
 #: What stands for a secret wherever one would be shown.
 MASK = "********"
@@ -71,6 +79,12 @@ def secret_names(model: type[BaseModel]) -> frozenset[str]:
     return frozenset(found)
 
 
+_STORE = (
+    "the store that Flask-WaffleConf needs: leave it out, as in WaffleConf(app) and "
+    "waffle.init_app(app)."
+)
+
+
 def check_model(model: object) -> None:
     """Refuse what is not a declaration, and one whose settings could be changed in place.
 
@@ -79,12 +93,22 @@ def check_model(model: object) -> None:
     if not (isinstance(model, type) and issubclass(model, WaffleSettings)):
         message = (
             f"Settings are declared as a subclass of WaffleSettings, which {model!r} is not. If it "
-            "is the store that Flask-WaffleConf needs, leave it out: WaffleConf(app)."
+            f"is {_STORE}"
         )
         raise ConfigError(message, value=model)
     if not model.model_config.get("frozen"):
         message = f"{model.__name__} is not frozen. Leave `frozen` out of its model_config."
         raise ConfigError(message, value=model)
+
+
+def refuse_store(store: object) -> None:
+    """Refuse the second argument of Flask-WaffleConf's ``init_app``.
+
+    :raises ConfigError: there is one
+    """
+    if store is not None:
+        message = f"{store!r} is not used, as the tables have a schema of their own. It is {_STORE}"
+        raise ConfigError(message, value=store)
 
 
 def check_names(names: Iterable[str]) -> None:
