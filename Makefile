@@ -24,7 +24,7 @@ BIN := $(abspath $(VENV))/bin
 export UWSGI ?= $(BIN)/uwsgi
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 # What the tests need of the package's extras.
 EXTRAS = admin,encryption,gevent,mysql,postgresql
 FLASK_WAFFLE = $(BIN)/flask --app $(abspath uwsgi_configs/demo.py) waffle
@@ -65,7 +65,7 @@ coverage: export COVERAGE_FILE = $(abspath .coverage)
 coverage: $(VENV)/.dev ## Run the tests and show what they do not reach, in any process
 	@tests/provision.sh
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile --timeout 300 $(TESTS)
+	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --timeout 300 $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -34,6 +34,29 @@ def pytest_configure() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+#: Where tests take longest, the longest first.
+SLOW_FIRST = (
+    *("ops/test_model_of_the_proof.py", "uwsgi", "deployments", "project", "machine", "hosts"),
+    *("sql/test_limits.py", "listen", "ops", "sql", "admin", "process"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the tests that take long, so that no process is left with them at the end.
+
+    By itself pytest-xdist starts with the files that have the most tests, which are the quick ones.
+    """
+    tests = Path(__file__).parent
+
+    def rank(item: pytest.Item) -> int:
+        place = item.path.relative_to(tests)
+        return next(
+            (n for n, slow in enumerate(SLOW_FIRST) if place.is_relative_to(slow)), len(SLOW_FIRST)
+        )
+
+    items.sort(key=rank)
+
+
 def state_of(app: Flask) -> State:
     """Return the state of an application."""
     state: State = app.extensions["waffleconf"]
