@@ -149,6 +149,12 @@ class Config(BaseModel):
         return bool(re.fullmatch(r"sqlite(\+\w+)?:/{2,3}(:memory:)?(\?.*)?", self.database_uri))
 
     @property
+    def database_file(self) -> Path | None:
+        """The path of a SQLite file; ``None`` where the database is not surely that file."""
+        found = re.fullmatch(r"sqlite(?:\+\w+)?:///(/[^?]+)(?:\?.*)?", self.database_uri)
+        return Path(found[1]) if found else None
+
+    @property
     def may_use_mule(self) -> bool:
         """Whether a mule is to listen, if there is one."""
         return self.multiproc and self.listener in ("auto", "mule")

@@ -21,8 +21,10 @@ from pathlib import Path
 from uwsgi_waffle.config import Config, redact_url
 
 from . import layout
+from .leftovers import note_of, sweep
+from .lives import LifeLocks
 
-__all__ = ["MappedFile", "RefusedFile", "default_path", "locked"]
+__all__ = ["MappedFile", "RefusedFile", "default_path", "locked", "open_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,10 @@ class MappedFile:
     """A snapshot file in memory.
 
     :ivar words: the whole file as native unsigned 64-bit words
+    :ivar lives: the locks of the processes that use it
     """
+
+    lives: LifeLocks
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
@@ -85,14 +90,23 @@ class MappedFile:
         self.memory.close()
 
 
-def open_file(path: Path, namespace: str, host_id: int) -> MappedFile:
+def open_file(path: Path, namespace: str, host_id: int, database: Path | None = None) -> MappedFile:
     """Return the snapshot file at *path*, made or replaced where it cannot be used.
 
     :param host_id: the random number that identifies this host in a new file
+    :param database: the SQLite file with which a new file ends, where the path is the default one
     :raises RefusedFile: the directory cannot be trusted, or the file must be left to its owner
     :raises OSError: the file system has no room, is read-only, ...
     """
     _check_directory(path.parent)
+    lives = LifeLocks(path)
+    lives.held_here()  # first, so that no sweep removes what is opened next
+    mapped = _open_or_create(path, namespace, host_id, database)
+    mapped.lives = lives
+    return mapped
+
+
+def _open_or_create(path: Path, namespace: str, host_id: int, database: Path | None) -> MappedFile:
     # A whole file needs no lock, which a stopped process may hold.
     with suppress(OSError, RefusedFile):
         return _open_checked(path, namespace)
@@ -107,7 +121,9 @@ def open_file(path: Path, namespace: str, host_id: int) -> MappedFile:
         except (RefusedFile, OSError) as error:
             refusal = error
             _lengthen(path)
-        _create(path, namespace, host_id)
+        if database is not None:
+            sweep(path.parent)
+        _create(path, namespace, host_id, note_of(database))
         mapped = _open_checked(path, namespace)
     if refusal is not None:
         logger.warning(
@@ -279,7 +295,7 @@ def _lengthen(path: Path) -> None:
             os.close(descriptor)
 
 
-def _create(path: Path, namespace: str, host_id: int) -> None:
+def _create(path: Path, namespace: str, host_id: int, note: bytes) -> None:
     """Put a new, empty file at *path*, whole from the first moment on; call it under the lock."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
         leftover.unlink()  # of a process that was killed at this point
@@ -295,6 +311,7 @@ def _create(path: Path, namespace: str, host_id: int) -> None:
                 (layout.OWNER_WORD, layout.owner_number(namespace)),
             ):
                 os.pwrite(descriptor, struct.pack("=Q", value), word * layout.WORD_BYTES)
+            os.pwrite(descriptor, note, layout.PLACE_WORD * layout.WORD_BYTES)
         finally:
             os.close(descriptor)
         Path(name).rename(path)

@@ -11,16 +11,23 @@ import fcntl
 import os
 import struct
 import threading
+import time
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["LifeLocks"]
+__all__ = ["LifeLocks", "unused"]
 
 #: struct flock of 64-bit Linux: type, whence, start, length, pid. See fcntl(2).
 _FLOCK = struct.Struct("@hhqqi")
 #: Seconds to wait for another thread that opens a file; a parent may have held the lock at a fork.
 _OPEN_SECONDS = 1.0
+#: The byte that each process shares which has opened the file; those of slots are before it.
+_IN_USE = 1 << 62
+#: Seconds to wait for a sweep, which takes microseconds, and between two looks.
+_SWEEP_SECONDS = 1.0
+_SWEEP_RETRY_SECONDS = 0.001
 
 
 class _LockFile:
@@ -39,8 +46,37 @@ class _LockFile:
             message = f"{path.name} belongs to user {found.st_uid}"
             raise PermissionError(message)
         self._identity = found.st_dev, found.st_ino
-        self.pid = os.getpid()
+        self.pid = 0
         self.held: set[int] = set()
+
+    def enter(self) -> None:
+        """Hold nothing but the byte of those that use it: this is another process than before.
+
+        A sweep that is stopped is not waited for: what it removes later is found out like any
+        other file that is deleted.
+        """
+        self.pid, self.held = os.getpid(), set()
+        deadline = time.monotonic() + _SWEEP_SECONDS
+        while not self._lock(fcntl.LOCK_SH, 1, _IN_USE) and time.monotonic() < deadline:
+            time.sleep(_SWEEP_RETRY_SECONDS)
+
+    def hold(self, number: int) -> bool:
+        """Take the lock of a slot, and return whether it is held."""
+        is_held = self._lock(fcntl.LOCK_EX, 1, number)
+        if is_held:
+            self.held.add(number)
+        return is_held
+
+    def hold_all(self) -> bool:
+        """Take every lock, and return whether they are held: no other process uses the file."""
+        return self._lock(fcntl.LOCK_EX, 0, 0)
+
+    def _lock(self, kind: int, length: int, start: int) -> bool:
+        try:
+            fcntl.lockf(self.descriptor, kind | fcntl.LOCK_NB, length, start)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
 
     def is_at(self, path: Path) -> bool:
         """Return whether this is the file that others open."""
@@ -64,7 +100,7 @@ class LifeLocks:
 
         :param suffix: of the file's name; another one is for what else a process may hold
         """
-        self._path = snapshot_path.with_name(snapshot_path.name + suffix)
+        self._path = _path_of_locks(snapshot_path, suffix)
         self._used: _LockFile | None = None
 
     def held_here(self) -> list[int]:
@@ -76,13 +112,7 @@ class LifeLocks:
 
     def hold(self, number: int) -> bool:
         """Take the lock of a slot, and return whether it is held."""
-        file = self._file()
-        try:
-            fcntl.lockf(file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-        except (BlockingIOError, PermissionError):
-            return False
-        file.held.add(number)
-        return True
+        return self._file().hold(number)
 
     def release(self, number: int) -> None:
         """Drop the lock of a slot."""
@@ -116,16 +146,39 @@ class LifeLocks:
         :raises OSError: it cannot be used
         """
         file = self._used
-        if file is None or not file.is_at(self._path):
+        while file is None or not file.is_at(self._path):
             is_alone = _opening.acquire(timeout=_OPEN_SECONDS)
             try:
                 file = _lock_files.get(self._path)
                 if file is None or not file.is_at(self._path):
                     file = _lock_files[self._path] = _LockFile(self._path)
+                    file.enter()  # a sweep may have removed it meanwhile, hence the loop
             finally:
                 if is_alone:
                     _opening.release()
             self._used = file
         if file.pid != os.getpid():  # a child: it holds none of its parent's locks
-            file.pid, file.held = os.getpid(), set()
+            file.enter()
         return file
+
+
+@contextmanager
+def unused(snapshot_path: Path) -> Iterator[bool]:
+    """Keep processes from using a host snapshot, and yield whether no other one does.
+
+    :raises OSError: the file of the locks cannot be used
+    """
+    path = _path_of_locks(snapshot_path)
+    is_alone = _opening.acquire(timeout=_OPEN_SECONDS)
+    try:
+        # One that this process has open is not opened again: see `_lock_files`.
+        file = _LockFile(path) if is_alone and path not in _lock_files else None
+        yield file is not None and file.hold_all()
+        del file
+    finally:
+        if is_alone:
+            _opening.release()
+
+
+def _path_of_locks(snapshot_path: Path, suffix: str = ".processes") -> Path:
+    return snapshot_path.with_name(snapshot_path.name + suffix)

@@ -10,7 +10,6 @@ import os
 import time
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 from uwsgi_waffle.values.position import NOWHERE, Position
 
@@ -123,13 +122,13 @@ class SlotTable:
         self._expected_workers = 0
         self._calling: tuple[str, int] = ("", 0)
 
-    def move(self, words: memoryview[int], path: Path | None) -> None:
+    def move(self, words: memoryview[int], lives: LifeLocks | None) -> None:
         """Use the slots in *words*, none of which is this process's yet.
 
-        :param path: the snapshot file; ``None`` for private memory, which no other process sees
+        :param lives: the locks of the file; ``None`` for memory that no other process sees
         """
         self._words = words
-        self._lives = None if path is None else LifeLocks(path)
+        self._lives = lives
         self._mine = None
 
     def introduce(self, role: str, worker: int, master: int, *, follows: bool) -> None:

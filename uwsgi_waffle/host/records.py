@@ -22,7 +22,6 @@ from uwsgi_waffle.values.snapshot import Record
 from . import areas, layout
 from .areas import Before, encode_record
 from .files import LOCK_IS_HELD, READER_WAIT_SECONDS, MappedFile, RefusedFile, locked, open_file
-from .lives import LifeLocks
 from .marks import HostMarks
 from .processes import SlotTable
 
@@ -50,18 +49,21 @@ class HostSnapshot(HostMarks):
         path_of_user: Callable[[], Path] | None = None,
         *,
         private_reason: str | None = None,
+        database: Path | None = None,
     ) -> None:
         """Map the file at *path*, made or replaced; where that fails, log it and do without.
 
         :param path_of_user: returns the path for the user that the process runs as by then, where
             that decides it
         :param private_reason: why there must be no file
+        :param database: the SQLite file with which the file may be removed
         """
         self.path = path
         self._private_reason = private_reason
         self._path_of_user = path_of_user
         self._user_id = os.geteuid()
         self._namespace = namespace
+        self._database = database
         self._file: MappedFile | None = None
         self.slots = SlotTable()
         self._logged: set[str] = set()
@@ -87,8 +89,7 @@ class HostSnapshot(HostMarks):
         :param is_moved: the memory at hand is that of another path, and must not be kept
         """
         try:
-            file = open_file(self.path, self._namespace, self._new_host_id)
-            LifeLocks(self.path).held_here()  # it must be possible to list this process, too
+            file = open_file(self.path, self._namespace, self._new_host_id, self._database)
         except (RefusedFile, OSError) as error:
             if is_moved or self._file is not None or not hasattr(self, "words"):
                 logger.warning(
@@ -114,7 +115,7 @@ class HostSnapshot(HostMarks):
         """Switch to another mapping and mark the old one abandoned."""
         before, self._file = self._file, file
         self.words = words
-        self.slots.move(words, None if file is None else self.path)
+        self.slots.move(words, None if file is None else file.lives)
         self._new_host_id = words[layout.HOST_ID_WORD]
         if before is not None and not before.is_in_place():
             before.abandon()

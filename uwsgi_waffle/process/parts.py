@@ -97,6 +97,7 @@ class Parts:
             config.namespace,
             None if chosen else lambda: default_path(config),
             private_reason=IN_MEMORY if config.is_in_memory and not chosen else None,
+            database=None if chosen else config.database_file,
         )
         self.redis = SharedClient(config, given.redis)
         # Nothing that the listener holds may hold the application: the listener ends with it.
