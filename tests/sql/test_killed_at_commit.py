@@ -1,0 +1,101 @@
+"""Database sessions that are ended at the moment of their COMMIT: neither lost nor made twice."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from tests.conftest import Apps
+from tests.sql.test_store_faults import CONFS, CUT, CuttingProxy
+from tests.support.soak import times
+from uwsgi_waffle import StoreUnavailable
+
+#: Longest wait between a COMMIT and the end of its session, in seconds; a COMMIT takes that long.
+MOMENT_SECONDS = 0.001
+ANSWER_SECONDS = 10.0
+
+
+class KillingProxy(CuttingProxy):
+    """Has the server end the session of a COMMIT, and passes on what the server still says."""
+
+    def __init__(self, target: tuple[str, int], admin: sa.Connection) -> None:
+        super().__init__(target)
+        self._admin = admin
+        self._find, self._kill = map(sa.text, CUT[admin.dialect.name].split(";"))
+        self.moment: Callable[[], float] = lambda: 0.0
+
+    def _delays(self, client: socket.socket, server: socket.socket, commit: bytes) -> bool:
+        sessions = self._admin.execute(self._find).scalars().all()
+        seconds = self.moment()
+        if seconds >= 0:
+            server.sendall(commit)
+            time.sleep(seconds)  # which moment of the COMMIT it is, is the point
+        for session in sessions:
+            self._admin.execute(self._kill, {"id": session})
+        server.settimeout(ANSWER_SECONDS)
+        with contextlib.suppress(OSError):
+            if seconds < 0:
+                server.sendall(commit)
+            while received := server.recv(65536):
+                client.sendall(received)
+        return True
+
+
+@pytest.fixture
+def proxy(server_apps: Apps) -> Iterator[KillingProxy]:
+    """Put a proxy before the database of the applications."""
+    url = sa.make_url(server_apps.database_uri)
+    assert url.host is not None
+    assert url.port is not None
+    engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    with (
+        engine.connect() as admin,
+        contextlib.closing(KillingProxy((url.host, url.port), admin)) as made,
+    ):
+        changed = url.set(port=made.port)
+        server_apps.database_uri = changed.render_as_string(hide_password=False)
+        yield made
+
+
+MOMENTS: dict[str, Callable[[], float]] = {
+    "before": lambda: -1.0,
+    "at once": lambda: 0.0,
+    "a moment later": lambda: random.uniform(0, MOMENT_SECONDS),  # noqa: S311
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_session_ended_at_its_commit_is_neither_lost_nor_made_twice(
+    moment: str, server_apps: Apps, proxy: KillingProxy
+) -> None:
+    """What `update` says of each change is what the history says, and the next one works."""
+    _, waffle = server_apps(WAFFLE_CONFS=CONFS)
+    waffle.update({"SIZE": 2})
+    proxy.moment = MOMENTS[moment]
+    made = [2]
+    count = times(4, 300)
+    for value in range(3, 3 + count):
+        proxy.cuts_commit = True
+        failure = None
+        try:
+            done = waffle.update({"SIZE": value})
+        except StoreUnavailable as error:
+            failure = error
+        else:
+            made.append(value)
+            assert done.revision == len(made)
+        # Another connection can be had at once, to find out by.
+        assert failure is None or failure.is_outcome_known
+        assert not proxy.cuts_commit, "no COMMIT was seen"
+        assert [change.new for change in waffle.history(limit=2 * count)] == made[::-1]
+        waffle.refresh()
+        assert (waffle.settings.SIZE, waffle.revision) == (made[-1], len(made))
+    if moment == "before":
+        assert made == [2]
+    assert waffle.update({"SIZE": 1000}).revision == len(made) + 1
