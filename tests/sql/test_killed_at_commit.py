@@ -7,12 +7,16 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
-from tests.conftest import Apps
+from tests.conftest import Apps, state_of
 from tests.sql.test_store_faults import CONFS, CUT, CuttingProxy
+from tests.support import fresh_database
 from tests.support.soak import times
 from uwsgi_waffle import StoreUnavailable
 
@@ -99,3 +103,61 @@ def test_a_session_ended_at_its_commit_is_neither_lost_nor_made_twice(
     if moment == "before":
         assert made == [2]
     assert waffle.update({"SIZE": 1000}).revision == len(made) + 1
+
+
+#: What psycopg says of a connection that it does not know to be broken yet.
+SOCKET_CLOSED = psycopg.OperationalError("connection socket closed")
+
+
+@pytest.fixture
+def postgresql_apps(tmp_path: Path) -> Iterator[Apps]:
+    """Make applications on PostgreSQL."""
+    with (
+        fresh_database("postgresql") as url,
+        contextlib.closing(Apps(tmp_path, url)) as made,
+    ):
+        yield made
+
+
+def test_a_connection_that_psycopg_takes_for_open_is_left(postgresql_apps: Apps) -> None:
+    """Its first error names no state of the server, and its rollback fails for another reason."""
+    app, waffle = postgresql_apps(WAFFLE_CONFS=CONFS)
+    waffle.update({"SIZE": 2})
+    broken: list[str] = []
+
+    def lose_socket(line: Any, _cursor: object, statement: str, *_: object) -> None:
+        if not broken:
+            broken.append(statement)
+            line.connection.driver_connection.pgconn.send_query(b"SELECT pg_sleep(60)")
+            raise SOCKET_CLOSED
+
+    sa.event.listen(state_of(app).store.database.engine, "before_cursor_execute", lose_socket)
+    assert [change.new for change in waffle.history()] == [2]
+    assert "waffle_change" in broken.pop()
+    assert waffle.update({"SIZE": 3}).revision == 2
+    assert broken
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_a_commit_on_such_a_connection_is_looked_up(
+    postgresql_apps: Apps, monkeypatch: pytest.MonkeyPatch, *, is_made: bool
+) -> None:
+    app, waffle = postgresql_apps(WAFFLE_CONFS=CONFS)
+    waffle.update({"SIZE": 2})
+    losses = iter([True])
+
+    def commit(line: Any) -> None:
+        is_lost = next(losses, False)
+        if is_made or not is_lost:
+            line.commit()
+        if is_lost:
+            raise SOCKET_CLOSED
+
+    monkeypatch.setattr(state_of(app).store.database.engine.dialect, "do_commit", commit)
+    if is_made:
+        assert waffle.update({"SIZE": 3}).revision == 2
+    else:
+        with pytest.raises(StoreUnavailable) as caught:
+            waffle.update({"SIZE": 3})
+        assert caught.value.is_outcome_known
+    assert [change.new for change in waffle.history()] == ([3, 2] if is_made else [2])

@@ -22,6 +22,7 @@ from .engine import autocommitting, guard, make_engine, sqlite_path
 from .failures import (
     could_not_connect,
     is_read_only,
+    is_unanswered,
     lacks_column,
     lacks_table,
     lost_a_race,
@@ -146,8 +147,9 @@ class Database:
                 try:
                     yield connection
                 except exc.SQLAlchemyError as error:
-                    if is_read_only(error):
-                        connection.invalidate()  # a new one may lead to a server that is not
+                    # A new one may lead to a server that takes writes, or answers.
+                    if is_read_only(error) or is_unanswered(error):
+                        connection.invalidate()
                     raise
 
     def read(

@@ -14,6 +14,7 @@ from .limits import MOST_CONNECTIONS, POOL_SECONDS
 __all__ = [
     "could_not_connect",
     "is_read_only",
+    "is_unanswered",
     "lacks_column",
     "lacks_table",
     "lost_a_race",
@@ -68,8 +69,20 @@ def lacks_column(error: exc.SQLAlchemyError) -> bool:
 
 
 def was_disconnected(error: exc.SQLAlchemyError) -> bool:
-    """Return whether the connection ended."""
-    return isinstance(error, exc.DBAPIError) and error.connection_invalidated
+    """Return whether the connection ended within a statement."""
+    is_connecting = could_not_connect(error) and not getattr(error, "connection_invalidated", False)
+    return is_unanswered(error) and not is_connecting
+
+
+def is_unanswered(error: exc.SQLAlchemyError) -> bool:
+    """Return whether the server has not answered: the connection ended, or was never made."""
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    # psycopg does not know at first that a connection is broken. What a server says has a state.
+    is_stateless = getattr(error.orig, "sqlstate", "") is None
+    return error.connection_invalidated or (
+        is_stateless and isinstance(error, exc.OperationalError)
+    )
 
 
 def could_not_connect(error: exc.SQLAlchemyError) -> bool:

@@ -29,7 +29,7 @@ from . import rows
 from .application import ApplicationDatabase
 from .changes import Edit, RowChange, Signature
 from .database import Database
-from .failures import lost_a_race, waited_for_a_lock, was_disconnected
+from .failures import is_unanswered, lost_a_race, waited_for_a_lock
 from .limits import LONG_SECONDS
 from .schema import CHANGE, NAMESPACE, SETTING
 
@@ -292,7 +292,7 @@ class Store:
             if lost_a_race(error) or waited_for_a_lock(error):
                 raise
             # Where the database has answered, it has not committed.
-            if not was_disconnected(error) or not self._was_committed(position):
+            if not is_unanswered(error) or not self._was_committed(position):
                 raise self.database.unavailable(error) from error
 
     def _was_committed(self, position: Position) -> bool:
