@@ -82,7 +82,7 @@ for number in range(int(sys.argv[1])):
 
 def test_applications_with_databases_that_go_leave_one_host_snapshot() -> None:
     """The default path is in shared memory, of which a container has 64 MiB."""
-    count = times(10, 100)
+    count = times(5, 100)
     paths = {Path(line) for line in output_of(APPLICATIONS, count).splitlines()}
     beside = [file for path in paths for file in path.parent.glob(f"{path.name}*")]
     try:
