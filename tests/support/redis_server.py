@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -28,7 +29,7 @@ class RedisServer(LocalServer):
         extra_options: Sequence[str] = (),
     ) -> None:
         """Choose how the server is reached; *extra_options* are appended to its command line."""
-        self._program = require_program("redis-server")
+        self._program = require_program(os.environ.get("REDIS_SERVER", "redis-server"))
         super().__init__()
         self.password = password
         self.unix_socket: Path | None = self.directory / "redis.sock" if unix_socket else None

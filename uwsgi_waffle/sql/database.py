@@ -147,9 +147,8 @@ class Database:
                 try:
                     yield connection
                 except exc.SQLAlchemyError as error:
-                    # A new one may lead to a server that takes writes, or answers.
                     if is_read_only(error) or is_unanswered(error):
-                        connection.invalidate()
+                        connection.invalidate()  # a new one may lead to a server that is not
                     raise
 
     def read(
