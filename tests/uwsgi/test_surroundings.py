@@ -154,8 +154,9 @@ def test_the_log_holds_no_failure(server: Activated) -> None:
 # -- the Emperor -----------------------------------------------------------------------------------
 
 
-#: The server, and for pyuwsgi the Python that runs it.
-UWSGI, *PYTHON = (part for part in uwsgi_command() if part != "--binary-path")
+#: How to start the server; for pyuwsgi, the Python that runs it, else nothing.
+UWSGI = [part for part in uwsgi_command() if part != "--binary-path"][:2]
+PYTHON = uwsgi_command()[3:]
 
 
 class Vassal(Instance):
@@ -178,7 +179,7 @@ class Vassal(Instance):
 WRAPPER = f"""#!/bin/sh
 set -a
 . "./$2.environment"
-exec {UWSGI} "$@"
+exec {" ".join(UWSGI)} "$@"
 """
 
 
