@@ -140,3 +140,27 @@ def test_hosts_of_one_name_are_distinguished_by_their_ids() -> None:
     labels = [fleet.label(host) for host in fleet.hosts]
     assert labels == ["web#aaaaaa", "web#bbbbbb", "alone"]
     assert [laggard.host for laggard in fleet.missing] == ["web#aaaaaa"]
+
+
+def test_the_cost_of_a_look_grows_with_the_number_of_hosts_alone() -> None:
+    """`wait` looks every few milliseconds, whatever their number."""
+    compared = [0]
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            compared[0] += 1
+            return str.__eq__(self, other)
+
+        def __ne__(self, other: object) -> bool:
+            return not self == other
+
+    count = 500
+    hosts = tuple(
+        host_at(BEFORE, f"{number:016}", name=Name(f"web{number}")) for number in range(count)
+    )
+    fleet = Fleet(POSITION, hosts)
+    assert [laggard.host for laggard in fleet.missing] == [host.name for host in hosts]
+    assert compared[0] <= 5 * count

@@ -160,7 +160,11 @@ def test_a_silent_host_is_waited_for_until_it_is_forgotten(
     assert re.search(
         r"silent since [\d:]{8} UTC \(60 s\)", one_error(run(app, "wait", "--timeout", "0"))
     )
-    assert "web1#00b200" in run(app, "status").output
+    assert re.search(
+        r"^web1#00b200: silent since [\d:]{8} UTC \(60 s\); last known:$",
+        run(app, "status").output,
+        re.MULTILINE,
+    )
     done = run(app, "forget", label)
     assert (done.status, done.errors) == (0, "")
     assert done.output.startswith("Forgotten: host web1 (id 00b200b200b200b2)")

@@ -153,7 +153,7 @@ def test_a_host_cut_off_from_redis_is_named_until_it_is_back(fleet: Fleet) -> No
         assert f"{PROCESSES - WORKERS - 1} of {PROCESSES} processes" in done.errors
         # What it serves is right all the same: it polls.
         cut.wait_until_serving(3)
-        assert "silent for" in " ".join(fleet.run("status").output.split())
+        assert "silent since" in " ".join(fleet.run("status").output.split())
         # After a few failures in a row it says so in SQL.
         wait_until(
             lambda: "it cannot report to Redis" in " ".join(fleet.run("status").output.split()),

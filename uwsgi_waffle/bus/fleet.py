@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -11,7 +12,15 @@ from uwsgi_waffle.host.processes import ListenerState, ProcessSlot
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.values.position import Position
 
-__all__ = ["Fleet", "HostStatus", "Laggard", "NotConverged", "Refusal", "this_host"]
+__all__ = [
+    "Fleet",
+    "HostStatus",
+    "Laggard",
+    "NotConverged",
+    "Refusal",
+    "describe_silence",
+    "this_host",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +126,11 @@ class Fleet:
     seconds: float = 0.0
     later: frozenset[Position] = field(default_factory=frozenset)
     unknown: str = ""
+    _named: Counter[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Count the hosts of each name, as each of them is looked at many times."""
+        object.__setattr__(self, "_named", Counter(host.name for host in self.hosts))
 
     @property
     def revision(self) -> int:
@@ -149,8 +163,7 @@ class Fleet:
 
     def label(self, host: HostStatus) -> str:
         """Return the name of a host, with the start of its id where several have that name."""
-        is_alone = all(other.name != host.name or other.id == host.id for other in self.hosts)
-        return host.name if is_alone else f"{host.name}#{host.id[:6]}"
+        return host.name if self._named[host.name] == 1 else f"{host.name}#{host.id[:6]}"
 
     def _applied_on(self, host: HostStatus) -> int:
         if host.is_silent or host.fault:
@@ -166,7 +179,7 @@ class Fleet:
             label = self.label(host)
             if host.is_silent:
                 why = f": {host.fault}" if host.fault else ""
-                yield Laggard(label, None, f"{_describe_silence(host)}{why}")
+                yield Laggard(label, None, f"{describe_silence(host)}{why}")
                 continue
             if host.unlisted:
                 workers = "1 worker has" if host.unlisted == 1 else f"{host.unlisted} workers have"
@@ -297,7 +310,7 @@ def _named(process: ProcessSlot) -> str:
     return f"{process.role}{number} (pid {process.pid})"
 
 
-def _describe_silence(host: HostStatus) -> str:
+def describe_silence(host: HostStatus) -> str:
     """Return since when a host has not reported, by the clock of this one."""
     since = datetime.now(timezone.utc) - timedelta(seconds=host.reported_seconds_ago)
     return f"silent since {since:%H:%M:%S} UTC ({host.reported_seconds_ago:.0f} s)"

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from uwsgi_waffle.bus.fleet import Fleet, HostStatus
+from uwsgi_waffle.bus.fleet import Fleet, HostStatus, describe_silence
 from uwsgi_waffle.host.processes import ProcessSlot
 from uwsgi_waffle.ops.doctor import Diagnosis
 from uwsgi_waffle.ops.plain import flat, host_json, plain
@@ -207,7 +207,7 @@ def _host(fleet: Fleet, host: HostStatus, *, is_this: bool) -> Iterator[str]:
     name = click.style(one_line(fleet.label(host)), bold=True)
     where = " (this host)" if is_this else ""
     if host.is_silent:
-        silent = f"silent for {host.reported_seconds_ago:.0f} s; last known:"
+        silent = f"{describe_silence(host)}; last known:"
         yield f"{name}{where}: {click.style(silent, fg='red')}"
     else:
         yield f"{name}{where}: revision {host.revision}, listener {_listener(host)}"
