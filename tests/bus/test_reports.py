@@ -472,6 +472,32 @@ def test_what_is_forged_or_replayed_is_not_an_acknowledgement(
         assert next_ids() == [OTHER_ID]
 
 
+def test_a_flood_of_what_is_no_acknowledgement_is_received_in_portions(
+    ours: HostReports, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So `wait` ends in time, however much another program publishes there."""
+    parsed, decode = [0], reports.decode_host
+    monkeypatch.setattr(reports, "MAX_AT_ONCE", 50)
+
+    def publish() -> None:
+        pipeline = client.pipeline(transaction=False)
+        for _ in range(10):
+            pipeline.publish(CHANNEL, "not ours")
+        pipeline.execute()
+
+    def decode_while_more_come(*arguments: Any) -> HostStatus | None:
+        parsed[0] += 1
+        if parsed[0] < 500:
+            publish()
+        return decode(*arguments)
+
+    monkeypatch.setattr(reports, "decode_host", decode_while_more_come)
+    with ours.acknowledgements(LINEAGE) as receive:
+        publish()
+        wait_until(lambda: receive(0.1) or parsed[0], SOON_SECONDS, "some are received")
+    assert parsed[0] <= 50
+
+
 # -- a Cluster ----------------------------------------------------------------------------------
 
 

@@ -41,6 +41,8 @@ MAX_ENTRY_BYTES = 1024 * 1024
 MAX_HASH_BYTES = 64 * 1024 * 1024
 #: Largest of the other keys, which hold a few short entries each.
 MAX_SET_BYTES = 64 * 1024
+#: Most published summaries received in one go, so that a flood cannot keep `wait` past its time.
+MAX_AT_ONCE = 1_000
 #: Highest positions that are kept for the next writer, see :meth:`HostReports.highest`.
 _KEPT_POSITIONS = 8
 #: Other databases that are looked at.
@@ -200,13 +202,15 @@ class HostReports:
             def receive(timeout_seconds: float) -> list[HostStatus]:
                 hosts = []
                 with _translated():
-                    message = pubsub.get_message(timeout=max(timeout_seconds, 0.0))
-                    while message is not None:
+                    for _ in range(MAX_AT_ONCE):
+                        message = pubsub.get_message(timeout=max(timeout_seconds, 0.0))
+                        if message is None:
+                            break
+                        timeout_seconds = 0.0
                         if message["type"] == "message":
                             now, keys = self._redis_seconds(), self._keys(lineage)
                             host = decode_host(keys, message["data"], now)
                             hosts += [] if host is None or host.is_silent else [host]
-                        message = pubsub.get_message(timeout=0)
                 return hosts
 
             yield receive
