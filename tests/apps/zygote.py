@@ -68,7 +68,7 @@ def _serve(wanted: dict[str, Any]) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(wanted["socket"])
         with connection.makefile("rw") as stream:
-            stream.write("\n")
+            stream.write(f"{state.host.host_id}\n")
             stream.flush()
             for line in stream:
                 stream.write(json.dumps(_answer(waffle, state, json.loads(line))) + "\n")
@@ -79,6 +79,13 @@ def _is_reported(state: State) -> bool:
     own = own_host(state)
     hosts = state.reports.read(own.position.lineage).hosts
     return any(host.id == own.id and host.following == own.following for host in hosts)
+
+
+def _named(error: NotConverged) -> list[list[Any]]:
+    """Return the id of each host that a reason names, and the pid that it names, or 0."""
+    ids = {error.fleet.label(host): host.id for host in error.fleet.hosts}
+    hosts = [[ids.get(m.host, ""), m.process.pid if m.process else 0] for m in error.missing]
+    return hosts + [[ids[refusal.host], refusal.pid] for refusal in error.refused]
 
 
 def _answer(  # noqa: PLR0911  # one for each question
@@ -98,7 +105,7 @@ def _answer(  # noqa: PLR0911  # one for each question
             try:
                 return {"yes": True, "fleet": str(waffle.wait(0, question["seconds"]))}
             except NotConverged as error:
-                return {"yes": False, "fleet": str(error)}
+                return {"yes": False, "fleet": str(error), "named": _named(error)}
         case "status":
             fleet = waffle.status().fleet
             return {"yes": not fleet.missing and not fleet.refused, "fleet": str(fleet)}
