@@ -21,6 +21,7 @@ from uwsgi_waffle.bus import reports
 from uwsgi_waffle.ops import convergence
 from uwsgi_waffle.ops.doctor import examine
 from uwsgi_waffle.sql.maintenance import resync
+from uwsgi_waffle.values.position import Position
 
 
 def codes(host: Host) -> set[str]:
@@ -191,6 +192,52 @@ def test_a_host_ahead_of_sql_is_named_until_sql_has_passed_it(
     assert (site.here.size, site.there.size) == (1, 1), "what the backup holds"
 
 
+def test_a_state_that_sql_has_lost_meanwhile_is_not_proved(
+    apps: Apps,
+    redis_server: RedisServer,
+    quick_reports: None,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A failover just after `wait` has asked SQL for its position."""
+    here, there = (Host(apps, name, redis_server) for name in ("here", "there"))
+    start(here, there)
+    here.change(2)
+    proved(here)
+    ask = here.state.store.peek
+
+    def overtaken() -> Position:
+        found = ask()
+        for table in ("waffle_namespace", "waffle_change"):
+            execute(apps.database_uri, f"UPDATE {table} SET stamp = '{'f' * 16}'")  # noqa: S608
+        return found
+
+    monkeypatch.setattr(here.state.store, "peek", overtaken)
+    with pytest.raises(NotConverged, match="but another state of it than SQL's"):
+        here.waffle.wait(1, timeout=1.0)
+
+
+def test_a_host_that_is_still_at_the_database_before_is_named(
+    apps: Apps,
+    redis_server: RedisServer,
+    quick_reports: None,  # noqa: ARG001
+) -> None:
+    """It cannot read the announcement, and neither is it registered in the new database."""
+    here, there = (Host(apps, name, redis_server) for name in ("here", "there"))
+    start(here, there)
+    here.change(2)
+    proved(here)
+    tables = ("namespace", "setting", "change", "host")
+    execute(apps.database_uri, *(f"DELETE FROM waffle_{table}" for table in tables))  # noqa: S608
+    here.change(3)
+    for _ in range(2):  # also once it has reported that it has moved
+        with pytest.raises(NotConverged, match="has revision 1 of another database"):
+            here.waffle.wait(1, timeout=0.5)
+    (missing,) = here.waffle.status().fleet.missing
+    assert missing.reason == "has revision 1 of another database"
+    there.state.refresh()
+    assert proved(here).applied == 2
+
+
 def test_a_writer_that_never_saw_the_hosts_passes_what_they_have_seen(
     apps: Apps, site: Site, redis_server: RedisServer
 ) -> None:
@@ -233,7 +280,11 @@ def test_a_release_that_refuses_a_value_is_named(
     assert refusal.host.startswith(old.state.host_name)
     assert old.size == 10
     assert new.waffle.status().fleet.refused == (refusal,)
-    assert {"value-refused", "declarations-differ"} <= codes(new)
+    found = {finding.code: finding.fact for finding in examine(new.state).findings}
+    assert "value-refused" in found
+    for host in (new, old):
+        label = f"{host.state.host_name}#{host.state.host.host_id[:6]}"
+        assert f"{label} ({host.state.declaration.digest})" in found["declarations-differ"]
     new.change(50)
     assert proved(new).applied == 2
 

@@ -134,7 +134,8 @@ def _declarations(status: Status) -> Iterator[Finding]:
     """Yield that releases differ."""
     declared = {host.declaration for host in status.hosts if host.declaration}
     if len(declared) > 1:
-        names = ", ".join(f"{h.name} ({h.declaration})" for h in status.hosts if h.declaration)
+        named = ((status.fleet.label(host), host.declaration) for host in status.hosts)
+        names = ", ".join(f"{label} ({digest})" for label, digest in named if digest)
         yield Finding(
             "declarations-differ",
             f"Hosts run releases that declare different settings: {names}.",
