@@ -176,7 +176,9 @@ def test_make_run_is_all_that_a_fresh_clone_needs(
         assert re.search(r"\nrevision 1: 5 of 5 processes on 1 host", run(printed[1], tmp_path))
         flask = printed[1].partition(" ")[0]
         by_module = f"{flask} --app uwsgi_configs.demo waffle get SITENAME"
-        assert run(by_module, clone) == "Hello\n"
+        # With another host snapshot, as of another host, so that it must ask the database.
+        elsewhere = f"WAFFLE_SNAPSHOT_PATH={tmp_path}/elsewhere"
+        assert run(f"{elsewhere} {by_module}", clone) == "Hello\n"
 
         (master,) = process.children()
         before = process.pids()
