@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -158,6 +161,37 @@ def test_after_a_failover_to_a_replica_that_lagged_every_process_serves_sqls_sta
     assert (fleet.position, fleet.applied, fleet.total) == (record.position, 2, 2)
     for host in (site.here, site.there):
         assert (host.position, host.size) == (record.position, 777)
+
+
+def test_after_writes_on_two_primaries_every_process_serves_the_state_of_the_one_that_stays(
+    apps: Apps,
+    redis_server: RedisServer,
+    quick_reports: None,  # noqa: ARG001
+) -> None:
+    here = Host(apps, "here", redis_server, poll_seconds=0.2)
+    here.commit(2)
+    copied = apps.directory / "second.db"
+    shutil.copy(apps.directory / "waffle.db", copied)
+    second = Apps(apps.directory / "second", f"sqlite:///{copied}")
+    try:
+        there = Host(second, "there", redis_server, poll_seconds=0.2)
+        start(here, there)
+        lost, kept = here.commit(333), there.commit(777)
+        assert lost.position.revision == kept.position.revision
+        here.wait_until_serving(333)
+        there.wait_until_serving(777)
+        for host in (here, there):
+            refusal_of(host, "but another state of it than SQL's")
+        with (
+            contextlib.closing(sqlite3.connect(copied)) as from_,
+            contextlib.closing(sqlite3.connect(apps.directory / "waffle.db")) as to,
+        ):
+            from_.backup(to)
+        fleet = proved(here)
+        assert (fleet.position, fleet.applied, fleet.total) == (kept.position, 2, 2)
+        assert (here.size, there.size) == (777, 777)
+    finally:
+        second.close()
 
 
 def test_a_host_ahead_of_sql_is_named_until_sql_has_passed_it(
@@ -337,6 +371,25 @@ def test_a_host_that_cannot_report_proves_nothing(
     reasons = {host.reason for host in here.state.registry.read()}
     assert reasons == {""}, "the notes are gone"
     assert len(messages(caplog.records, "this host cannot report to Redis")) == 2
+
+
+def test_a_redis_that_allows_no_subscription_costs_time_and_no_truth(
+    apps: Apps,
+    own_redis: RedisServer,
+    quick_reports: None,  # noqa: ARG001
+) -> None:
+    """Hosts report all the same, so a change is proved once the last of them has polled."""
+    with own_redis.client() as operator:
+        operator.execute_command("ACL SETUSER", "default", "-subscribe")
+        here, there = (Host(apps, name, own_redis, poll_seconds=0.2) for name in ("here", "there"))
+        for host in (here, there):
+            host.listen()
+            host.wait_until_listener("polling")
+        assert not here.change(2), "it is not announced"
+        wait_until(lambda: len(here.waffle.status().hosts) == 2, SOON_SECONDS, "both have reported")
+        assert proved(here).applied == 2
+        assert (here.size, there.size) == (2, 2)
+        assert any("only polls SQL" in problem for problem in there.waffle.status().problems)
 
 
 def test_a_note_that_a_killed_process_left_does_not_count_while_the_host_reports(
