@@ -16,6 +16,7 @@ from uwsgi_waffle.bus import reports
 from uwsgi_waffle.bus.fleet import Fleet
 from uwsgi_waffle.listen import reporter
 from uwsgi_waffle.ops import convergence
+from uwsgi_waffle.ops.doctor import examine
 
 
 @dataclass
@@ -59,6 +60,11 @@ def refusal_of(host: Host, part: str) -> NotConverged:
 def proved(host: Host) -> Fleet:
     """Return the fleet once every process is proved to serve SQL's state."""
     return host.waffle.wait(host.state.store.peek().revision, timeout=SOON_SECONDS)
+
+
+def codes(host: Host) -> set[str]:
+    """Return what the doctor finds."""
+    return {finding.code for finding in examine(host.state).findings}
 
 
 @pytest.fixture

@@ -182,6 +182,7 @@ class History:
             self.update,
             self.save_backup,
             self.restore_backup,
+            self.fail_over,
             self.make_database_anew,
             self.stop,
             self.go_on,
@@ -216,6 +217,12 @@ class History:
             backup = self.backup
             self.with_database(lambda: _copy(backup, self.database))
             self.log.append("restore")
+
+    def fail_over(self) -> None:
+        """Switch to another primary, on which the last revision was made by another writer."""
+        size, stamp = next(self.sizes), f"{self.random.getrandbits(64):016x}"
+        self.with_database(lambda: _make_anew_the_last_revision(self.database, size, stamp))
+        self.log.append(f"fail over to {size}")
 
     def make_database_anew(self) -> None:
         self.with_database(lambda: _empty(self.database))
@@ -382,6 +389,7 @@ class History:
         """End all faults; then every process serves SQL's state, and each of them can prove it."""
         self.go_on()
         asked = self.running()[0]
+        self.expect_no_other_state(asked)
         asked.ask("resync")
         asked.ask("update", size=50)
         stamp, size = self.truth()
@@ -395,6 +403,17 @@ class History:
         if self.ghosts:
             self.forget_ghosts()
         self.expect_yes(asked)
+
+    def expect_no_other_state(self, asked: Process) -> None:
+        """Fail where a process stays at another state than SQL's, unless it is ahead of SQL."""
+
+        def have_moved() -> bool:
+            found = asked.ask("wait", seconds=WAIT_SECONDS)["fleet"]
+            return "another state" not in found and "another database" not in found
+
+        log = "\n".join(self.log)
+        if not self.ghosts:
+            wait_until(have_moved, SOON_SECONDS, f"each process is at SQL's state, or ahead\n{log}")
 
     def forget_ghosts(self) -> None:
         """Do what `flask waffle forget` does for hosts that are gone for good."""
@@ -420,6 +439,15 @@ def _empty(
     with contextlib.closing(sqlite3.connect(database, timeout=2)) as connection:
         for table in tables:
             connection.execute(f"DELETE FROM {table}")  # noqa: S608  # our own names
+        connection.commit()
+
+
+def _make_anew_the_last_revision(database: Path, size: int, stamp: str) -> None:
+    with contextlib.closing(sqlite3.connect(database, timeout=2)) as connection:
+        last = "revision > 0 AND revision = (SELECT max(revision) FROM waffle_namespace)"
+        for table in ("waffle_namespace", "waffle_change"):
+            connection.execute(f"UPDATE {table} SET stamp = ? WHERE {last}", (stamp,))  # noqa: S608
+        connection.execute("UPDATE waffle_setting SET value = ?", (str(size),))
         connection.commit()
 
 
