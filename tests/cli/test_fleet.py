@@ -22,8 +22,10 @@ from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS, wait_until
 from uwsgi_waffle import WaffleConf
 from uwsgi_waffle.bus.client import BusUnavailable
 from uwsgi_waffle.bus.fleet import HostStatus
+from uwsgi_waffle.cli import _base
 from uwsgi_waffle.host import layout
 from uwsgi_waffle.host.processes import ListenerState
+from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.listen import reporter
 
 NAMES = [f"S{number:03}" for number in range(20)]
@@ -268,11 +270,17 @@ def test_no_terminal_obeys_what_a_host_reports(site: Site, report: Report) -> No
 
 
 def test_where_no_process_is_found_the_command_names_where_it_looked(
-    site: Site, apps: Apps, redis_server: RedisServer, tmp_path: Path
+    site: Site,
+    apps: Apps,
+    redis_server: RedisServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As of another user, or with another database: 0 of 0 proves nothing."""
     app, _ = site
     state = state_of(app)
+    shared = tmp_path / "shared" / f"x.{layout.VERSION}.snapshot"
+    monkeypatch.setattr(_base, "default_path", lambda _config: shared)
     for command in (["wait"], ["set", "S000=2"], ["set", "S000=3", "--json"]):
         done = run(app, *command)
         assert done.status == 0
@@ -281,6 +289,7 @@ def test_where_no_process_is_found_the_command_names_where_it_looked(
         for place in (state.store.database.url, "namespace default", str(state.host.path)):
             assert place in done.errors
         assert "Another database" not in done.errors
+        assert "alive here" not in done.errors
     other, _ = apps(
         host="there",
         WAFFLE_CONFS=CONFS,
@@ -289,6 +298,9 @@ def test_where_no_process_is_found_the_command_names_where_it_looked(
         WAFFLE_REDIS_URL=redis_server.url,
     )
     there = state_of(other)
+    beside = HostSnapshot(shared, database=tmp_path / "other.db")
+    beside.register("worker")
+    assert f"1 process is alive here with {tmp_path}/other.db." in run(app, "wait").errors
     there.reports.put(HostStatus("a" * 16, "web1", there.host.position, ListenerState("live")))
     assert "Another database is announced" in run(app, "wait").errors
     assert "Another database is announced" in run(app, "status").output

@@ -18,6 +18,8 @@ from flask.cli import AppGroup
 from uwsgi_waffle.bus.client import BusUnavailable
 from uwsgi_waffle.bus.fleet import Fleet, NotConverged
 from uwsgi_waffle.errors import RevisionConflict, WaffleError
+from uwsgi_waffle.host.files import default_path
+from uwsgi_waffle.host.neighbours import Neighbour, neighbours
 from uwsgi_waffle.ops.convergence import wait
 from uwsgi_waffle.ops.plain import json_text
 from uwsgi_waffle.process.applications import EXTENSION_NAME
@@ -259,6 +261,7 @@ def _where_it_looked(state: State) -> str:
         f"{state.store.database.url}, namespace {config.namespace}, host snapshot "
         f"{state.host.path}."
     )
+    text += "".join(map(_describe, neighbours(default_path(config).parent, state.host.path)))
     with suppress(BusUnavailable):
         known = (state.host.position.lineage, state.host.lineages_before)
         if config.multiproc and state.reports.read(known[0], before=known[1]).other_lineages:
@@ -267,6 +270,12 @@ def _where_it_looked(state: State) -> str:
                 "and namespace, so the processes may use that one."
             )
     return f"{text} `flask waffle doctor` looks for the reason."
+
+
+def _describe(neighbour: Neighbour) -> str:
+    processes = "1 process is" if neighbour.count == 1 else f"{neighbour.count} processes are"
+    database = neighbour.database or "another database or namespace"
+    return f" {processes} alive here with {database}."
 
 
 def _explained(state: State, conflict: RevisionConflict) -> Failed:

@@ -17,7 +17,7 @@ from pathlib import Path
 from . import layout
 from .lives import unused
 
-__all__ = ["NO_DATABASE", "note_of", "sweep"]
+__all__ = ["NO_DATABASE", "database_in", "note_of", "sweep"]
 
 #: Of a host snapshot that no sweep may remove.
 NO_DATABASE = b""
@@ -41,6 +41,18 @@ def note_of(database: Path | None) -> bytes:
         return _NOTE.pack(_place_of(database), len(text)) + text
     except OSError:
         return NO_DATABASE
+
+
+def database_in(words: memoryview[int]) -> Path | None:
+    """Return the SQLite file that a host snapshot names, ``None`` where it names none.
+
+    :param words: its first page, or more of it
+    """
+    length = words[layout.DATABASE_LENGTH_WORD]
+    if not 0 < length <= layout.DATABASE_BYTES:
+        return None
+    first = layout.DATABASE_WORD * layout.WORD_BYTES
+    return Path(os.fsdecode(bytes(words.cast("B")[first : first + length])))
 
 
 def sweep(directory: Path) -> None:
@@ -75,12 +87,10 @@ def _is_left_over(path: Path) -> bool:
     if not is_ours or found.st_size != layout.FILE_BYTES:
         return False
     words = memoryview(page).cast("Q")
-    length = words[layout.DATABASE_LENGTH_WORD]
     head = words[layout.MAGIC_WORD], words[layout.VERSION_WORD]
-    if head != (layout.MAGIC, layout.VERSION) or not 0 < length <= layout.DATABASE_BYTES:
+    database = database_in(words) if head == (layout.MAGIC, layout.VERSION) else None
+    if database is None:
         return False
-    first = layout.DATABASE_WORD * layout.WORD_BYTES
-    database = Path(os.fsdecode(page[first : first + length]))
     return _is_missing(database) and words[layout.PLACE_WORD] == _place_of(database)
 
 
