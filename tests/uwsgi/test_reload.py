@@ -229,13 +229,17 @@ def test_a_listener_that_waits_for_redis_does_not_hold_up_a_reload(
 ) -> None:
     """With Redis frozen (half-open connections) a reload takes at most 3 s longer."""
     free_seconds = timed(instance.reload)
-    instance.wait_for_subscriptions()
-    redis_of_instances.pause()
-    try:
-        blocked_seconds = timed(instance.reload)
-    finally:
-        redis_of_instances.resume()
-    assert blocked_seconds < free_seconds + 3
+
+    def is_prompt() -> bool:
+        instance.wait_for_subscriptions()
+        redis_of_instances.pause()
+        try:
+            return timed(instance.reload) < free_seconds + 3
+        finally:
+            redis_of_instances.resume()
+
+    # A listener holds up each reload, what else the machine does only some.
+    assert any(is_prompt() for _ in range(3))
 
 
 def timed(action: Callable[[], None]) -> float:
