@@ -1,55 +1,61 @@
-"""What a look of `wait` at all hosts costs: commands, bytes and milliseconds, at 10 to 1,000 hosts.
+"""What `wait` and `status` cost at 10 to 1,000 hosts: commands of Redis, bytes and milliseconds.
 
-::
+Whole calls, of a fleet that serves the revision: with the hosts that are registered in SQL, and all
+that is made of what was read. ::
 
     python -m tests.bench.looks
 """
 
 from __future__ import annotations
 
-import secrets
+import contextlib
 import statistics
 import tempfile
 import time
-
-from flask import Flask
+from collections.abc import Callable
+from pathlib import Path
 
 from tests.bench.table import print_table
+from tests.conftest import Apps, state_of
 from tests.support import RedisServer
 from uwsgi_waffle import HostStatus
-from uwsgi_waffle.bus.client import SharedClient
-from uwsgi_waffle.bus.reports import HostReports
-from uwsgi_waffle.config import Config
+from uwsgi_waffle.bus import reports
 from uwsgi_waffle.host.processes import ListenerState, ProcessSlot
-from uwsgi_waffle.values.position import Position, new_stamp
+from uwsgi_waffle.values.position import Position
 
 HOSTS = (10, 100, 1_000)
 WORKERS = 8
 LOOKS = 30
-KEYS = (secrets.token_hex(32),)
 
 
 def main() -> None:
-    """Print a line for each number of hosts, for a summary and for all processes."""
+    """Print a line for each number of hosts, for `wait` and for `status`."""
+    vars(reports)["SILENT_SECONDS"] = 3600.0  # they report once
     rows = []
     with RedisServer() as redis_server, tempfile.TemporaryDirectory() as directory:
         for count in HOSTS:
-            reports = _reports(redis_server, directory, f"looks-{count}")
-            position = Position(secrets.token_hex(8), 42, new_stamp())
-            for number in range(count):
-                reports.put(_host(number, position))
-            for in_full in (False, True):
-                row = _look(redis_server, reports, position.lineage, in_full=in_full)
-                rows.append([str(count), "all processes" if in_full else "summaries", *row])
+            url = f"sqlite:///{directory}/{count}.db"
+            with contextlib.closing(Apps(Path(directory), url)) as apps:
+                app, waffle = apps(
+                    WAFFLE_CONFS={"SIZE": {"default": 1}},
+                    WAFFLE_MULTIPROC=True,
+                    WAFFLE_LISTENER="none",
+                    WAFFLE_REDIS_URL=redis_server.url,
+                    WAFFLE_SNAPSHOT_PATH=f"{directory}/{count}.snapshot",
+                )
+                waffle.update({"SIZE": 2})
+                state = state_of(app)
+                hosts = [_host(number, state.host.position) for number in range(count)]
+                for host in hosts:
+                    state.registry.register(host.id, host.name)
+                    state.reports.put(host)
+                looks: dict[str, Callable[[], object]] = {
+                    "wait": lambda waffle=waffle: waffle.wait(1, timeout=0),  # type: ignore[misc]
+                    "status": waffle.status,
+                }
+                for name, look in looks.items():
+                    rows.append([str(count), name, *_look(redis_server, look)])
     print_table(("hosts", "what", "commands", "KiB", "ms (median)", "ms (most)"), rows)
-
-
-def _reports(redis_server: RedisServer, directory: str, channel: str) -> HostReports:
-    app = Flask("looks", instance_path=directory)
-    app.config["WAFFLE_REDIS_URL"] = redis_server.url
-    app.config["WAFFLE_REDIS_CHANNEL"] = channel
-    config = Config.from_app(app)
-    return HostReports(config, SharedClient(config), lambda _lineage: KEYS)
 
 
 def _host(number: int, position: Position) -> HostStatus:
@@ -72,16 +78,14 @@ def _host(number: int, position: Position) -> HostStatus:
     )
 
 
-def _look(
-    redis_server: RedisServer, reports: HostReports, lineage: str, *, in_full: bool
-) -> list[str]:
-    """Return commands, KiB and milliseconds of one look."""
+def _look(redis_server: RedisServer, look: Callable[[], object]) -> list[str]:
+    """Return commands, KiB and milliseconds of one call."""
     took = []
     with redis_server.client() as client:
         before = client.info("stats")
         for _ in range(LOOKS):
             began = time.perf_counter()
-            reports.read(lineage, in_full=in_full)
+            look()
             took.append((time.perf_counter() - began) * 1000)
         after = client.info("stats")
     commands = (after["total_commands_processed"] - before["total_commands_processed"] - 1) / LOOKS

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -110,6 +111,19 @@ def test_a_look_takes_as_many_commands_at_any_number_of_hosts(
         stats: Any = client.info("commandstats")
     assert len(fleet.hosts) >= hosts
     assert sum(stat["calls"] for stat in stats.values()) <= 10
+
+
+def test_a_message_names_few_of_many_reasons_and_the_exception_all(site: Site) -> None:
+    site.here.change(2)
+    proved(site.here)
+    behind = replace(site.here.state.host.position, revision=0)
+    for number in range(30):
+        host = host_at(behind, f"{number:016}", name=f"web{number}")
+        site.here.state.reports.put(host)
+    with pytest.raises(NotConverged, match="; and 20 more, which `flask waffle status`") as caught:
+        site.here.waffle.wait(1, timeout=0)
+    assert len(caught.value.missing) == 30
+    assert str(caught.value).count("web") == 10
 
 
 # -- two releases ---------------------------------------------------------------------------------

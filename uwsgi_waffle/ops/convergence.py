@@ -21,6 +21,8 @@ __all__ = ["known_hosts", "look", "own_host", "refusals", "wait", "with_register
 LOOK_SECONDS = 0.005
 #: Seconds between two looks at all reports, beside those that hosts publish meanwhile.
 LOOK_AT_REPORTS_SECONDS = 1.0
+#: Most reasons that a message names; the exception has them all.
+MOST_NAMED = 10
 #: Seconds between two questions to SQL.
 ASK_SQL_SECONDS = 0.1
 
@@ -248,5 +250,8 @@ def refusals(fleet: Fleet) -> list[str]:
 
 def _not_converged(fleet: Fleet) -> NotConverged:
     reasons = [*map(str, fleet.missing), *refusals(fleet)]
-    message = f"{fleet}. Missing: {'; '.join(reasons)}."
+    named = "; ".join(reasons[:MOST_NAMED])
+    if len(reasons) > MOST_NAMED:
+        named += f"; and {len(reasons) - MOST_NAMED:,} more, which `flask waffle status` shows"
+    message = f"{fleet}. Missing: {named}."
     return NotConverged(message, revision=fleet.revision, fleet=fleet)
