@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from tests.applications.catalogue import APPLICATIONS, Application
 from tests.support import RedisServer, free_port, fresh_database, request, wait_until
 from tests.support.processes import ServerProcess
+from tests.support.programs import output_of_command
 
 WORKERS = 4
 #: Enough requests for each worker to have answered.
@@ -124,17 +125,11 @@ class Site:
 
     def run(self, *arguments: str) -> str:
         """Return what its Python prints; it must succeed."""
-        done = subprocess.run(
+        return output_of_command(
             [str(self.application.python), *arguments],
-            check=False,
-            cwd=self.application.source(integrated=True),
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
+            directory=self.application.source(integrated=True),
+            environment=self.environment,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
     def flask(self, *arguments: str) -> str:
         """Return what a command of Flask prints."""

@@ -23,6 +23,7 @@ from tests.project.test_two_applications import blocks
 from tests.support import RedisServer, free_port, request, require_program, wait_until
 from tests.support.command_line import flask_environment
 from tests.support.processes import START_SECONDS, ServerProcess
+from tests.support.programs import output_of_command
 from tests.support.uwsgi_server import ROOT, uwsgi_command
 from tests.support.waiting import SOON_SECONDS
 
@@ -136,17 +137,11 @@ class Vassal:
 
     def set(self, change: str) -> str:
         """Return what `flask waffle set` says."""
-        done = subprocess.run(
+        return output_of_command(
             [sys.executable, "-m", "flask", "--app", "demo", "waffle", "set", change],
-            check=False,
-            cwd=self.ini.parent,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
+            directory=self.ini.parent,
+            environment=self.environment,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
 
 @pytest.fixture

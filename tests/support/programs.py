@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from tests.support.lifecycle import Closed
 
-__all__ = ["Program", "output_of"]
+__all__ = ["Program", "output_of", "output_of_command"]
 
 #: Ends a program that hangs.
 PROGRAM_SECONDS = 60
@@ -18,17 +20,29 @@ def _command(text: str, arguments: tuple[object, ...]) -> list[str]:
     return [sys.executable, "-W", "ignore", "-c", text, *map(str, arguments)]
 
 
-def output_of(text: str, *arguments: object) -> str:
-    """Return what a program prints, without the spaces around it; fail if the program fails."""
+def output_of_command(
+    command: Sequence[str],
+    *,
+    directory: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Return what a command prints; fail if the command fails."""
     done = subprocess.run(
-        _command(text, arguments),
+        command,
         check=False,
+        cwd=directory,
+        env=environment,
         capture_output=True,
         text=True,
         timeout=PROGRAM_SECONDS,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return done.stdout
+
+
+def output_of(text: str, *arguments: object) -> str:
+    """Return what a program prints, without the spaces around it; fail if the program fails."""
+    return output_of_command(_command(text, arguments)).strip()
 
 
 class Program(Closed):

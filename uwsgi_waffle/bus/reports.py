@@ -317,7 +317,7 @@ def _is_possible(host: HostStatus) -> bool:
 
 
 def decode_position(keys: Sequence[str], entry: object, lineage: str) -> Position:
-    """Return the position that a signed entry names, nowhere if it is none of that lineage."""
+    """Return the position that a signed entry names, nowhere if it is of another lineage."""
     text = _open(keys, entry)
     if text is None:
         return NOWHERE

@@ -261,7 +261,7 @@ def _where_it_looked(state: State) -> str:
         f"{state.store.database.url}, namespace {config.namespace}, host snapshot "
         f"{state.host.path}."
     )
-    text += "".join(map(_describe, neighbours(default_path(config).parent, state.host.path)))
+    text += "".join(map(_named, neighbours(default_path(config).parent, state.host.path)))
     with suppress(BusUnavailable):
         known = (state.host.position.lineage, state.host.lineages_before)
         if config.multiproc and state.reports.read(known[0], before=known[1]).other_lineages:
@@ -272,7 +272,8 @@ def _where_it_looked(state: State) -> str:
     return f"{text} `flask waffle doctor` looks for the reason."
 
 
-def _describe(neighbour: Neighbour) -> str:
+def _named(neighbour: Neighbour) -> str:
+    """Return a sentence that names what is alive beside the application."""
     processes = "1 process is" if neighbour.count == 1 else f"{neighbour.count} processes are"
     database = neighbour.database or "another database or namespace"
     return f" {processes} alive here with {database}."

@@ -142,6 +142,7 @@ class Serving:
 
         It waits for no callback, so that the next change does not either.
         """
+        # Again where another process has moved the host snapshot while this one decoded.
         while self._host.words[SEQUENCE_WORD] != self.seen_sequence:
             found = self._host.read() or self._read_sql()
             if found is None:
@@ -149,7 +150,6 @@ class Serving:
             sequence, record = found
             self._take(record)
             self.seen_sequence = sequence
-            # Another process may have moved the host snapshot while this one decoded.
 
     def _read_sql(self) -> tuple[int, Record] | None:
         """Return what SQL holds, where the host snapshot is empty or damaged."""

@@ -99,7 +99,7 @@ class State(Parts):
             has_seen_settings = self.host.position.exists
             with suppress(StoreUnavailable):  # the reconciler has logged it
                 record = self.reconciler.reconcile(at_start=True)
-                # Not where a database was emptied: whoever empties it may be restoring it.
+                # Not where a database was emptied: the operator may be restoring it.
                 is_due = record is not None and not record.keys
                 if is_due and not has_seen_settings and self.store.database.may_fill_at_start():
                     self.reconciler.create_namespace()

@@ -113,7 +113,7 @@ def _time_limits(url: sa.URL) -> dict[str, int]:
 def _session_options(url: sa.URL) -> dict[str, Any]:
     """Return what the driver must do, whatever the URL or its own default says.
 
-    :raises ValueError: a number in the URL is none
+    :raises ValueError: a number in the URL is not a number
     """
     driver = url.get_driver_name()
     if driver in ("pymysql", "mysqldb", "mysqlconnector"):

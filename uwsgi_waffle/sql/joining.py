@@ -27,7 +27,7 @@ class JoinedTransaction:
     def __init__(self, store: Store, connection: Connection) -> None:
         """Check the connection.
 
-        :raises TypeError: it is none, or commits each statement by itself
+        :raises TypeError: it is no connection, or commits each statement by itself
         """
         if not isinstance(connection, Connection):
             message = (
