@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +16,9 @@ from tests.bus.conftest import (
     process_at,
     refusing,
 )
-from uwsgi_waffle.bus.fleet import Fleet, HostStatus, Refusal
+from uwsgi_waffle.bus.fleet import Fleet, HostStatus, Refusal, this_host
 from uwsgi_waffle.bus.reports import MAX_EXCEPTIONS
+from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.values.position import NOWHERE, Position
 
 BEFORE = Position(LINEAGE, 6, "0" * 15 + "6")
@@ -164,3 +166,17 @@ def test_the_cost_of_a_look_grows_with_the_number_of_hosts_alone() -> None:
     fleet = Fleet(POSITION, hosts)
     assert [laggard.host for laggard in fleet.missing] == [host.name for host in hosts]
     assert compared[0] <= 5 * count
+
+
+def test_processes_of_a_host_are_in_the_order_of_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers first; slots are in the order in which processes came."""
+    host = HostSnapshot(tmp_path / "snapshot")
+    came = [
+        process_at(pid=103, role="mule", worker=1),
+        *(process_at(pid=110 - number, worker=number) for number in (10, 2, 1)),
+    ]
+    monkeypatch.setattr(host.slots, "living", lambda: came)
+    shown = [(p.role, p.worker) for p in this_host(host, "web", 15.0).processes]
+    assert shown == [("worker", 1), ("worker", 2), ("worker", 10), ("mule", 1)]

@@ -70,9 +70,7 @@ def progress_of(viewer: Viewer, revision: int, saved_at: float | None = None) ->
     if fleet.revision != revision:  # its processes may never have served this one
         saved_at = None
     rows = tuple(
-        _row(fleet, host, process, saved_at)
-        for host in fleet.hosts
-        for process in sorted(host.processes, key=lambda p: (p.role != "worker", p.worker, p.pid))
+        _row(fleet, host, process, saved_at) for host in fleet.hosts for process in host.processes
     )
     return Progress(
         revision=revision,

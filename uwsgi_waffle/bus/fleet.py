@@ -258,7 +258,10 @@ def this_host(
     :param stale_seconds: age of a heartbeat past which there is no listener here
     """
     position = host.position
-    processes = tuple(host.slots.living())
+    # As people look for them; slots are in the order in which processes came.
+    processes = tuple(
+        sorted(host.slots.living(), key=lambda p: (p.role != "worker", p.worker, p.pid))
+    )
     age = host.heartbeat_age_seconds()
     lives = age is not None and age < stale_seconds
     listener = _best(process.listener for process in processes) if lives else ListenerState()
