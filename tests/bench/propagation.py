@@ -22,6 +22,8 @@ from tests.support import DatabaseKind, RedisServer, fresh_database, wait_until
 from tests.support.waffle_host import WaffleHost, hosts
 
 CHANGES = 300
+#: How many changes follow each other where two kinds take turns.
+TURN_CHANGES = 10
 LARGE_WORKERS = 32
 LARGE_CHANGES = 60
 SOON_SECONDS = 20.0
@@ -35,6 +37,7 @@ def main() -> None:
         with RedisServer() as redis_server:
             rows = [*floors.parts(cast("DatabaseKind", kind), redis_server)]
             rows += _two_hosts(cast("DatabaseKind", kind), redis_server)
+            rows += _signatures(cast("DatabaseKind", kind), redis_server)
             rows += _large(cast("DatabaseKind", kind), redis_server)
         print(f"\n{kind}")  # noqa: T201
         print_table(("milliseconds", "p50", "p99", "max"), rows)
@@ -48,6 +51,23 @@ def _two_hosts(kind: DatabaseKind, redis_server: RedisServer) -> Iterator[list[s
         for name, late in zip(("same", "other"), _change(both, CHANGES), strict=True):
             yield [f"commit to the last of 4 workers, {name} host", *summary(late)]
             yield ["- in bare chains", *ratios(late, chain)]
+
+
+def _signatures(kind: DatabaseKind, redis_server: RedisServer) -> Iterator[list[str]]:
+    """Measure with signatures and without, in turns."""
+    with contextlib.ExitStack() as stack:
+        pairs = [
+            stack.enter_context(_pair(kind, redis_server, workers=4, settings=20, app=app))
+            for app in ("elsewhere", "unsigned")
+        ]
+        rounds: tuple[list[list[float]], ...] = ([[], []], [[], []])
+        for first in range(1, CHANGES + 1, TURN_CHANGES):
+            for both, found in zip(pairs, rounds, strict=True):
+                for host, late in enumerate(_change(both, TURN_CHANGES, first=first)):
+                    found[host] += late
+        for name, signed, unsigned in zip(("same", "other"), *rounds, strict=True):
+            yield [f"signed, {name} host", *summary(signed)]
+            yield ["- in changes without signatures", *ratios(signed, unsigned)]
 
 
 def _large(kind: DatabaseKind, redis_server: RedisServer) -> Iterator[list[str]]:
@@ -64,27 +84,35 @@ def _large(kind: DatabaseKind, redis_server: RedisServer) -> Iterator[list[str]]
 
 @contextlib.contextmanager
 def _pair(
-    kind: DatabaseKind, redis_server: RedisServer, *, workers: int, settings: int
+    kind: DatabaseKind,
+    redis_server: RedisServer,
+    *,
+    workers: int,
+    settings: int,
+    app: str = "elsewhere",
 ) -> Iterator[list[WaffleHost]]:
     """Run two hosts that never poll."""
     with fresh_database(kind) as database_uri:
         environment = {
             "WAFFLE_DATABASE_URI": database_uri,
             "WAFFLE_REDIS_URL": redis_server.url,
+            "WAFFLE_REDIS_CHANNEL": app,
             "WAFFLE_POLL_SECONDS": "3600",
             "TEST_SETTINGS": str(settings),
         }
-        with hosts(environment, workers=workers) as both:
-            wait_until(lambda: redis_server.subscribers() == 2, SOON_SECONDS, "both listen")
+        with hosts(environment, workers=workers, app=f"tests.apps.{app}:app") as both:
+            wait_until(lambda: redis_server.subscribers(app) == 2, SOON_SECONDS, "both listen")
             yield both
 
 
-def _change(both: list[WaffleHost], count: int) -> tuple[list[float], list[float]]:
+def _change(
+    both: list[WaffleHost], count: int, *, first: int = 1
+) -> tuple[list[float], list[float]]:
     """Change a setting again and again; return how late the last worker here, and there, was."""
-    chosen = random.Random(1)  # noqa: S311  the same workers each time
+    chosen = random.Random(first)  # noqa: S311  the same workers each time
     late: tuple[list[float], list[float]] = ([], [])
     workers = [set(host.server.worker_pids()) for host in both]
-    for value in range(1, count + 1):
+    for value in range(first, first + count):
         done = both[0].update({"S000": value}, worker=chosen.randrange(both[0].workers))
         for host, pids, found in zip(both, workers, late, strict=True):
             _wait_until_called_back(host, value, pids)

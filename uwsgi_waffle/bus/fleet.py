@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
 from uwsgi_waffle.errors import WaffleError
-from uwsgi_waffle.host.processes import ListenerState, ProcessSlot
+from uwsgi_waffle.host.processes import ListenerState, Moment, ProcessSlot
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.values.position import Position
 
@@ -55,7 +55,7 @@ class HostStatus:
     fault: str = ""
     declaration: str = ""
     processes: tuple[ProcessSlot, ...] = ()
-    reported_at: float = 0.0
+    reported_at: Moment = 0.0
     reported_seconds_ago: float = 0.0
     is_silent: bool = False
 

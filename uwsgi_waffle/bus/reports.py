@@ -12,7 +12,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -20,7 +20,7 @@ from pydantic_core import from_json
 
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.sql.hosts import FORGET_SECONDS
-from uwsgi_waffle.values.position import MAX_REVISION, NOWHERE, Position
+from uwsgi_waffle.values.position import NOWHERE, Position, Revision
 
 from .client import BusUnavailable, SharedClient, failures, reason
 from .fleet import HostStatus
@@ -47,9 +47,6 @@ MAX_AT_ONCE = 1_000
 _KEPT_POSITIONS = 8
 #: Other databases that are looked at.
 _KNOWN_LINEAGES = 16
-
-#: Seconds since the epoch that can be shown as a date: up to the year 9999.
-_MAX_SECONDS = 253_402_300_799
 
 _is_lineage = re.compile("[0-9a-f]{16}").fullmatch
 
@@ -149,9 +146,9 @@ class HostReports:
         hosts: dict[str, HostStatus] = {}
         ignored = 0
         for name, entries in zip(wanted, hashes, strict=True):
-            forgotten = []
+            keys, forgotten = self._keys(name), []
             for host_id, entry in entries.items():
-                host = decode_host(self._keys(name), entry, now)
+                host = decode_host(keys, entry, now)
                 if host is None or host.id != _text(host_id):
                     ignored += 1
                 elif host.reported_seconds_ago > FORGET_SECONDS:
@@ -275,14 +272,13 @@ class HostReports:
 
 
 _host: TypeAdapter[HostStatus] = TypeAdapter(HostStatus)
-_position: TypeAdapter[tuple[str, int, str]] = TypeAdapter(tuple[str, int, str])
+_position: TypeAdapter[tuple[str, Revision, str]] = TypeAdapter(tuple[str, Revision, str])
 
 
 def encode_host(host: HostStatus, seconds: float) -> str:
     """Return a host as it is reported at *seconds* by Redis's clock; never a value."""
-    fields = asdict(replace(host, exceptions=host.exceptions[:MAX_EXCEPTIONS]))
-    fields["reported_at"] = seconds
-    return json.dumps(fields)
+    reported = replace(host, exceptions=host.exceptions[:MAX_EXCEPTIONS], reported_at=seconds)
+    return _host.dump_json(reported, exclude_defaults=True).decode()
 
 
 def decode_host(keys: Sequence[str], entry: object, now: float) -> HostStatus | None:
@@ -294,26 +290,13 @@ def decode_host(keys: Sequence[str], entry: object, now: float) -> HostStatus | 
     if text is None:
         return None
     try:
-        host = _host.validate_python(from_json(text, allow_inf_nan=False))
-    except ValueError:  # pydantic's own among them
+        fields = from_json(text, allow_inf_nan=False)
+        # Where Redis's clock was set back, what seems to come from the future is as old as early.
+        age = abs(now - fields["reported_at"])
+        fields.update(reported_seconds_ago=age, is_silent=age > SILENT_SECONDS)
+        return _host.validate_python(fields)
+    except (ValueError, TypeError, LookupError):  # pydantic's own among them
         return None
-    if not _is_possible(host):
-        return None
-    # Where Redis's clock was set back, what seems to come from the future is as old as it is early.
-    age = abs(now - host.reported_at)
-    return replace(host, reported_seconds_ago=age, is_silent=age > SILENT_SECONDS)
-
-
-def _is_possible(host: HostStatus) -> bool:
-    """Return whether each revision can be stored, and each moment be shown."""
-    processes = (*host.exceptions, *host.processes)
-    revisions = [host.revision, *(process.revision for process in processes)]
-    moments = [host.reported_at, host.listener.since]
-    for process in processes:
-        moments += process.since, process.listener.since, process.calling_since
-    return all(0 <= revision <= MAX_REVISION for revision in revisions) and all(
-        0 <= moment <= _MAX_SECONDS for moment in moments
-    )
 
 
 def decode_position(keys: Sequence[str], entry: object, lineage: str) -> Position:
@@ -325,8 +308,7 @@ def decode_position(keys: Sequence[str], entry: object, lineage: str) -> Positio
         position = Position(*_position.validate_json(text, strict=True))
     except ValueError:
         return NOWHERE
-    is_possible = position.lineage == lineage and 0 <= position.revision <= MAX_REVISION
-    return position if is_possible else NOWHERE
+    return position if position.lineage == lineage else NOWHERE
 
 
 def _seal(keys: Sequence[str], text: str) -> str:

@@ -6,7 +6,6 @@ count each other, and a program that can only write to Redis cannot pose as a ho
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Sequence
 
@@ -31,4 +30,4 @@ def is_signed(keys: Sequence[str], text: str, signatures: str) -> bool:
 
 
 def _digest(key: str, text: str) -> str:
-    return hmac.new(key.encode(), text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+    return hmac.digest(key.encode(), text.encode("utf-8", "replace"), "sha256").hex()

@@ -10,13 +10,16 @@ import os
 import time
 from dataclasses import dataclass
 from itertools import chain
+from typing import Annotated
+
+from pydantic import Field
 
 from uwsgi_waffle.values.position import NOWHERE, Position
 
 from . import layout
 from .lives import LifeLocks
 
-__all__ = ["ListenerState", "ProcessSlot", "RefusedValue", "SlotTable"]
+__all__ = ["ListenerState", "Moment", "ProcessSlot", "RefusedValue", "SlotTable"]
 
 # Words of a slot. What is written last of a change, the stamp, stands before what is written first,
 # the refusal: a reader copies upwards, so it never sees a new position with an old refusal.
@@ -36,6 +39,10 @@ ROLES = ("process", "worker", "mule", "spooler", "listener")
 #: What its listener does, likewise: it has none; hears Redis and polls SQL; only polls SQL.
 LISTENER_STATES = ("absent", "live", "polling")
 
+#: Seconds since the epoch that can be shown as a date, where pydantic validates them: up to the
+#: year 9999.
+Moment = Annotated[float, Field(ge=0, le=253_402_300_799)]
+
 
 @dataclass(frozen=True, slots=True)
 class ListenerState:
@@ -47,7 +54,7 @@ class ListenerState:
     """
 
     state: str = "absent"
-    since: float = 0.0
+    since: Moment = 0.0
     error: str = ""
 
 
@@ -89,14 +96,14 @@ class ProcessSlot:
     worker: int
     master: int
     position: Position
-    since: float
+    since: Moment
     follows: bool
     listener: ListenerState
     refused_count: int = 0
     refused: RefusedValue | None = None
     expected_workers: int = 0
     calling: str = ""
-    calling_since: float = 0.0
+    calling_since: Moment = 0.0
 
     @property
     def revision(self) -> int:

@@ -87,7 +87,7 @@ class HostRegistry:
         )
 
         def read(connection: sa.Connection) -> list[RegisteredHost]:
-            return [RegisteredHost(*row) for row in connection.execute(statement)]
+            return [RegisteredHost(*row) for row in connection.execute(statement).all()]
 
         return self._store.database.read(read, without_tables=[])
 

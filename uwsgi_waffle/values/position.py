@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from typing import Annotated
 
-__all__ = ["MAX_REVISION", "NOWHERE", "Position", "new_stamp"]
+from pydantic import Field
+
+__all__ = ["MAX_REVISION", "NOWHERE", "Position", "Revision", "new_stamp"]
 
 #: Largest revision that databases and host snapshots hold.
 MAX_REVISION = 2**63 - 1
+#: A revision that can be stored, where pydantic validates it.
+Revision = Annotated[int, Field(ge=0, le=MAX_REVISION)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,7 @@ class Position:
     """
 
     lineage: str = ""
-    revision: int = 0
+    revision: Revision = 0
     stamp: str = ""
 
     @property
