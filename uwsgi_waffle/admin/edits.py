@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 from uwsgi_waffle.errors import InvalidSetting, RevisionConflict
 from uwsgi_waffle.process.writes import Update
 from uwsgi_waffle.sql.history import Change
-from uwsgi_waffle.sql.store import Signature
+from uwsgi_waffle.sql.changes import MAX_COMMENT_LENGTH, Signature
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.settings import WaffleSettings
 from uwsgi_waffle.values.snapshot import Record, Snapshot, build
 
 from .fields import Input, normalise, shown
-from .forms import MAX_COMMENT
 
 if TYPE_CHECKING:
     from uwsgi_waffle.process.state import State
@@ -170,7 +169,6 @@ def save(here: Viewer, submission: Submission, comment: str) -> tuple[Draft, Upd
     :return: the draft; and what was done, ``None`` where nothing was saved
     :raises StoreUnavailable: the database did not answer
     """
-    signature = Signature(here.permission.name, comment or None, "page")
     for _ in range(_TRIES):
         planned = draft(here, submission, is_whole_form=False)
         if planned.errors or planned.conflicts or not planned.lines:
@@ -178,7 +176,7 @@ def save(here: Viewer, submission: Submission, comment: str) -> tuple[Draft, Upd
         try:
             done = here.state.writer.update(
                 planned.values,
-                signature,
+                Signature(here.permission.name, comment or None, "page"),
                 resets=planned.resets,
                 expected_revision=planned.base.revision,
             )
@@ -270,4 +268,4 @@ def _is_same(name: str, one: WaffleSettings | None, other: WaffleSettings) -> bo
 def rollback_comment(revision: int, comment: str | None) -> str:
     """Return the comment of a rollback: that it is one, and the reason, if given."""
     reason = f": {comment}" if comment else ""
-    return f"{ROLLBACK}{revision}{reason}"[:MAX_COMMENT]
+    return f"{ROLLBACK}{revision}{reason}"[:MAX_COMMENT_LENGTH]

@@ -22,7 +22,6 @@ from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.settings import WaffleSettings
 from uwsgi_waffle.values.snapshot import Delta, Problem, Record, Snapshot, build
 
-from . import signatures
 from .edit import Edit
 from .parts import Parts
 from .serving import Serving
@@ -170,7 +169,6 @@ class Writer:
         Within a transaction of the caller's, its commit does the latter.
         """
         parts, seen, patience = self._parts, self._parts.host.position, Patience()
-        signatures.check(signature)
         beyond = self._highest(seen, patience) if parts.config.multiproc else seen
         joined = None if connection is None else JoinedTransaction(parts.store, connection)
         signed = signature or Signature()
