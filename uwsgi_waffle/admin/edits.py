@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from uwsgi_waffle.errors import InvalidSetting, RevisionConflict
 from uwsgi_waffle.process.writes import Update
-from uwsgi_waffle.sql.history import Change
 from uwsgi_waffle.sql.changes import MAX_COMMENT_LENGTH, Signature
+from uwsgi_waffle.sql.history import Change
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.settings import WaffleSettings
 from uwsgi_waffle.values.snapshot import Record, Snapshot, build

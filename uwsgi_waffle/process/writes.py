@@ -20,7 +20,7 @@ from uwsgi_waffle.sql.store import Signature
 from uwsgi_waffle.values.cipher import Undecipherable
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.settings import WaffleSettings
-from uwsgi_waffle.values.snapshot import Delta, Problem, Record, Snapshot, build
+from uwsgi_waffle.values.snapshot import Problem, Record, build
 
 from .edit import Edit
 from .parts import Parts
@@ -118,15 +118,36 @@ class Writer:
         edit(record)
         return Preview(record.revision, edit.changes, edit.unusable)
 
-    def spread(self, record: Record, keys: tuple[str, ...] | None = None) -> bool:
-        """Make a record that was committed without a change arrive everywhere.
+    def spread(
+        self, record: Record, edit: Edit | None = None, patience: Patience | None = None
+    ) -> bool:
+        """Make a committed record arrive everywhere, and return whether Redis announced it.
 
-        :param keys: what signs its announcement; the record's if left out
-        :return: whether Redis announced it
+        :param edit: what has made it, of which nothing is to be read or decoded again
         """
-        current = self._serving.current
-        snapshot = build(self._parts.declaration, self._parts.cipher, record, current)
-        return self._spread(record, snapshot, keys or record.keys, None, Patience())
+        parts, announced = self._parts, False
+        try:
+            sequence = parts.host.publish(record)
+            if _uwsgi.server is not None:
+                wake_workers()
+            if parts.config.multiproc:
+                # Before the callbacks of this process, which may take long.
+                delta = edit.delta(record.position) if edit is not None else None
+                patience = patience or Patience()
+                announced = parts.bus.publish(record.position, record.keys, delta, patience)
+            # Where the host snapshot cannot be written, this process at least has the record.
+            if edit is not None:
+                snapshot = edit.snapshot(record)
+            else:
+                snapshot = build(parts.declaration, parts.cipher, record, self._serving.current)
+            self._serving.serve(snapshot, sequence)
+        except Exception:
+            logger.exception(
+                "waffle: revision %d is committed, but could not be spread at once; every process "
+                "sees it when it next compares with SQL.",
+                record.revision,
+            )
+        return announced
 
     def _back_to(self, revision: int) -> Edit:
         """Return the edit that makes a revision equal to an earlier one."""
@@ -192,10 +213,7 @@ class Writer:
         if joined is not None:
             joined.after_commit(record.position, self.spread)
             return Update(revision, edit.changes, announced=False)
-        announced = self._spread(
-            record, edit.snapshot(record), record.keys, edit.delta(record.position), patience
-        )
-        return Update(revision, edit.changes, announced)
+        return Update(revision, edit.changes, self.spread(record, edit, patience))
 
     def _highest(self, seen: Position, patience: Patience) -> Position:
         """Return the highest position that any host has seen, which the next one must pass."""
@@ -212,31 +230,3 @@ class Writer:
             self._parts.store.database.url,
             seen.revision,
         )
-
-    def _spread(
-        self,
-        record: Record,
-        snapshot: Snapshot,
-        keys: tuple[str, ...],
-        delta: Delta | None,
-        patience: Patience,
-    ) -> bool:
-        """Make a committed record arrive everywhere, and return whether Redis announced it."""
-        parts = self._parts
-        announced = False
-        try:
-            sequence = parts.host.publish(record)
-            if _uwsgi.server is not None:
-                wake_workers()
-            if parts.config.multiproc:
-                # Before the callbacks of this process, which may take long.
-                announced = parts.bus.publish(record.position, keys, delta, patience)
-            # Where the host snapshot cannot be written, this process at least has the record.
-            self._serving.serve(snapshot, sequence)
-        except Exception:
-            logger.exception(
-                "waffle: revision %d is committed, but could not be spread at once; every process "
-                "sees it when it next compares with SQL.",
-                record.revision,
-            )
-        return announced
