@@ -48,12 +48,12 @@ def replace(
     namespace: str,
     old: Position,
     new: Position,
-    limits: list[sa.ColumnElement[bool]],
+    limits: tuple[sa.ColumnElement[bool], ...],
 ) -> bool:
     """Lock a namespace's row and move it on, where it is at a position; return whether it was."""
     was = {"old_lineage": old.lineage, "old_revision": old.revision, "old_stamp": old.stamp}
     moved = {"mine": namespace, "new_revision": new.revision, "new_stamp": new.stamp}
-    return connection.execute(_replace(tuple(limits)), {**was, **moved}).rowcount == 1
+    return connection.execute(_replace(limits), {**was, **moved}).rowcount == 1
 
 
 def move(connection: sa.Connection, namespace: str, position: Position) -> None:
