@@ -16,7 +16,7 @@ from uwsgi_waffle.bus.fleet import HostStatus
 from uwsgi_waffle.bus.reports import SILENT_SECONDS
 from uwsgi_waffle.ops.convergence import with_registered_hosts
 from uwsgi_waffle.process.state import State
-from uwsgi_waffle.sql.maintenance import create_tables, prune, resync, rotate_keys
+from uwsgi_waffle.sql.maintenance import prune, resync, rotate_keys
 from uwsgi_waffle.values.position import Position
 
 from . import _render
@@ -40,7 +40,7 @@ __all__ = ["forget_host", "init_db", "listen", "prune_history", "resync_database
 def init_db(*, as_json: bool) -> None:
     """Create the tables that are missing, and the namespace."""
     state = get_state()
-    create_tables(state.store)
+    state.store.database.create_tables()
     # Without its key the first change could not be announced.
     state.store.create_namespace()
     url = state.store.database.url

@@ -168,14 +168,14 @@ class Serving:
         served = self.current.position
         if record.position.supersedes(served) or (not record.position.exists and served.exists):
             self.swap(build(self._declaration, self._cipher, record, self.current))
-        if self._queue.is_needed:
-            self.start_callbacks()
+        self.start_callbacks()
 
     def start_callbacks(self) -> None:
         """Have callbacks run that are due, and each request wait for them while it is to."""
-        self._queue.start()
-        if self._queue.is_awaited and self.check_at[0]:
-            self.expect_check()
+        if self._queue.is_needed:
+            self._queue.start()
+            if self._queue.is_awaited and self.check_at[0]:
+                self.expect_check()
 
     def _wait_for_callbacks(self) -> None:
         if self._queue.is_needed:

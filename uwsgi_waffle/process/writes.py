@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from uwsgi_waffle.bus.client import Patience
-from uwsgi_waffle.errors import InvalidSetting, UnknownRevision
+from uwsgi_waffle.errors import UnknownRevision
 from uwsgi_waffle.server import _uwsgi
 from uwsgi_waffle.server.hooks import wake_workers
 from uwsgi_waffle.sql.joining import Connection, JoinedTransaction
 from uwsgi_waffle.sql.store import Signature
-from uwsgi_waffle.values.cipher import Undecipherable
 from uwsgi_waffle.values.position import Position
-from uwsgi_waffle.values.settings import WaffleSettings
 from uwsgi_waffle.values.snapshot import Problem, Record, build
 
 from .edit import Edit
@@ -151,32 +149,15 @@ class Writer:
 
     def _back_to(self, revision: int) -> Edit:
         """Return the edit that makes a revision equal to an earlier one."""
-        rows = self._rows_at(revision)
-        after = self._decode(rows)
-        defaults = frozenset(name for name, text in rows.items() if text is None)
-        return Edit(self._parts, self._serving.current, frozenset(rows), defaults, after)
-
-    def _rows_at(self, revision: int) -> dict[str, str | None]:
-        """Return what the declared settings held at a revision, ``None`` for the default."""
-        rows = self._parts.history.rows_at(revision)
+        parts = self._parts
+        rows = parts.history.rows_at(revision)
         if rows is None:
-            raise UnknownRevision(revision, self._parts.store.peek().revision)
-        return {n: text for n, text in rows.items() if n in self._parts.declaration.names}
-
-    def _decode(self, rows: Mapping[str, str | None]) -> WaffleSettings:
-        stored = {name: self._open(name, text) for name, text in rows.items() if text is not None}
-        return self._parts.declaration.decode(stored)
-
-    def _open(self, name: str, text: str) -> str:
-        """Return the text behind a stored one.
-
-        :raises InvalidSetting: none of the keys opens it
-        """
-        try:
-            return self._parts.cipher.open(text)
-        except Undecipherable as error:
-            finding = {"type": "value_error", "loc": (name,), "msg": str(error)}
-            raise InvalidSetting([finding]) from None
+            raise UnknownRevision(revision, parts.store.peek().revision)
+        names = frozenset(rows).intersection(parts.declaration.names)
+        stored = {name: text for name in names if (text := rows[name]) is not None}
+        texts = {name: parts.cipher.open_setting(name, text) for name, text in stored.items()}
+        after = parts.declaration.decode(texts)
+        return Edit(parts, self._serving.current, names, names - texts.keys(), after)
 
     def _write(
         self,

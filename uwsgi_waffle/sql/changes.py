@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from uwsgi_waffle.errors import InvalidSetting
+from uwsgi_waffle.errors import invalid_setting
 from uwsgi_waffle.values.snapshot import Record
 
 __all__ = ["MAX_COMMENT_LENGTH", "Edit", "RowChange", "Signature"]
@@ -27,6 +27,11 @@ class RowChange:
     new: str = field(repr=False)
     is_default: bool = False
     is_secret: bool = False
+
+    @property
+    def stored(self) -> str | None:
+        """What the setting's row holds from then on; ``None`` where it has none."""
+        return None if self.is_default else self.new
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ def _check(field_name: str, text: object, max_length: int) -> None:
         problem = "it holds a character that no database stores (NUL, or half of a surrogate pair)"
     else:
         return
-    raise InvalidSetting([{"type": "value_error", "loc": (field_name,), "msg": problem}])
+    raise invalid_setting(problem, field_name)
 
 
 #: Given the present record, returns what to do to it.
