@@ -19,7 +19,7 @@ from .ops.status import Status, collect
 from .process.ancestor import AncestorState
 from .process.applications import EXTENSION_NAME, Applications
 from .process.callbacks import ChangeHandler
-from .process.overrides import Override, Overriding
+from .process.overrides import Override
 from .process.parts import Common, Given
 from .process.pins import NO_PIN, Pin
 from .process.state import State
@@ -296,7 +296,7 @@ class WaffleConf(Generic[S]):
         """
         return collect(self._applications.find())
 
-    def override(self, **values: object) -> Overriding:
+    def override(self, **values: object) -> Override:
         """See other values in this context only, for tests: nothing is stored or announced.
 
         As the object of ``with``, or as a decorator of a function of any kind. Within an

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from flask import Flask
 
-__all__ = ["Override", "Overrides", "Overriding"]
+__all__ = ["Override", "Overrides"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,18 +50,6 @@ class Overrides:
             if active[n][0] is override:
                 self._active.set(active[:n] + active[n + 1 :])
                 return
-
-
-class Overriding(Protocol):
-    """What ``WaffleConf.override`` returns: a context manager, and a decorator."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def __call__(self, function: F) -> F:
-        """Return the function, which sees the values until it has returned, or yields no more."""
-        ...
 
 
 class Override:
