@@ -40,8 +40,7 @@ from .limits import (
     WRITE_SECONDS,
 )
 from .locks import one_at_a_time
-from .schema import NAMESPACE
-from .tables import create_missing, missing_tables
+from .schema import NAMESPACE, create_missing, missing_tables
 from .watchdog import Watchdog
 
 __all__ = ["Database"]
