@@ -16,6 +16,7 @@ from uwsgi_waffle.bus.fleet import HostStatus
 from uwsgi_waffle.bus.reports import SILENT_SECONDS
 from uwsgi_waffle.ops.convergence import with_registered_hosts
 from uwsgi_waffle.process.state import State
+from uwsgi_waffle.server.concurrency import choose_environment
 from uwsgi_waffle.sql.maintenance import prune, resync, rotate_keys
 from uwsgi_waffle.values.position import Position
 
@@ -239,6 +240,10 @@ def _age(text: str) -> timedelta:
 # -- the listener -----------------------------------------------------------------------------
 
 
+#: Seconds after which a signal is noticed, and most seconds to wait for the turn of the listener.
+LOOK_SECONDS, END_SECONDS = 0.1, 10.0
+
+
 @cli.command()
 def listen() -> None:
     """Run a listener in this process.
@@ -246,9 +251,9 @@ def listen() -> None:
     Until SIGTERM or Ctrl-C. For hosts whose servers run no listener.
     """
     state = get_state()
-    stop = _Stop()
+    received: list[int] = []  # a handler must not take a lock, as that of an Event
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _: received.append(number))
     log = logging.getLogger(PACKAGE)
     if not logging.getLogger().handlers:
         log.addHandler(logging.StreamHandler())
@@ -262,33 +267,10 @@ def listen() -> None:
         raise Failed(message)
     state.adopt_process(is_listener=True)
     click.echo(f"Listening for namespace {state.config.namespace}, Redis {state.redis.location}")
-    state.loop.run(state.serving.catch_up, stop)
+    environment = choose_environment()
+    environment.start(lambda stop: state.loop.run(state.serving.catch_up, stop))
+    while environment.is_alive() and not received:
+        time.sleep(LOOK_SECONDS)
+    environment.stop(END_SECONDS)
     # It is retired when Python ends, as any process is.
     click.echo("Ended.")
-
-
-class _Stop:
-    """What a signal handler may set: unlike a ``threading.Event`` it has no lock."""
-
-    #: Seconds after which a wait notices.
-    LOOK_SECONDS = 0.1
-
-    def __init__(self) -> None:
-        self._is_set = False
-
-    def set(self) -> None:
-        self._is_set = True
-
-    def is_set(self) -> bool:
-        """Return whether the loop is to end."""
-        return self._is_set
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the loop is to end, at most *timeout* seconds; return whether it is."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._is_set:
-            left = self.LOOK_SECONDS if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                break
-            time.sleep(min(left, self.LOOK_SECONDS))
-        return self._is_set
