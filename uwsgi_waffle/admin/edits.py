@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from flask import abort
+
 from uwsgi_waffle.errors import InvalidSetting, RevisionConflict
 from uwsgi_waffle.process.writes import Update
 from uwsgi_waffle.sql.changes import MAX_COMMENT_LENGTH, Signature
@@ -34,7 +36,7 @@ __all__ = [
     "by_name",
     "difference",
     "draft",
-    "rollback_comment",
+    "make_rollback",
     "save",
     "settings_at",
     "sql_snapshot",
@@ -265,7 +267,20 @@ def _is_same(name: str, one: WaffleSettings | None, other: WaffleSettings) -> bo
     return one is not None and bool(getattr(one, name) == getattr(other, name))
 
 
-def rollback_comment(revision: int, comment: str | None) -> str:
-    """Return the comment of a rollback: that it is one, and the reason, if given."""
+def make_rollback(
+    here: Viewer, revision: int, comment: str | None, source: str, *, expected: int | None
+) -> Update:
+    """Make a new revision equal to an earlier one; its comment says so, and why, if given.
+
+    :raises RevisionConflict: the settings are not at the *expected* revision
+    """
+    writer = here.state.writer
+    planned = writer.preview_rollback(revision)
+    if expected is not None and expected != planned.revision:
+        raise RevisionConflict(expected=expected, actual=planned.revision)
+    if planned.changes.keys() - here.editable:
+        abort(403, FORBIDDEN_ROLLBACK)
     reason = f": {comment}" if comment else ""
-    return f"{ROLLBACK}{revision}{reason}"[:MAX_COMMENT_LENGTH]
+    comment = f"{ROLLBACK}{revision}{reason}"[:MAX_COMMENT_LENGTH]
+    signature = Signature(here.permission.name, comment, source)
+    return writer.rollback(revision, signature, expected_revision=planned.revision)

@@ -29,7 +29,6 @@ __all__ = [
     "show_history",
     "show_progress",
     "show_revision",
-    "show_settings",
     "show_status",
 ]
 
@@ -82,11 +81,6 @@ def page(template: str, /, **context: Any) -> str:
     )
 
 
-def show_settings() -> str:
-    """Show the settings, as a form where the viewer may change some."""
-    return settings_page()
-
-
 def settings_page(
     texts: Mapping[str, str] | None = None,
     *,
@@ -95,7 +89,7 @@ def settings_page(
     revision: int | None = None,
     problems: list[str] | None = None,
 ) -> str:
-    """Return the settings as a form, filled with what was sent, if anything was.
+    """Show the settings, as a form where the viewer may change some; filled with what was sent.
 
     :param texts: setting name -> the text that was sent
     :param errors: setting name -> what is wrong with it; ``""`` -> what is wrong with the whole
