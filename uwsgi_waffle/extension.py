@@ -16,8 +16,7 @@ from .config import Config
 from .errors import ConfigError
 from .ops.convergence import wait
 from .ops.status import Status, collect
-from .process.ancestor import AncestorState
-from .process.applications import EXTENSION_NAME, Applications
+from .process.applications import EXTENSION_NAME, AncestorState, Applications
 from .process.callbacks import ChangeHandler
 from .process.overrides import Override
 from .process.parts import Common, Given

@@ -25,7 +25,7 @@ from uwsgi_waffle.errors import RevisionConflict, StoreUnavailable
 from uwsgi_waffle.values.position import NOWHERE, Position, new_stamp
 from uwsgi_waffle.values.snapshot import Record
 
-from . import rows
+from . import changes as statements
 from .application import ApplicationDatabase
 from .changes import Edit, RowChange, Signature
 from .database import Database
@@ -153,7 +153,7 @@ class Store:
         def change(connection: sa.Connection) -> tuple[Record, bool]:
             record = assumed.pop() if assumed else None  # another attempt reads the present one
             after = record.position.next(beyond) if record is not None else NOWHERE
-            is_moved = record is not None and rows.replace(
+            is_moved = record is not None and statements.replace(
                 connection,
                 self.namespace,
                 record.position,
@@ -168,11 +168,11 @@ class Store:
             changes = edit(record)
             if not changes:
                 return record, False
-            rows.write_settings(connection, self.namespace, after.revision, changes)
+            statements.write_settings(connection, self.namespace, after.revision, changes)
             at = {"revision": after.revision, "stamp": after.stamp}
-            rows.write_history(connection, {**line, **at}, changes)
+            statements.write_history(connection, {**line, **at}, changes)
             if not is_moved:
-                rows.move(connection, self.namespace, after)
+                statements.move(connection, self.namespace, after)
             return record.changed(after, {n: c.stored for n, c in changes.items()}), True
 
         return change
@@ -194,7 +194,7 @@ class Store:
             record = self._lock(connection)
             if not amend(connection, record):
                 return record if record.revision else self._read_after_rollback(connection)
-            rows.move(connection, self.namespace, record.position.next(beyond))
+            statements.move(connection, self.namespace, record.position.next(beyond))
             after = self._read(connection)
             self.database.commit(connection)
             return after
