@@ -23,7 +23,7 @@ from uwsgi_waffle.values.settings import MASK
 from .bodies import HistoryQuery, Patch, Rollback
 from .edits import FORBIDDEN_ROLLBACK, make_rollback, sql_snapshot
 from .openapi import document
-from .progress import progress_json, progress_of
+from .progress import progress_of
 from .viewer import viewer
 
 __all__ = [
@@ -122,7 +122,7 @@ def get_status() -> Response:
     found = {
         "revision": status.revision,
         "lineage": status.lineage,
-        "fleet": progress_json(progress_of(here, fleet.revision)),
+        "fleet": progress_of(here, fleet.revision),
         "hosts": [host_json(fleet, host) for host in status.hosts],
         "problems": here.problems(status.problems),
     }
@@ -216,7 +216,6 @@ def _expected_revision() -> int | None:
 
 
 def _body(model: type[Body]) -> Body:
-    """Return the body, or refuse it."""
     # A body in chunks does not say how long it is.
     is_chunked = request.content_length is None
     data = request.stream.read(MAX_BODY_BYTES + 1) if is_chunked else request.get_data()
@@ -234,7 +233,6 @@ def _body(model: type[Body]) -> Body:
 
 
 def _done(done: Update) -> Response:
-    """Return what a write did."""
     may_see = viewer().permission.may_see
     found = {
         "revision": done.revision,

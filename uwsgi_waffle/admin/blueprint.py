@@ -89,7 +89,6 @@ def make_blueprint(
 
 
 def _add_pages(blueprint: Blueprint) -> None:
-    """Add the paths of the pages."""
     _route(blueprint, "/", "settings", GET=pages.settings_page)
     _route(blueprint, "/edit", "edit", POST=changes.edit)
     _route(blueprint, "/review", "review", POST=changes.review)
@@ -110,7 +109,6 @@ def _add_pages(blueprint: Blueprint) -> None:
 
 
 def _add_api(blueprint: Blueprint) -> None:
-    """Add the paths under ``/api/``."""
     _route(
         blueprint,
         "/api/settings",

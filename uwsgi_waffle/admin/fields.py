@@ -167,7 +167,6 @@ def inputs_of(declaration: Declaration) -> tuple[Input, ...]:
 
 
 def _input(declaration: Declaration, name: str, schema: dict[str, Any], group: str) -> Input:
-    """Return the input of one setting."""
     declared = declaration.model.model_fields[name]
     whole = schema.get("properties", {}).get(name, {})
     inner, is_optional = _without_null(_resolved(whole, schema), schema)
@@ -232,7 +231,6 @@ def _without_null(schema: dict[str, Any], root: dict[str, Any]) -> tuple[dict[st
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    """Return the kind of input for a schema."""
     if "enum" in schema or "const" in schema:
         return "select"
     kind = schema.get("type")
@@ -242,7 +240,6 @@ def _kind(schema: dict[str, Any]) -> str:
 
 
 def _choices(schema: dict[str, Any], *, is_optional: bool) -> tuple[Choice, ...]:
-    """Return the options of a select."""
     values = schema.get("enum", [schema["const"]] if "const" in schema else [])
     choices = [Choice(_dump(value), shown(value)) for value in values]
     if choices and is_optional and None not in values:

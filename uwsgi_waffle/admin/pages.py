@@ -18,7 +18,7 @@ from uwsgi_waffle.sql.history import Change
 from .edits import ROLLBACK, Line, difference, settings_at, sql_snapshot
 from .fields import Input, shown
 from .forms import ChangeForm
-from .progress import progress_json, progress_of
+from .progress import progress_of
 from .viewer import ShownChange, Viewer, viewer
 
 __all__ = [
@@ -144,7 +144,6 @@ def _field(  # noqa: PLR0913, PLR0917  # each is one thing that is shown of a se
     latest: Mapping[str, Change],
     errors: list[str],
 ) -> Field:
-    """Return one setting as the page shows it."""
     value = here.snapshot.values[one.name]
     default = getattr(here.state.declaration.defaults, one.name)
     given = texts.get(one.name)
@@ -186,10 +185,8 @@ def show_revision(revision: int) -> str:
 def show_progress(revision: int) -> Response:
     """Return which processes serve a revision as JSON, for the page to ask again and again."""
     saved_at = request.args.get("at", type=float)
-    return Response(
-        json_text(progress_json(progress_of(viewer(), revision, saved_at))),
-        mimetype="application/json",
-    )
+    found = json_text(progress_of(viewer(), revision, saved_at))
+    return Response(found, mimetype="application/json")
 
 
 def show_history() -> str:

@@ -10,7 +10,6 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime, timezone
 from itertools import groupby
 from typing import Any
@@ -195,7 +194,6 @@ def status(found: Status, *, namespace: str, database: str) -> Iterator[str]:
 
 
 def _summary(fleet: Fleet) -> str:
-    """Return how many processes serve the revision."""
     missing = (*fleet.missing, *fleet.refused)
     hosts = "1 host" if len(fleet.hosts) == 1 else f"{len(fleet.hosts)} hosts"
     noun = "process" if fleet.total == 1 else "processes"
@@ -291,7 +289,7 @@ def fleet_json(fleet: Fleet) -> dict[str, Any]:
             }
             for laggard in fleet.missing
         ],
-        "refused": [asdict(refusal) for refusal in fleet.refused],
+        "refused": fleet.refused,
         "hosts": [
             {**host_json(fleet, host), "processes": [flat(process) for process in host.processes]}
             for host in fleet.hosts
@@ -314,14 +312,3 @@ def diagnosis(found: Diagnosis) -> Iterator[str]:
         word = "wrong" if finding.is_wrong else "note"
         yield f"{click.style(word, fg=fg)}{' ' * (6 - len(word))}{lines[0]}"
         yield from (f"      {line}" for line in lines[1:])
-
-
-def diagnosis_json(found: Diagnosis) -> dict[str, Any]:
-    """Return a diagnosis by name."""
-    return {
-        "ok": list(found.looked_at),
-        "findings": [
-            {"code": f.code, "is_wrong": f.is_wrong, "fact": f.fact, "fix": f.fix}
-            for f in found.findings
-        ],
-    }

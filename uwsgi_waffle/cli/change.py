@@ -84,7 +84,6 @@ def rollback(revision: int, *, yes: bool, how: How) -> None:
 
 
 def _show(state: State, planned: Preview) -> None:
-    """Show what a rollback would change."""
     for line in _render.changes(planned.changes, state.declaration.secrets):
         click.echo(line, err=True)
     for problem in planned.unusable:

@@ -119,7 +119,7 @@ def doctor(*, ini_files: tuple[Path, ...], as_json: bool) -> None:
     """
     found = examine(get_state(), ini_files)
     if as_json:
-        echo_json(_render.diagnosis_json(found))
+        echo_json({"ok": found.looked_at, "findings": found.findings})
     else:
         for line in _render.diagnosis(found):
             click.echo(line)

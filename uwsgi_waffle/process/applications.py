@@ -26,7 +26,6 @@ class Applications:
     """
 
     def __init__(self) -> None:
-        """Serve none yet."""
         self.only: State | None = None
         self._count = 0
 

@@ -58,7 +58,6 @@ def guard(engine: sa.Engine) -> sa.Engine:
 
 
 def _is_sqlite(url: sa.URL) -> bool:
-    """Return whether the database is SQLite's."""
     return url.get_dialect().name == "sqlite"
 
 
@@ -129,7 +128,6 @@ def _session_options(url: sa.URL) -> dict[str, Any]:
 
 
 def _begin_session(dialect: str, driver_connection: Any, url: sa.URL) -> None:
-    """Set a new connection up."""
     for name in ("read_timeout", "write_timeout"):
         # PyMySQL has one time limit for connecting and for statements, which may take longer.
         if name not in url.query and hasattr(driver_connection, f"_{name}"):

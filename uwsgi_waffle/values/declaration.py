@@ -213,7 +213,6 @@ class Declaration:
         return self.model.model_validate_json("{" + ",".join(members.values()) + "}")
 
     def _members(self, texts: Mapping[str, str]) -> dict[str, str]:
-        """Return name -> member of a JSON object."""
         starts = self._member_starts
         return {name: starts[name] + text for name, text in texts.items()}
 
