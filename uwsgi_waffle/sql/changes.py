@@ -6,6 +6,7 @@ database on the same machine takes to run it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -33,6 +34,7 @@ __all__ = [
 #: Longest comment that the history stores, in characters.
 MAX_COMMENT_LENGTH = 10_000
 _MAX_ACTOR_LENGTH = 200
+_NOT_STORED = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +68,20 @@ class Signature:
     source: str = "python"
 
     def __post_init__(self) -> None:
-        _check("actor", self.actor, _MAX_ACTOR_LENGTH)
-        _check("comment", self.comment, MAX_COMMENT_LENGTH)
-
-
-def _check(field_name: str, text: object, max_length: int) -> None:
-    if text is None:
-        return
-    if not isinstance(text, str):
-        problem = f"it must be a text, not {type(text).__name__}"
-    elif len(text) > max_length:
-        problem = f"it has {len(text):,} characters; the most is {max_length:,}"
-    elif any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
-        problem = "it holds a character that no database stores (NUL, or half of a surrogate pair)"
-    else:
-        return
-    raise invalid_setting(problem, field_name)
+        for name, most in (("actor", _MAX_ACTOR_LENGTH), ("comment", MAX_COMMENT_LENGTH)):
+            text: object = getattr(self, name)
+            problem = ""
+            if text is None:
+                continue
+            if not isinstance(text, str):
+                problem = f"it must be a text, not {type(text).__name__}"
+            elif len(text) > most:
+                problem = f"it has {len(text):,} characters; the most is {most:,}"
+            elif _NOT_STORED.search(text):
+                what = "NUL, or half of a surrogate pair"
+                problem = f"it holds a character that no database stores ({what})"
+            if problem:
+                raise invalid_setting(problem, name)
 
 
 #: Given the present record, returns what to do to it.
