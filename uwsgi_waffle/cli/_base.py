@@ -201,7 +201,7 @@ def make_change(
     :param what: its first argument
     :param comment: why, where the operator does not say
     :raises Failed: another change came first; names who made it, and what it changed
-    :raises NotConverged: some process does not serve it in time
+        or some process does not serve it in time
     """
     try:
         done = change(what, how.signature(comment), how.expect)
@@ -221,6 +221,9 @@ def make_change(
                 "fleet": None if fleet is None else _render.fleet_json(fleet),
             }
         )
+    if failure is not None:
+        message = f"{failure} The change is made all the same: `flask waffle wait` looks again."
+        raise Failed(message) from failure
     if fleet is not None:
         end_with_fleet(state, fleet, failure, as_json=how.as_json)
 

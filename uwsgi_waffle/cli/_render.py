@@ -69,6 +69,12 @@ def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def counted(count: int, noun: str) -> str:
+    """Return how many things there are, in words."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
+
+
 def wrapped(text: str, *, first: str = "", rest: str = "", columns: int = 0) -> list[str]:
     """Return a text in lines that fit, each after its indent."""
     return textwrap.wrap(
@@ -195,9 +201,8 @@ def status(found: Status, *, namespace: str, database: str) -> Iterator[str]:
 
 def _summary(fleet: Fleet) -> str:
     missing = (*fleet.missing, *fleet.refused)
-    hosts = "1 host" if len(fleet.hosts) == 1 else f"{len(fleet.hosts)} hosts"
-    noun = "process" if fleet.total == 1 else "processes"
-    text = f"{fleet.applied} of {fleet.total} {noun} on {hosts} at revision {fleet.revision}"
+    total, hosts = counted(fleet.total, "process"), counted(len(fleet.hosts), "host")
+    text = f"{fleet.applied} of {total} on {hosts} at revision {fleet.revision}"
     return click.style(text, fg="red" if missing else "green")
 
 

@@ -95,7 +95,7 @@ def wait(revision: int | None, *, timeout: float, as_json: bool) -> None:
     newest = state.store.peek().revision
     wanted = newest if revision is None else revision
     if wanted > newest:
-        message = f"There is no revision {wanted} to wait for: SQL is at {newest}."
+        message = f"There is no revision {wanted} to wait for: SQL is at revision {newest}."
         raise Failed(message)
     fleet, failure = wait_for_fleet(state, wanted, timeout)
     if as_json:
@@ -125,5 +125,5 @@ def doctor(*, ini_files: tuple[Path, ...], as_json: bool) -> None:
             click.echo(line)
     wrong = sum(finding.is_wrong for finding in found.findings)
     if wrong:
-        message = f"{wrong} {'fault' if wrong == 1 else 'faults'} found."
+        message = f"{_render.counted(wrong, 'fault')} found."
         raise Failed(message)

@@ -114,9 +114,8 @@ def _report_plan(
         return
     for line in _render.changes(changes, masked):
         click.echo(line)
-    count = len(changes)
-    noun = "setting" if count == 1 else "settings"
-    click.echo(f"Dry run: {count} {noun} would change; revision {current.revision} stays.")
+    count = _render.counted(len(changes), "setting")
+    click.echo(f"Dry run: {count} would change; revision {current.revision} stays.")
 
 
 @cli.command("adopt-legacy")

@@ -114,13 +114,15 @@ def rotate(*, as_json: bool) -> None:
         "accepted until the next rotation."
     )
     if state.cipher.seals:
+        values = _render.counted(done.values, "present value")
+        lines = _render.counted(done.history, "line")
         click.echo(
-            f"Sealed with the first encryption key: {done.values} present values, {done.history} "
-            "lines of history. The other encryption keys can go once every process has the first."
+            f"Sealed with the first encryption key: {values}, {lines} of history. The other "
+            "encryption keys can go once every process has the first."
         )
     else:
         click.echo("No secret was sealed, as WAFFLE_ENCRYPTION_KEYS is not set.")
-    click.echo(f"revision {revision}: the values are the same.")
+    click.echo(f"Revision {revision} has the same values.")
 
 
 # -- hosts ------------------------------------------------------------------------------------
@@ -145,7 +147,10 @@ def forget_host(name: str, *, as_json: bool) -> None:
         host = _find_host(name, list(with_registered_hosts(state, reported).values()))
         state.reports.retire(host.id, host.position.lineage or lineage)
     except BusUnavailable as error:
-        message = f"Redis at {state.redis.location} does not answer ({error})."
+        message = (
+            f"Redis at {state.redis.location} does not answer ({error}), so the report of a host "
+            "cannot be removed. Run this again once it does."
+        )
         raise Failed(message) from error
     state.registry.forget(host.id)
     seconds = round(host.reported_seconds_ago, 1) if host.reported_at else None
@@ -217,7 +222,7 @@ def prune_history(
         return
     would = "Dry run: would remove" if dry_run else "Removed"
     click.echo(
-        f"{would} {done.removed} lines of history; {done.kept} are left.\n"
+        f"{would} {_render.counted(done.removed, 'line')} of history; left: {done.kept}.\n"
         f"The oldest revision to roll back to: {done.up_to}"
     )
 
