@@ -16,7 +16,6 @@ from .edits import (
     Draft,
     Submission,
     by_name,
-    difference,
     draft,
     make_rollback,
     save,
@@ -196,7 +195,7 @@ def show_rollback(
         target=revision,
         revision=planned.revision,
         lines=[
-            difference(here.state, name, old, new)
+            here.line(name, old, new)
             for name, (old, new) in planned.changes.items()
             if here.permission.may_see(name)
         ],

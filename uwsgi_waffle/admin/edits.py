@@ -15,26 +15,22 @@ from flask import abort
 from uwsgi_waffle.errors import InvalidSetting, RevisionConflict
 from uwsgi_waffle.process.writes import Update
 from uwsgi_waffle.sql.changes import MAX_COMMENT_LENGTH, Signature
-from uwsgi_waffle.sql.history import Change
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.settings import WaffleSettings
 from uwsgi_waffle.values.snapshot import Record, Snapshot, build
 
-from .fields import Input, normalise, shown
+from .fields import Input, normalise
+from .viewer import Line, Viewer
 
 if TYPE_CHECKING:
     from uwsgi_waffle.process.state import State
-
-    from .viewer import Viewer
 
 __all__ = [
     "FORBIDDEN_ROLLBACK",
     "ROLLBACK",
     "Draft",
-    "Line",
     "Submission",
     "by_name",
-    "difference",
     "draft",
     "make_rollback",
     "save",
@@ -67,22 +63,6 @@ class Submission:
     def names(self) -> frozenset[str]:
         """The settings that are in the form."""
         return frozenset(self.texts) | self.resets
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One setting that a draft changes, as it is shown.
-
-    :ivar theirs: the other change made to it meanwhile, if there is one
-    :ivar is_reset: it goes back to its default
-    """
-
-    name: str
-    old: str
-    new: str
-    is_secret: bool
-    is_reset: bool = False
-    theirs: Change | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,19 +228,12 @@ def _lines(
 
     Where the change is refused, that is everything that was to change.
     """
-    state = here.state
     for name in (one.name for one in here.inputs):
         if after is None:
             if name in wanted:
-                yield difference(state, name, now.values[name], wanted[name])
+                yield here.line(name, now.values[name], wanted[name])
         elif not _is_same(name, after, now.settings):
-            yield difference(state, name, now.values[name], getattr(after, name))
-
-
-def difference(state: State, name: str, old: Any, new: Any) -> Line:
-    """Return two values of a setting as they are shown."""
-    is_secret = name in state.declaration.secrets
-    return Line(name, shown(old, is_secret=is_secret), shown(new, is_secret=is_secret), is_secret)
+            yield here.line(name, now.values[name], getattr(after, name))
 
 
 def _is_same(name: str, one: WaffleSettings | None, other: WaffleSettings) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import groupby
 from typing import Any
 
 from flask import Response, abort, render_template, request
@@ -15,11 +16,11 @@ from uwsgi_waffle.ops.plain import json_text
 from uwsgi_waffle.ops.status import collect
 from uwsgi_waffle.sql.history import Change
 
-from .edits import ROLLBACK, Line, difference, settings_at, sql_snapshot
+from .edits import ROLLBACK, settings_at, sql_snapshot
 from .fields import Input, shown
 from .forms import ChangeForm
 from .progress import progress_of
-from .viewer import ShownChange, Viewer, viewer
+from .viewer import Line, Viewer, viewer
 
 __all__ = [
     "Field",
@@ -61,7 +62,7 @@ class RevisionLines:
     """One revision of the history: who, when and why, and the settings that it changed."""
 
     first: Change
-    lines: list[ShownChange] = field(default_factory=list)
+    lines: list[Line]
 
     @property
     def is_rollback(self) -> bool:
@@ -169,15 +170,16 @@ def show_revision(revision: int) -> str:
     if revision > current_revision:
         abort(404, f"There is no revision {revision} yet.")
     made = here.state.history.timeline(1, before=revision + 1)
-    lines = here.visible([change for change in made if change.revision == revision])
-    saved_at = lines[0].change.at.timestamp() if lines else None
+    made = here.visible(change for change in made if change.revision == revision)
+    saved_at = made[0].at.timestamp() if made else None
     found = progress_of(here, revision, saved_at)
     return page(
         "revision",
         progress=found,
         revision=revision,
         current_revision=current_revision,
-        lines=lines,
+        first=made[0] if made else None,
+        lines=here.lines(made),
         saved_at=saved_at,
     )
 
@@ -219,11 +221,8 @@ def _revision(text: str) -> int:
 
 def _by_revision(here: Viewer, changes: list[Change]) -> list[RevisionLines]:
     """Return the lines of the history that may be seen, by revision."""
-    found: dict[int, RevisionLines] = {}
-    for line in here.visible(changes):
-        entry = found.setdefault(line.change.revision, RevisionLines(line.change))
-        entry.lines.append(line)
-    return list(found.values())
+    groups = (list(g) for _, g in groupby(here.visible(changes), key=lambda c: c.revision))
+    return [RevisionLines(made[0], here.lines(made)) for made in groups]
 
 
 def compare() -> str:
@@ -244,7 +243,7 @@ def compare() -> str:
     one, other = found
     if one is not None and other is not None:
         lines = [
-            difference(here.state, i.name, one.values[i.name], other.values[i.name])
+            here.line(i.name, one.values[i.name], other.values[i.name])
             for i in here.inputs
             if one.values[i.name] != other.values[i.name]
         ]

@@ -90,7 +90,7 @@ def _holder_on_sqlite(path: Path) -> str:
         )
     names = [f"{pid} ({name})" for pid in sorted(pids) if (name := _process_name(pid))]
     if not names:
-        return "SQLite does not tell which process holds it"
+        return "SQLite does not tell which process holds it: find it, and end its transaction"
     return f"It is held by process {', '.join(names)}. End its transaction"
 
 
