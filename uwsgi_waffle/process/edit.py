@@ -149,11 +149,11 @@ class Edit:
         :raises InvalidSetting: it does
         """
         before, changes = self._record, self._rows
-        after = before.changed(before.position, self._stored())
+        texts = [*before.rows.values(), *(change.new for change in changes.values())]
         # JSON within JSON takes six times the characters at worst, which is seldom worth a look.
-        if 6 * sum(map(len, after.rows.values())) + 200 * len(after.rows) < layout.ROOM_BYTES:
+        if 6 * sum(map(len, texts)) + 200 * len(texts) < layout.ROOM_BYTES:
             return
-        size = len(encode_record(after))
+        size = len(encode_record(before.changed(before.position, self._stored())))
         grows = any(len(c.new) > len(before.rows.get(name, "")) for name, c in changes.items())
         if size > layout.ROOM_BYTES and grows:
             message = (

@@ -181,7 +181,7 @@ class Serving:
         if self._queue.is_needed:
             with self._lock:
                 pass  # a swap under way in another thread has put its change by now
-            self._queue.start()
+            self.start_callbacks()
             self._queue.wait()
 
     def serve(self, snapshot: Snapshot, sequence: int | None) -> None:
@@ -190,7 +190,6 @@ class Serving:
         :param sequence: its number in the host snapshot, ``None`` where that did not accept it
         """
         if sequence is not None and self.swap(snapshot):
-            self.start_callbacks()
             self.seen_sequence = sequence
             self._wait_for_callbacks()
         else:

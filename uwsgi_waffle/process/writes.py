@@ -170,8 +170,11 @@ class Writer:
 
         Within a transaction of the caller's, its commit does the latter.
         """
-        parts, seen, patience = self._parts, self._parts.host.position, Patience()
-        beyond = self._highest(seen, patience) if parts.config.multiproc else seen
+        parts, patience = self._parts, None
+        beyond = seen = parts.host.position
+        if parts.config.multiproc:
+            patience = Patience()
+            beyond = self._highest(seen, patience)
         joined = None if connection is None else JoinedTransaction(parts.store, connection)
         signed = signature or Signature()
         if joined is not None:
