@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Override", "Overrides"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+_Active: TypeAlias = "tuple[tuple[Override, Flask | None], ...]"
 
 
 class Overrides:
@@ -25,10 +26,8 @@ class Overrides:
     """
 
     def __init__(self) -> None:
-        self._active: ContextVar[tuple[tuple[Override, Flask | None], ...]] = ContextVar(
-            "waffle_overrides", default=()
-        )
-        self.active = self._active.get
+        self._active: ContextVar[_Active] = ContextVar("waffle_overrides", default=())
+        self.active: Callable[[], _Active] = self._active.get
 
     def values(self, app: Flask) -> Mapping[str, object]:
         """Return what the context at hand overrides for an application."""
