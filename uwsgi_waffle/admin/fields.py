@@ -176,7 +176,8 @@ def _input(declaration: Declaration, name: str, schema: dict[str, Any], group: s
         kind = "number"
     choices = _choices(inner, is_optional=is_optional)
     if kind == "checkbox" and is_optional:
-        kind, choices = "select", (*_booleans(), Choice("null", "not set"))
+        options = (("true", "yes"), ("false", "no"), ("null", "not set"))
+        kind, choices = "select", tuple(Choice(*option) for option in options)
     is_secret = name in declaration.secrets
     return Input(
         name=name,
@@ -245,10 +246,6 @@ def _choices(schema: dict[str, Any], *, is_optional: bool) -> tuple[Choice, ...]
     if choices and is_optional and None not in values:
         choices.append(Choice("null", "not set"))
     return tuple(choices)
-
-
-def _booleans() -> tuple[Choice, Choice]:
-    return Choice("true", "yes"), Choice("false", "no")
 
 
 def _attributes(schema: dict[str, Any], kind: str) -> dict[str, str]:

@@ -43,7 +43,8 @@ def snapshot(state: State) -> Iterator[Finding]:
 def _remedy(path: Path) -> str:
     """Return what mends a host snapshot that this user cannot use."""
     own = os.geteuid()
-    found = [directory for directory in (path.parent, *_files_of(path)) if _owner(directory) != own]
+    files = sorted(path.parent.glob(f"{glob.escape(path.name)}*"))
+    found = [place for place in (path.parent, *files) if _owner(place) != own]
     foreign = next((f for f in found if f != path.parent or _owner(f) != 0), None)
     if foreign is None:
         return (
@@ -56,10 +57,6 @@ def _remedy(path: Path) -> str:
         f"{foreign} belongs to user {user}. If {here} is the user that the server runs as, let "
         f"root run `chown -R {here} {group}`, or remove it; else run this command as that user."
     )
-
-
-def _files_of(path: Path) -> list[Path]:
-    return sorted(path.parent.glob(f"{glob.escape(path.name)}*"))
 
 
 def _owner(path: Path) -> int:

@@ -91,13 +91,7 @@ class Writer:
         connection: Connection | None = None,
     ) -> Update:
         """Set some settings back to their defaults; see :meth:`WaffleConf.reset`."""
-        return self.update(
-            {},
-            signature,
-            resets=names,
-            expected_revision=expected_revision,
-            connection=connection,
-        )
+        return self.update({}, signature, expected_revision, connection, resets=names)
 
     def rollback(
         self,
