@@ -59,11 +59,6 @@ class Submission:
     resets: frozenset[str] = frozenset()
     theirs: frozenset[str] = frozenset()
 
-    @property
-    def names(self) -> frozenset[str]:
-        """The settings that are in the form."""
-        return frozenset(self.texts) | self.resets
-
 
 @dataclass(frozen=True, slots=True)
 class Draft:

@@ -50,21 +50,7 @@ class Common:
 
 
 class Parts:
-    """The parts of one application in this process.
-
-    :ivar config: the frozen configuration
-    :ivar declaration: which settings there are
-    :ivar cipher: seals and opens secrets
-    :ivar store: SQL
-    :ivar history: what was changed, when and by whom
-    :ivar host: the snapshot that the processes of this host share
-    :ivar registry: the hosts that listen, in SQL
-    :ivar host_name: the name of this host
-    :ivar redis: the Redis client
-    :ivar bus: announcements to other hosts
-    :ivar reports: what hosts report to each other
-    :ivar reconciler: moves the host snapshot to SQL
-    """
+    """The parts of one application in this process."""
 
     def __init__(
         self, app: Flask, config: Config, common: Common, database: ApplicationDatabase | None

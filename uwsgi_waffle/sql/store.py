@@ -274,9 +274,8 @@ class Store:
         :raises StoreUnavailable: it is not known whether the change was made
         """
         try:
-            connection.commit()
+            self.database.commit(connection)
         except exc.SQLAlchemyError as error:
-            connection.invalidate()  # for the reason that `Database.commit` gives
             if lost_a_race(error) or waited_for_a_lock(error):
                 raise
             # Where the database has answered, it has not committed.
