@@ -118,6 +118,12 @@ class StoreUnavailable(WaffleError):
         self.holder = holder
 
 
+def invalid_setting(message: str, *names: str) -> InvalidSetting:
+    """Return an error of our own about settings, or about the whole, in the form of pydantic's."""
+    places: list[tuple[str, ...]] = [(name,) for name in names] or [()]
+    return InvalidSetting([{"type": "value_error", "loc": loc, "msg": message} for loc in places])
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean X?`` for the nearest known name, or nothing where none is near."""
     near = difflib.get_close_matches(name, list(known), n=1)

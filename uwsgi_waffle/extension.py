@@ -16,11 +16,10 @@ from .config import Config
 from .errors import ConfigError
 from .ops.convergence import wait
 from .ops.status import Status, collect
-from .process.ancestor import AncestorState
-from .process.applications import EXTENSION_NAME, Applications
+from .process.applications import EXTENSION_NAME, AncestorState, Applications
 from .process.callbacks import ChangeHandler
-from .process.overrides import Override, Overriding
-from .process.parts import Common, Given
+from .process.overrides import Override
+from .process.parts import Common
 from .process.pins import NO_PIN, Pin
 from .process.state import State
 from .process.writes import Update
@@ -94,10 +93,8 @@ class WaffleConf(Generic[S]):
         :raises ConfigError: a key or a declaration cannot work
         """
         refuse_store(configstore)
-        self._model = settings
         self._db = db
-        self._redis = redis
-        self._common = Common()
+        self._common = Common(settings, redis)
         self._applications = Applications()
         #: Returns the pin of the request at hand; where there are several applications, no pin.
         self._pin: Callable[[], Pin] = _no_pin
@@ -121,13 +118,13 @@ class WaffleConf(Generic[S]):
             raise ConfigError(message)
         database = None if self._db is None else ApplicationDatabase(app, self._db)
         config = Config.from_app(app, None if database is None else database.url)
-        if self._model is not None:
-            check_model(self._model)
+        if self._common.model is not None:
+            check_model(self._common.model)
             if config.confs is not None:
                 message = "Settings are declared twice: as a class and in WAFFLE_CONFS. Remove one."
                 raise ConfigError(message, key="WAFFLE_CONFS")
         boot.install()
-        state = State(app, config, self._model, self._common, Given(self._redis, database))
+        state = State(app, config, self._common, database)
         self._applications.add(app, state)
         is_only = self._applications.only is state
         self._pin = state.pins.here if is_only else _no_pin
@@ -296,7 +293,7 @@ class WaffleConf(Generic[S]):
         """
         return collect(self._applications.find())
 
-    def override(self, **values: object) -> Overriding:
+    def override(self, **values: object) -> Override:
         """See other values in this context only, for tests: nothing is stored or announced.
 
         As the object of ``with``, or as a decorator of a function of any kind. Within an

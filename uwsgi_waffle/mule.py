@@ -80,7 +80,6 @@ class MuleLoop:
     """The listener of one application, in a thread of the mule."""
 
     def __init__(self, state: State, instance: int) -> None:
-        """Start listening."""
         # Another process may be the listener still: a mule from before a reload that has yet to
         # end, or a worker that came first.
         candidate = Candidate(

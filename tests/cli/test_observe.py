@@ -195,7 +195,7 @@ def test_wait_returns_at_once_where_no_process_is_behind(site: Site) -> None:
 def test_wait_refuses_a_revision_that_is_not_there(site: Site) -> None:
     done = run(site[0], "wait", "9")
     assert done.status == 1
-    assert done.errors == "Error: There is no revision 9 to wait for: SQL is at 1.\n"
+    assert done.errors == "Error: There is no revision 9 to wait for: SQL is at revision 1.\n"
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["lines", "json"])

@@ -64,7 +64,7 @@ def test_init_db_makes_the_tables_where_auto_create_is_off(database_apps: Apps) 
 
 def test_prune_keeps_the_latest_revisions(site: Site) -> None:
     dry = run(site[0], "prune", "--keep", "2", "--dry-run")
-    assert dry.output.startswith("Dry run: would remove 2 lines of history; 3 are left.\n")
+    assert dry.output.startswith("Dry run: would remove 2 lines of history; left: 3.\n")
     assert len(site[1].history()) == 5
     done = run(site[0], "prune", "--keep", "2", "--json")
     assert done.json == {"oldest_revision": 3, "removed": 2, "kept": 3, "dry_run": False}
@@ -104,7 +104,7 @@ def test_rotate_keys_seals_anew_and_is_a_revision_without_a_change(apps: Apps) -
     app, waffle = apps(Settings, WAFFLE_ENCRYPTION_KEYS=[Fernet.generate_key().decode()])
     assert "secrets-unsealed" in run(app, "doctor", "--json").output
     done = run(app, "rotate-keys")
-    assert "with the first encryption key: 1 present values, 1 lines of history." in done.output
+    assert "with the first encryption key: 1 present value, 1 line of history." in done.output
     assert "secrets-unsealed" not in run(app, "doctor", "--json").output
     assert waffle.revision == 2
     assert len(waffle.history()) == 1

@@ -45,6 +45,7 @@ class Host:
     abilities: frozenset[str] = frozenset()
     #: How many connections of it may listen to Redis.
     most_subscriptions = 1
+    server: UwsgiServer | other_servers.Gunicorn
 
     def __init__(self, name: str, world: World, address: str = "127.0.0.1") -> None:
         """Make the links, which the host reaches at *address*; nothing runs yet."""
@@ -76,44 +77,36 @@ class Host:
 
     def log(self) -> str:
         """Return what the server has written."""
-        raise NotImplementedError
+        return self.server.log()
 
     def reload(self) -> None:
         """Ask the server for new workers; returns at once."""
-        raise NotImplementedError
-
-    def _start(self) -> None:
-        raise NotImplementedError
-
-    def _stop(self) -> None:
-        raise NotImplementedError
-
-    def _kill(self) -> None:
-        raise NotImplementedError
+        self.server.process.send(signal.SIGHUP)
 
     def close(self) -> None:
         """End everything, and remove it."""
         self.writer.close()
         self.redis_link.close()
         self.sql_link.close()
+        self.server.close()
 
     # -- start and end ------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the server, and return when it serves."""
         self.starts += 1
-        self._start()
+        self.server.start()
         self.ledger.host_is_up(self.name)
 
     def stop(self) -> None:
         """End the server in an orderly way."""
         self.ledger.host_is_down(self.name)
-        self._stop()
+        self.server.stop()
 
     def kill(self) -> None:
         """Kill all processes of the server."""
         self.ledger.host_is_down(self.name)
-        self._kill()
+        self.server.kill()
 
     def serving(self) -> list[int]:
         """Return the pids of the processes that must be waited for."""
@@ -230,6 +223,8 @@ class Host:
 class UwsgiHost(Host):
     """uWSGI."""
 
+    server: UwsgiServer
+
     def __init__(
         self,
         name: str,
@@ -258,29 +253,10 @@ class UwsgiHost(Host):
         workers = [pid for pid in self.server.pids() if pid not in others]
         return {"uWSGI master": [self.server.master_pid], "uWSGI worker": workers, "mule": mules}
 
-    def log(self) -> str:
-        return self.server.log()
-
-    def reload(self) -> None:
-        self.server.process.send(signal.SIGHUP)
-
     def fifo(self, command: str) -> None:
         """Give the master a command; returns at once."""
         with contextlib.suppress(OSError):  # it starts anew at the moment
             self.server.fifo(command)
-
-    def _start(self) -> None:
-        self.server.start()
-
-    def _stop(self) -> None:
-        self.server.stop()
-
-    def _kill(self) -> None:
-        self.server.kill()
-
-    def close(self) -> None:
-        super().close()
-        self.server.close()
 
 
 class _Gunicorn(other_servers.Gunicorn):
@@ -292,6 +268,7 @@ class GunicornHost(Host):
     """gunicorn, each worker of which may listen for itself."""
 
     most_subscriptions = 2
+    server: other_servers.Gunicorn
 
     def __init__(self, name: str, world: World, *, worker_class: str = "gthread") -> None:
         """Choose the workers."""
@@ -308,22 +285,3 @@ class GunicornHost(Host):
             "gunicorn master": [self.server.pid],
             "gunicorn worker": self.server.process.children(),
         }
-
-    def log(self) -> str:
-        return self.server.log()
-
-    def reload(self) -> None:
-        self.server.process.send(signal.SIGHUP)
-
-    def _start(self) -> None:
-        self.server.start()
-
-    def _stop(self) -> None:
-        self.server.stop()
-
-    def _kill(self) -> None:
-        self.server.kill()
-
-    def close(self) -> None:
-        super().close()
-        self.server.close()

@@ -188,7 +188,7 @@ def test_after_the_commit_nothing_is_raised(
     def fail(*_: object) -> None:
         raise KeyError
 
-    monkeypatch.setattr(site.state.writer, "spread", fail)
+    monkeypatch.setattr(site.state.host, "publish", fail)
     with caplog.at_level(logging.ERROR), site.engine.begin() as connection:
         site.waffle.update({"SITENAME": "New"}, connection=connection)
     assert "revision 1 is committed, but could not be spread at once" in caplog.text

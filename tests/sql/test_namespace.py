@@ -16,7 +16,7 @@ from tests.sql.conftest import MakeStore, stores_for
 from tests.support import DATABASE_KINDS, DatabaseKind, fresh_database
 from tests.support.soak import times
 from uwsgi_waffle import StoreUnavailable
-from uwsgi_waffle.sql.maintenance import create_tables, resync
+from uwsgi_waffle.sql.maintenance import resync
 from uwsgi_waffle.sql.store import RowChange, Signature, Store
 from uwsgi_waffle.values.position import NOWHERE, Position
 from uwsgi_waffle.values.snapshot import Record
@@ -164,7 +164,7 @@ def test_without_auto_create_tables_of_0_1_0_are_not_mistaken_for_empty_ones(
     for act in (waffle.refresh, store.peek, lambda: waffle.update({"SIZE": 2})):
         with pytest.raises(StoreUnavailable, match=r"Columns of the tables .* init-db"):
             act()
-    create_tables(store)
+    store.database.create_tables()
     assert waffle.refresh()
     assert waffle.settings.SITENAME == "Two"
     assert waffle.update({"SIZE": 2}).revision == 3

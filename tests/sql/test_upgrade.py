@@ -14,7 +14,6 @@ from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle import WaffleConf
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.sql import database
-from uwsgi_waffle.sql.maintenance import create_tables
 from uwsgi_waffle.sql.store import Store
 
 _context = multiprocessing.get_context("forkserver")
@@ -34,7 +33,7 @@ def start(uri: str, snapshot: str, test: Connection) -> None:
     try:
         # At the first attempt: under the lock nothing depends on trying again.
         attempts, database.ATTEMPTS = database.ATTEMPTS, 1
-        create_tables(Store(Config.from_app(app)))
+        Store(Config.from_app(app)).database.create_tables()
         database.ATTEMPTS = attempts
         waffle = WaffleConf(app)
         revision = waffle.update({"SIZE": 2}).revision

@@ -137,13 +137,13 @@ def test_a_write_validates_and_encodes_no_other_setting(monkeypatch: pytest.Monk
     declaration = Declaration(Settings)
     before = build(declaration, CIPHER, record(1, {"A": "1", "B": '"x"'})).settings
     encoded: list[str] = []
-    to_json = declaration.to_json
+    encode = declaration._text  # noqa: SLF001  # every encoding goes through it
 
-    def note(settings: WaffleSettings, name: str) -> str:
+    def note(name: str, value: object) -> str:
         encoded.append(name)
-        return to_json(settings, name)
+        return encode(name, value)
 
-    monkeypatch.setattr(declaration, "to_json", note)
+    monkeypatch.setattr(declaration, "_text", note)
     validated.clear()
     after, texts = declaration.changed(before, {"N1": "7"})
     assert (texts, encoded, validated) == ({"N1": "7"}, ["N1"], [])

@@ -21,9 +21,9 @@ from uwsgi_waffle.sql.store import Signature
 from uwsgi_waffle.values.settings import MASK
 
 from .bodies import HistoryQuery, Patch, Rollback
-from .edits import FORBIDDEN_ROLLBACK, rollback_comment, sql_snapshot
+from .edits import FORBIDDEN_ROLLBACK, make_rollback, sql_snapshot
 from .openapi import document
-from .progress import progress_json, progress_of
+from .progress import progress_of
 from .viewer import viewer
 
 __all__ = [
@@ -122,7 +122,7 @@ def get_status() -> Response:
     found = {
         "revision": status.revision,
         "lineage": status.lineage,
-        "fleet": progress_json(progress_of(here, fleet.revision)),
+        "fleet": progress_of(here, fleet.revision),
         "hosts": [host_json(fleet, host) for host in status.hosts],
         "problems": here.problems(status.problems),
     }
@@ -143,7 +143,7 @@ def patch_settings() -> Response:
     """Change some settings as one revision."""
     here = viewer()
     expected = _expected_revision()
-    if expected is None:
+    if "If-Match" not in request.headers:
         abort(428, 'Send the revision that you have seen: If-Match: "41", as in the ETag of GET.')
     body = _body(Patch)
     values = {**body.settings, **(body.model_extra or {})}
@@ -154,7 +154,7 @@ def patch_settings() -> Response:
             {name: value for name, value in values.items() if name not in resets},
             Signature(here.permission.name, body.comment, "api"),
             resets=resets,
-            expected_revision=expected if expected >= 0 else None,
+            expected_revision=expected,
         )
     except InvalidSetting as error:
         return _invalid(here.findings(error), values)
@@ -191,18 +191,8 @@ def post_rollback() -> Response:
     body = _body(Rollback)
     if not here.editable:
         abort(403, "You have no permission to change settings.")
-    writer = here.state.writer
     try:
-        planned = writer.preview_rollback(body.revision)
-        if expected is not None and expected >= 0 and expected != planned.revision:
-            raise RevisionConflict(expected=expected, actual=planned.revision)  # noqa: TRY301
-        if planned.changes.keys() - here.editable:
-            abort(403, FORBIDDEN_ROLLBACK)
-        done = writer.rollback(
-            body.revision,
-            Signature(here.permission.name, rollback_comment(body.revision, body.comment), "api"),
-            expected_revision=planned.revision,
-        )
+        done = make_rollback(here, body.revision, body.comment, "api", expected=expected)
     except UnknownRevision as error:
         abort(404, str(error))
     except InvalidSetting as error:
@@ -215,20 +205,17 @@ def post_rollback() -> Response:
 
 
 def _expected_revision() -> int | None:
-    """Return the revision in If-Match; -1 for any; ``None`` without the header."""
-    given = request.headers.get("If-Match")
-    if given is None:
+    """Return the revision in If-Match, ``None`` for any."""
+    given = request.headers.get("If-Match", "*").strip()
+    if given == "*":
         return None
-    if given.strip() == "*":
-        return -1
-    match = _ETAG.fullmatch(given.strip())
+    match = _ETAG.fullmatch(given)
     if match is None:
         abort(400, 'If-Match must hold one revision, such as "41".')
     return int(match[1] or match[2])
 
 
 def _body(model: type[Body]) -> Body:
-    """Return the body, or refuse it."""
     # A body in chunks does not say how long it is.
     is_chunked = request.content_length is None
     data = request.stream.read(MAX_BODY_BYTES + 1) if is_chunked else request.get_data()
@@ -246,7 +233,6 @@ def _body(model: type[Body]) -> Body:
 
 
 def _done(done: Update) -> Response:
-    """Return what a write did."""
     may_see = viewer().permission.may_see
     found = {
         "revision": done.revision,

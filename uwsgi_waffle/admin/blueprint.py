@@ -89,8 +89,7 @@ def make_blueprint(
 
 
 def _add_pages(blueprint: Blueprint) -> None:
-    """Add the paths of the pages."""
-    _route(blueprint, "/", "settings", GET=pages.show_settings)
+    _route(blueprint, "/", "settings", GET=pages.settings_page)
     _route(blueprint, "/edit", "edit", POST=changes.edit)
     _route(blueprint, "/review", "review", POST=changes.review)
     _route(blueprint, "/save", "save", POST=changes.save_review)
@@ -110,7 +109,6 @@ def _add_pages(blueprint: Blueprint) -> None:
 
 
 def _add_api(blueprint: Blueprint) -> None:
-    """Add the paths under ``/api/``."""
     _route(
         blueprint,
         "/api/settings",

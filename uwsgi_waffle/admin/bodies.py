@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from uwsgi_waffle.sql.changes import MAX_COMMENT_LENGTH
+
 __all__ = ["HistoryQuery", "Patch", "Rollback"]
 
 
@@ -17,7 +19,7 @@ def _whole(number: object) -> object:
 #: SQL's own integers end there.
 Revision = Annotated[int, Field(ge=0, lt=2**63, strict=True), BeforeValidator(_whole)]
 #: Without NUL, which databases do not store.
-Comment = Annotated[str, Field(max_length=10_000, pattern=r"^[^\x00]*$")]
+Comment = Annotated[str, Field(max_length=MAX_COMMENT_LENGTH, pattern=r"^[^\x00]*$")]
 
 
 class Patch(BaseModel):

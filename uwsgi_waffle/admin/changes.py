@@ -10,16 +10,14 @@ from werkzeug.wrappers import Response
 
 from uwsgi_waffle.errors import InvalidSetting, RevisionConflict, UnknownRevision
 from uwsgi_waffle.process.writes import Preview
-from uwsgi_waffle.sql.store import Signature
 
 from .edits import (
     FORBIDDEN_ROLLBACK,
     Draft,
     Submission,
     by_name,
-    difference,
     draft,
-    rollback_comment,
+    make_rollback,
     save,
 )
 from .fields import normalise
@@ -172,15 +170,10 @@ def _secret_problems(sent: Submission) -> list[str]:
     return problems
 
 
-def show_rollback(revision: int) -> str | tuple[str, int]:
-    """Show what going back to a revision would change."""
-    return _rollback_page(revision)
-
-
-def _rollback_page(
+def show_rollback(
     revision: int, *, comment: str = "", problems: list[str] | None = None, status: int = 200
 ) -> str | tuple[str, int]:
-    """Return the review of a rollback.
+    """Show what going back to a revision would change.
 
     :param problems: why it was not done
     """
@@ -202,7 +195,7 @@ def _rollback_page(
         target=revision,
         revision=planned.revision,
         lines=[
-            difference(here.state, name, old, new)
+            here.line(name, old, new)
             for name, (old, new) in planned.changes.items()
             if here.permission.may_see(name)
         ],
@@ -222,32 +215,18 @@ def roll_back(revision: int) -> str | tuple[str, int] | Response:
     problems = form.problems()
     comment = form.comment.data or ""
     if problems:
-        return _rollback_page(revision, comment=comment, problems=problems, status=_status_of(form))
+        return show_rollback(revision, comment=comment, problems=problems, status=_status_of(form))
     try:
-        planned = here.state.writer.preview_rollback(revision)
-        if form.made_from != planned.revision:
-            return _overtaken(revision, planned.revision, comment)
-        if planned.changes.keys() - here.editable:
-            abort(403, FORBIDDEN_ROLLBACK)
-        done = here.state.writer.rollback(
-            revision,
-            Signature(here.permission.name, rollback_comment(revision, comment), "page"),
-            expected_revision=planned.revision,
-        )
+        done = make_rollback(here, revision, comment, "page", expected=form.made_from)
     except RevisionConflict as error:
-        return _overtaken(revision, error.actual, comment)
+        problem = (
+            f"Revision {error.actual} was made since you opened this page, so nothing was changed. "
+            "The rollback would do this now."
+        )
+        return show_rollback(revision, comment=comment, problems=[problem], status=409)
     except (InvalidSetting, UnknownRevision):
-        return _rollback_page(revision, comment=comment)
+        return show_rollback(revision, comment=comment)
     if not done.changes:
         flash(f"Nothing to do: the settings are equal to revision {revision} already.")
         return redirect(url_for(".history"), code=303)
     return redirect(url_for(".revision", revision=done.revision), code=303)
-
-
-def _overtaken(revision: int, newest: int, comment: str) -> str | tuple[str, int]:
-    """Return the review of a rollback again, as another change came first."""
-    problem = (
-        f"Revision {newest} was made since you opened this page, so nothing was changed. "
-        "The rollback would do this now."
-    )
-    return _rollback_page(revision, comment=comment, problems=[problem], status=409)

@@ -10,32 +10,29 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from flask import abort
+
 from uwsgi_waffle.errors import InvalidSetting, RevisionConflict
 from uwsgi_waffle.process.writes import Update
-from uwsgi_waffle.sql.history import Change
-from uwsgi_waffle.sql.store import Signature
+from uwsgi_waffle.sql.changes import MAX_COMMENT_LENGTH, Signature
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.settings import WaffleSettings
 from uwsgi_waffle.values.snapshot import Record, Snapshot, build
 
-from .fields import Input, normalise, shown
-from .forms import MAX_COMMENT
+from .fields import Input, normalise
+from .viewer import Line, Viewer
 
 if TYPE_CHECKING:
     from uwsgi_waffle.process.state import State
-
-    from .viewer import Viewer
 
 __all__ = [
     "FORBIDDEN_ROLLBACK",
     "ROLLBACK",
     "Draft",
-    "Line",
     "Submission",
     "by_name",
-    "difference",
     "draft",
-    "rollback_comment",
+    "make_rollback",
     "save",
     "settings_at",
     "sql_snapshot",
@@ -61,27 +58,6 @@ class Submission:
     texts: Mapping[str, str] = field(repr=False)  # secrets among them
     resets: frozenset[str] = frozenset()
     theirs: frozenset[str] = frozenset()
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The settings that are in the form."""
-        return frozenset(self.texts) | self.resets
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One setting that a draft changes, as it is shown.
-
-    :ivar theirs: the other change made to it meanwhile, if there is one
-    :ivar is_reset: it goes back to its default
-    """
-
-    name: str
-    old: str
-    new: str
-    is_secret: bool
-    is_reset: bool = False
-    theirs: Change | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +146,6 @@ def save(here: Viewer, submission: Submission, comment: str) -> tuple[Draft, Upd
     :return: the draft; and what was done, ``None`` where nothing was saved
     :raises StoreUnavailable: the database did not answer
     """
-    signature = Signature(here.permission.name, comment or None, "page")
     for _ in range(_TRIES):
         planned = draft(here, submission, is_whole_form=False)
         if planned.errors or planned.conflicts or not planned.lines:
@@ -178,7 +153,7 @@ def save(here: Viewer, submission: Submission, comment: str) -> tuple[Draft, Upd
         try:
             done = here.state.writer.update(
                 planned.values,
-                signature,
+                Signature(here.permission.name, comment or None, "page"),
                 resets=planned.resets,
                 expected_revision=planned.base.revision,
             )
@@ -248,26 +223,32 @@ def _lines(
 
     Where the change is refused, that is everything that was to change.
     """
-    state = here.state
     for name in (one.name for one in here.inputs):
         if after is None:
             if name in wanted:
-                yield difference(state, name, now.values[name], wanted[name])
+                yield here.line(name, now.values[name], wanted[name])
         elif not _is_same(name, after, now.settings):
-            yield difference(state, name, now.values[name], getattr(after, name))
-
-
-def difference(state: State, name: str, old: Any, new: Any) -> Line:
-    """Return two values of a setting as they are shown."""
-    is_secret = name in state.declaration.secrets
-    return Line(name, shown(old, is_secret=is_secret), shown(new, is_secret=is_secret), is_secret)
+            yield here.line(name, now.values[name], getattr(after, name))
 
 
 def _is_same(name: str, one: WaffleSettings | None, other: WaffleSettings) -> bool:
     return one is not None and bool(getattr(one, name) == getattr(other, name))
 
 
-def rollback_comment(revision: int, comment: str | None) -> str:
-    """Return the comment of a rollback: that it is one, and the reason, if given."""
+def make_rollback(
+    here: Viewer, revision: int, comment: str | None, source: str, *, expected: int | None
+) -> Update:
+    """Make a new revision equal to an earlier one; its comment says so, and why, if given.
+
+    :raises RevisionConflict: the settings are not at the *expected* revision
+    """
+    writer = here.state.writer
+    planned = writer.preview_rollback(revision)
+    if expected is not None and expected != planned.revision:
+        raise RevisionConflict(expected=expected, actual=planned.revision)
+    if planned.changes.keys() - here.editable:
+        abort(403, FORBIDDEN_ROLLBACK)
     reason = f": {comment}" if comment else ""
-    return f"{ROLLBACK}{revision}{reason}"[:MAX_COMMENT]
+    comment = f"{ROLLBACK}{revision}{reason}"[:MAX_COMMENT_LENGTH]
+    signature = Signature(here.permission.name, comment, source)
+    return writer.rollback(revision, signature, expected_revision=planned.revision)

@@ -167,7 +167,6 @@ def inputs_of(declaration: Declaration) -> tuple[Input, ...]:
 
 
 def _input(declaration: Declaration, name: str, schema: dict[str, Any], group: str) -> Input:
-    """Return the input of one setting."""
     declared = declaration.model.model_fields[name]
     whole = schema.get("properties", {}).get(name, {})
     inner, is_optional = _without_null(_resolved(whole, schema), schema)
@@ -177,7 +176,8 @@ def _input(declaration: Declaration, name: str, schema: dict[str, Any], group: s
         kind = "number"
     choices = _choices(inner, is_optional=is_optional)
     if kind == "checkbox" and is_optional:
-        kind, choices = "select", (*_booleans(), Choice("null", "not set"))
+        options = (("true", "yes"), ("false", "no"), ("null", "not set"))
+        kind, choices = "select", tuple(Choice(*option) for option in options)
     is_secret = name in declaration.secrets
     return Input(
         name=name,
@@ -232,7 +232,6 @@ def _without_null(schema: dict[str, Any], root: dict[str, Any]) -> tuple[dict[st
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    """Return the kind of input for a schema."""
     if "enum" in schema or "const" in schema:
         return "select"
     kind = schema.get("type")
@@ -242,16 +241,11 @@ def _kind(schema: dict[str, Any]) -> str:
 
 
 def _choices(schema: dict[str, Any], *, is_optional: bool) -> tuple[Choice, ...]:
-    """Return the options of a select."""
     values = schema.get("enum", [schema["const"]] if "const" in schema else [])
     choices = [Choice(_dump(value), shown(value)) for value in values]
     if choices and is_optional and None not in values:
         choices.append(Choice("null", "not set"))
     return tuple(choices)
-
-
-def _booleans() -> tuple[Choice, Choice]:
-    return Choice("true", "yes"), Choice("false", "no")
 
 
 def _attributes(schema: dict[str, Any], kind: str) -> dict[str, str]:

@@ -13,9 +13,9 @@ from wtforms import HiddenField, TextAreaField, ValidationError  # type: ignore[
 from wtforms.validators import Length  # type: ignore[import-untyped]
 
 from uwsgi_waffle.errors import ConfigError
+from uwsgi_waffle.sql.changes import MAX_COMMENT_LENGTH
 
 __all__ = [
-    "MAX_COMMENT",
     "ChangeForm",
     "as_revision",
     "check_secret_key",
@@ -23,9 +23,6 @@ __all__ = [
     "has_valid_token",
     "is_digest_of",
 ]
-
-#: Longest comment that the history stores.
-MAX_COMMENT = 10_000
 
 
 class ChangeForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF has no types
@@ -38,7 +35,7 @@ class ChangeForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF has no types
 
     #: The revision that the form was made from.
     revision = HiddenField()
-    comment = TextAreaField("Why? (optional)", validators=[Length(max=MAX_COMMENT)])
+    comment = TextAreaField("Why? (optional)", validators=[Length(max=MAX_COMMENT_LENGTH)])
 
     def problems(self) -> list[str]:
         """Return what is wrong with the form, in sentences."""

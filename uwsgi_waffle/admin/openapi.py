@@ -80,7 +80,6 @@ def _used(schema: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
-    """Return which path answers what."""
     return {
         "/settings": {
             "get": _operation("getSettings", "See the settings.", "SettingsAnswer", headers=_ETAG),
@@ -138,7 +137,6 @@ def _operation(  # noqa: PLR0913  # each is one part of an operation
     headers: dict[str, Any] | None = None,
     refusals: dict[int, tuple[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """Return one operation."""
     responses: dict[str, Any] = {"200": {"description": "Done.", "content": _json(answer)}}
     if headers:
         responses["200"]["headers"] = headers

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import groupby
 from typing import Any
 
 from flask import Response, abort, render_template, request
@@ -15,11 +16,11 @@ from uwsgi_waffle.ops.plain import json_text
 from uwsgi_waffle.ops.status import collect
 from uwsgi_waffle.sql.history import Change
 
-from .edits import ROLLBACK, Line, difference, settings_at, sql_snapshot
+from .edits import ROLLBACK, settings_at, sql_snapshot
 from .fields import Input, shown
 from .forms import ChangeForm
-from .progress import progress_json, progress_of
-from .viewer import ShownChange, Viewer, viewer
+from .progress import progress_of
+from .viewer import Line, Viewer, viewer
 
 __all__ = [
     "Field",
@@ -29,7 +30,6 @@ __all__ = [
     "show_history",
     "show_progress",
     "show_revision",
-    "show_settings",
     "show_status",
 ]
 
@@ -62,7 +62,7 @@ class RevisionLines:
     """One revision of the history: who, when and why, and the settings that it changed."""
 
     first: Change
-    lines: list[ShownChange] = field(default_factory=list)
+    lines: list[Line]
 
     @property
     def is_rollback(self) -> bool:
@@ -82,11 +82,6 @@ def page(template: str, /, **context: Any) -> str:
     )
 
 
-def show_settings() -> str:
-    """Show the settings, as a form where the viewer may change some."""
-    return settings_page()
-
-
 def settings_page(
     texts: Mapping[str, str] | None = None,
     *,
@@ -95,7 +90,7 @@ def settings_page(
     revision: int | None = None,
     problems: list[str] | None = None,
 ) -> str:
-    """Return the settings as a form, filled with what was sent, if anything was.
+    """Show the settings, as a form where the viewer may change some; filled with what was sent.
 
     :param texts: setting name -> the text that was sent
     :param errors: setting name -> what is wrong with it; ``""`` -> what is wrong with the whole
@@ -150,7 +145,6 @@ def _field(  # noqa: PLR0913, PLR0917  # each is one thing that is shown of a se
     latest: Mapping[str, Change],
     errors: list[str],
 ) -> Field:
-    """Return one setting as the page shows it."""
     value = here.snapshot.values[one.name]
     default = getattr(here.state.declaration.defaults, one.name)
     given = texts.get(one.name)
@@ -176,15 +170,16 @@ def show_revision(revision: int) -> str:
     if revision > current_revision:
         abort(404, f"There is no revision {revision} yet.")
     made = here.state.history.timeline(1, before=revision + 1)
-    lines = here.visible([change for change in made if change.revision == revision])
-    saved_at = lines[0].change.at.timestamp() if lines else None
+    made = here.visible(change for change in made if change.revision == revision)
+    saved_at = made[0].at.timestamp() if made else None
     found = progress_of(here, revision, saved_at)
     return page(
         "revision",
         progress=found,
         revision=revision,
         current_revision=current_revision,
-        lines=lines,
+        first=made[0] if made else None,
+        lines=here.lines(made),
         saved_at=saved_at,
     )
 
@@ -192,10 +187,8 @@ def show_revision(revision: int) -> str:
 def show_progress(revision: int) -> Response:
     """Return which processes serve a revision as JSON, for the page to ask again and again."""
     saved_at = request.args.get("at", type=float)
-    return Response(
-        json_text(progress_json(progress_of(viewer(), revision, saved_at))),
-        mimetype="application/json",
-    )
+    found = json_text(progress_of(viewer(), revision, saved_at))
+    return Response(found, mimetype="application/json")
 
 
 def show_history() -> str:
@@ -228,11 +221,8 @@ def _revision(text: str) -> int:
 
 def _by_revision(here: Viewer, changes: list[Change]) -> list[RevisionLines]:
     """Return the lines of the history that may be seen, by revision."""
-    found: dict[int, RevisionLines] = {}
-    for line in here.visible(changes):
-        entry = found.setdefault(line.change.revision, RevisionLines(line.change))
-        entry.lines.append(line)
-    return list(found.values())
+    groups = (list(g) for _, g in groupby(here.visible(changes), key=lambda c: c.revision))
+    return [RevisionLines(made[0], here.lines(made)) for made in groups]
 
 
 def compare() -> str:
@@ -253,7 +243,7 @@ def compare() -> str:
     one, other = found
     if one is not None and other is not None:
         lines = [
-            difference(here.state, i.name, one.values[i.name], other.values[i.name])
+            here.line(i.name, one.values[i.name], other.values[i.name])
             for i in here.inputs
             if one.values[i.name] != other.values[i.name]
         ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from uwsgi_waffle.bus.fleet import Refusal
 from uwsgi_waffle.ops.convergence import look
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .viewer import Viewer
 
-__all__ = ["Progress", "Row", "progress_json", "progress_of"]
+__all__ = ["Progress", "Row", "progress_of"]
 
 #: A process that has a revision for longer than that after the save was started later.
 _MOST_MS = 120_000
@@ -122,8 +122,3 @@ def _summary(fleet: Fleet, rows: tuple[Row, ...], revision: int, *, is_complete:
         return count
     most = max(times)
     return f"{count} in {f'{most:.0f} ms' if most < _SECOND_MS else f'{most / 1000:.1f} s'}"
-
-
-def progress_json(found: Progress) -> dict[str, Any]:
-    """Return by name how far a revision has come."""
-    return {**asdict(found), "missing": list(found.missing)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +13,6 @@ from uwsgi_waffle.bus.fleet import Fleet, Refusal
 from uwsgi_waffle.errors import InvalidSetting
 from uwsgi_waffle.ops.status import describe_undeclared
 from uwsgi_waffle.sql.history import Change
-from uwsgi_waffle.values.settings import MASK
 from uwsgi_waffle.values.snapshot import Snapshot
 
 from .fields import Input, inputs_of, shown
@@ -29,16 +29,23 @@ _HIDDEN_FINDING = {
     "msg": "The change does not go with settings that you have no permission to see.",
 }
 
-__all__ = ["ShownChange", "Viewer", "viewer"]
+__all__ = ["Line", "Viewer", "viewer"]
 
 
 @dataclass(frozen=True, slots=True)
-class ShownChange:
-    """A line of history as it is shown."""
+class Line:
+    """One setting that a change is about, as it is shown.
 
-    change: Change
+    :ivar theirs: the other change made to it meanwhile, if there is one
+    :ivar is_reset: it goes back to its default
+    """
+
+    name: str
     old: str
     new: str
+    is_secret: bool
+    is_reset: bool = False
+    theirs: Change | None = None
 
 
 @dataclass(frozen=True)
@@ -69,17 +76,19 @@ class Viewer:
         """The snapshot of the request."""
         return self.state.pins.seen()
 
-    def visible(self, changes: list[Change]) -> list[ShownChange]:
-        """Return the lines of history that may be seen, as they are shown."""
-        return [self._shown(change) for change in changes if self.permission.may_see(change.name)]
+    def visible(self, changes: Iterable[Change]) -> list[Change]:
+        """Return the changes that may be seen."""
+        return [change for change in changes if self.permission.may_see(change.name)]
 
-    def _shown(self, change: Change) -> ShownChange:
-        """Return a line of history as it is shown; a secret is masked there already."""
-        is_secret = change.name in self.state.declaration.secrets
-        old, new = (
-            shown(value, is_secret=is_secret or value == MASK) for value in (change.old, change.new)
-        )
-        return ShownChange(change, old, new)
+    def line(self, name: str, old: object, new: object, *, is_reset: bool = False) -> Line:
+        """Return two values of a setting as they are shown."""
+        is_secret = name in self.state.declaration.secrets
+        old_text, new_text = (shown(value, is_secret=is_secret) for value in (old, new))
+        return Line(name, old_text, new_text, is_secret, is_reset)
+
+    def lines(self, changes: Iterable[Change]) -> list[Line]:
+        """Return lines of the history as they are shown."""
+        return [self.line(c.name, c.old, c.new, is_reset=c.is_default) for c in changes]
 
     def refusals(self, fleet: Fleet) -> list[Refusal]:
         """Return what processes refuse, without what may not be seen of it."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import wraps
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import click
 from flask import current_app
@@ -24,12 +24,14 @@ from uwsgi_waffle.ops.convergence import wait
 from uwsgi_waffle.ops.plain import json_text
 from uwsgi_waffle.process.applications import EXTENSION_NAME
 from uwsgi_waffle.process.state import State
-from uwsgi_waffle.process.writes import Update, Writer
+from uwsgi_waffle.process.writes import Update
 from uwsgi_waffle.sql.store import Signature
 
 from . import _render
 
 __all__ = ["cli", "json_option", "present_state"]
+
+What = TypeVar("What")
 
 PACKAGE = __name__.partition(".")[0]
 #: Seconds that a change is waited for.
@@ -188,19 +190,21 @@ def note(text: str) -> None:
 def make_change(
     state: State,
     how: How,
-    change: Callable[[Writer, Signature, int | None], Update],
+    change: Callable[[What, Signature, int | None], Update],
+    what: What,
     *,
     comment: str | None = None,
 ) -> None:
     """Make a change, and print what it did and how far it has come in the fleet.
 
-    :param change: given the writer, the signature and the expected revision
+    :param change: a method of the writer
+    :param what: its first argument
     :param comment: why, where the operator does not say
     :raises Failed: another change came first; names who made it, and what it changed
-    :raises NotConverged: some process does not serve it in time
+        or some process does not serve it in time
     """
     try:
-        done = change(state.writer, how.signature(comment), how.expect)
+        done = change(what, how.signature(comment), how.expect)
     except RevisionConflict as conflict:
         raise _explained(state, conflict) from conflict
     masked = state.declaration.secrets
@@ -217,6 +221,9 @@ def make_change(
                 "fleet": None if fleet is None else _render.fleet_json(fleet),
             }
         )
+    if failure is not None:
+        message = f"{failure} The change is made all the same: `flask waffle wait` looks again."
+        raise Failed(message) from failure
     if fleet is not None:
         end_with_fleet(state, fleet, failure, as_json=how.as_json)
 

@@ -10,7 +10,6 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime, timezone
 from itertools import groupby
 from typing import Any
@@ -68,6 +67,12 @@ def shorten(text: str, most: int) -> str:
     """Return a text in one line of no more than *most* columns."""
     text = one_line(text)
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def counted(count: int, noun: str) -> str:
+    """Return how many things there are, in words."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
 
 
 def wrapped(text: str, *, first: str = "", rest: str = "", columns: int = 0) -> list[str]:
@@ -195,11 +200,9 @@ def status(found: Status, *, namespace: str, database: str) -> Iterator[str]:
 
 
 def _summary(fleet: Fleet) -> str:
-    """Return how many processes serve the revision."""
     missing = (*fleet.missing, *fleet.refused)
-    hosts = "1 host" if len(fleet.hosts) == 1 else f"{len(fleet.hosts)} hosts"
-    noun = "process" if fleet.total == 1 else "processes"
-    text = f"{fleet.applied} of {fleet.total} {noun} on {hosts} at revision {fleet.revision}"
+    total, hosts = counted(fleet.total, "process"), counted(len(fleet.hosts), "host")
+    text = f"{fleet.applied} of {total} on {hosts} at revision {fleet.revision}"
     return click.style(text, fg="red" if missing else "green")
 
 
@@ -291,7 +294,7 @@ def fleet_json(fleet: Fleet) -> dict[str, Any]:
             }
             for laggard in fleet.missing
         ],
-        "refused": [asdict(refusal) for refusal in fleet.refused],
+        "refused": fleet.refused,
         "hosts": [
             {**host_json(fleet, host), "processes": [flat(process) for process in host.processes]}
             for host in fleet.hosts
@@ -314,14 +317,3 @@ def diagnosis(found: Diagnosis) -> Iterator[str]:
         word = "wrong" if finding.is_wrong else "note"
         yield f"{click.style(word, fg=fg)}{' ' * (6 - len(word))}{lines[0]}"
         yield from (f"      {line}" for line in lines[1:])
-
-
-def diagnosis_json(found: Diagnosis) -> dict[str, Any]:
-    """Return a diagnosis by name."""
-    return {
-        "ok": list(found.looked_at),
-        "findings": [
-            {"code": f.code, "is_wrong": f.is_wrong, "fact": f.fact, "fix": f.fix}
-            for f in found.findings
-        ],
-    }

@@ -43,11 +43,7 @@ def set_settings(assignments: Sequence[str], *, from_stdin: str | None, how: How
         state.declaration.check_known([from_stdin])
         given[from_stdin] = readings(_read_value(from_stdin), text_first=True)
     values = from_readings(state.declaration, state.serving.current.settings, given)
-    make_change(
-        state,
-        how,
-        lambda writer, signed, expect: writer.update(values, signed, expected_revision=expect),
-    )
+    make_change(state, how, state.writer.update, values)
 
 
 def _read_value(name: str) -> str:
@@ -62,11 +58,8 @@ def _read_value(name: str) -> str:
 @change_options
 def reset(names: Sequence[str], *, how: How) -> None:
     """Set settings back to their defaults, as one revision."""
-    make_change(
-        present_state(),
-        how,
-        lambda writer, signed, expect: writer.reset(names, signed, expected_revision=expect),
-    )
+    state = present_state()
+    make_change(state, how, state.writer.reset, names)
 
 
 @cli.command()
@@ -86,16 +79,11 @@ def rollback(revision: int, *, yes: bool, how: How) -> None:
             click.confirm(f"Go back to revision {revision}?", abort=True, err=True)
         if how.expect is None:  # what was shown is what is done
             how = replace(how, expect=planned.revision)
-    make_change(
-        state,
-        how,
-        lambda writer, signed, expect: writer.rollback(revision, signed, expected_revision=expect),
-        comment=f"rollback to revision {revision}",
-    )
+    comment = f"rollback to revision {revision}"
+    make_change(state, how, state.writer.rollback, revision, comment=comment)
 
 
 def _show(state: State, planned: Preview) -> None:
-    """Show what a rollback would change."""
     for line in _render.changes(planned.changes, state.declaration.secrets):
         click.echo(line, err=True)
     for problem in planned.unusable:

@@ -9,7 +9,7 @@ import click
 
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.ops.doctor import examine
-from uwsgi_waffle.ops.status import Status, collect
+from uwsgi_waffle.ops.status import collect
 from uwsgi_waffle.process.state import State
 
 from . import _render
@@ -49,35 +49,27 @@ def status(*, watch: bool, interval: float, as_json: bool) -> None:
         return
     try:
         while True:
-            _print_frame(state, as_json=as_json)
+            _print_status(state, as_json=as_json, is_frame=True)
             time.sleep(interval)
     except KeyboardInterrupt:
         click.echo()
 
 
-def _print_frame(state: State, *, as_json: bool) -> None:
-    """Print one status of many: on a clear screen; as JSON, in one line."""
-    found = _collect(state)
-    if as_json:
-        echo_json(_render.status_json(found), indent=None)
-        return
-    text = _text(state, found)
-    click.clear()
-    click.echo(text)
+def _print_status(state: State, *, as_json: bool, is_frame: bool = False) -> None:
+    """Print the present status.
 
-
-def _print_status(state: State, *, as_json: bool) -> None:
-    found = _collect(state)
-    if as_json:
-        echo_json(_render.status_json(found))
-    else:
-        click.echo(_text(state, found))
-
-
-def _collect(state: State) -> Status:
-    """Return the present status, also where SQL does not answer."""
+    :param is_frame: it is one of many: on a clear screen; as JSON, in one line
+    """
     _follow(state)
-    return collect(state)
+    found = collect(state)
+    if as_json:
+        echo_json(_render.status_json(found), indent=None if is_frame else 2)
+        return
+    namespace, database = state.config.namespace, state.store.database.url
+    text = "\n".join(_render.status(found, namespace=namespace, database=database))
+    if is_frame:
+        click.clear()
+    click.echo(text)
 
 
 def _follow(state: State) -> None:
@@ -86,11 +78,6 @@ def _follow(state: State) -> None:
         state.refresh()
     except StoreUnavailable:
         state.serving.catch_up()
-
-
-def _text(state: State, found: Status) -> str:
-    namespace, database = state.config.namespace, state.store.database.url
-    return "\n".join(_render.status(found, namespace=namespace, database=database))
 
 
 @cli.command()
@@ -108,7 +95,7 @@ def wait(revision: int | None, *, timeout: float, as_json: bool) -> None:
     newest = state.store.peek().revision
     wanted = newest if revision is None else revision
     if wanted > newest:
-        message = f"There is no revision {wanted} to wait for: SQL is at {newest}."
+        message = f"There is no revision {wanted} to wait for: SQL is at revision {newest}."
         raise Failed(message)
     fleet, failure = wait_for_fleet(state, wanted, timeout)
     if as_json:
@@ -132,11 +119,11 @@ def doctor(*, ini_files: tuple[Path, ...], as_json: bool) -> None:
     """
     found = examine(get_state(), ini_files)
     if as_json:
-        echo_json(_render.diagnosis_json(found))
+        echo_json({"ok": found.looked_at, "findings": found.findings})
     else:
         for line in _render.diagnosis(found):
             click.echo(line)
     wrong = sum(finding.is_wrong for finding in found.findings)
     if wrong:
-        message = f"{wrong} {'fault' if wrong == 1 else 'faults'} found."
+        message = f"{_render.counted(wrong, 'fault')} found."
         raise Failed(message)

@@ -76,12 +76,7 @@ def import_settings(file: TextIO, *, dry_run: bool, how: How) -> None:
     if dry_run:
         _report_plan(state, values, as_json=how.as_json)
         return
-    make_change(
-        state,
-        how,
-        lambda writer, signed, expect: writer.update(values, signed, expected_revision=expect),
-        comment=f"import of {file.name}",
-    )
+    make_change(state, how, state.writer.update, values, comment=f"import of {file.name}")
 
 
 def _read_export(file: TextIO) -> dict[str, Any]:
@@ -119,9 +114,8 @@ def _report_plan(
         return
     for line in _render.changes(changes, masked):
         click.echo(line)
-    count = len(changes)
-    noun = "setting" if count == 1 else "settings"
-    click.echo(f"Dry run: {count} {noun} would change; revision {current.revision} stays.")
+    count = _render.counted(len(changes), "setting")
+    click.echo(f"Dry run: {count} would change; revision {current.revision} stays.")
 
 
 @cli.command("adopt-legacy")
@@ -167,11 +161,5 @@ def adopt_legacy(  # noqa: PLR0913  # as many as there are options
     if dry_run:
         _report_plan(state, adoption.values, adoption.left, as_json=how.as_json)
         return
-    make_change(
-        state,
-        how,
-        lambda writer, signed, expect: writer.update(
-            adoption.values, signed, expected_revision=expect
-        ),
-        comment=f"adopted from table {table}",
-    )
+    comment = f"adopted from table {table}"
+    make_change(state, how, state.writer.update, adoption.values, comment=comment)

@@ -16,7 +16,8 @@ from uwsgi_waffle.bus.fleet import HostStatus
 from uwsgi_waffle.bus.reports import SILENT_SECONDS
 from uwsgi_waffle.ops.convergence import with_registered_hosts
 from uwsgi_waffle.process.state import State
-from uwsgi_waffle.sql.maintenance import create_tables, prune, resync, rotate_keys
+from uwsgi_waffle.server.concurrency import choose_environment
+from uwsgi_waffle.sql.maintenance import prune, resync, rotate_keys
 from uwsgi_waffle.values.position import Position
 
 from . import _render
@@ -40,7 +41,7 @@ __all__ = ["forget_host", "init_db", "listen", "prune_history", "resync_database
 def init_db(*, as_json: bool) -> None:
     """Create the tables that are missing, and the namespace."""
     state = get_state()
-    create_tables(state.store)
+    state.store.database.create_tables()
     # Without its key the first change could not be announced.
     state.store.create_namespace()
     url = state.store.database.url
@@ -113,13 +114,15 @@ def rotate(*, as_json: bool) -> None:
         "accepted until the next rotation."
     )
     if state.cipher.seals:
+        values = _render.counted(done.values, "present value")
+        lines = _render.counted(done.history, "line")
         click.echo(
-            f"Sealed with the first encryption key: {done.values} present values, {done.history} "
-            "lines of history. The other encryption keys can go once every process has the first."
+            f"Sealed with the first encryption key: {values}, {lines} of history. The other "
+            "encryption keys can go once every process has the first."
         )
     else:
         click.echo("No secret was sealed, as WAFFLE_ENCRYPTION_KEYS is not set.")
-    click.echo(f"revision {revision}: the values are the same.")
+    click.echo(f"Revision {revision} has the same values.")
 
 
 # -- hosts ------------------------------------------------------------------------------------
@@ -144,7 +147,10 @@ def forget_host(name: str, *, as_json: bool) -> None:
         host = _find_host(name, list(with_registered_hosts(state, reported).values()))
         state.reports.retire(host.id, host.position.lineage or lineage)
     except BusUnavailable as error:
-        message = f"Redis at {state.redis.location} does not answer ({error})."
+        message = (
+            f"Redis at {state.redis.location} does not answer ({error}), so the report of a host "
+            "cannot be removed. Run this again once it does."
+        )
         raise Failed(message) from error
     state.registry.forget(host.id)
     seconds = round(host.reported_seconds_ago, 1) if host.reported_at else None
@@ -216,7 +222,7 @@ def prune_history(
         return
     would = "Dry run: would remove" if dry_run else "Removed"
     click.echo(
-        f"{would} {done.removed} lines of history; {done.kept} are left.\n"
+        f"{would} {_render.counted(done.removed, 'line')} of history; left: {done.kept}.\n"
         f"The oldest revision to roll back to: {done.up_to}"
     )
 
@@ -239,6 +245,10 @@ def _age(text: str) -> timedelta:
 # -- the listener -----------------------------------------------------------------------------
 
 
+#: Seconds after which a signal is noticed, and most seconds to wait for the turn of the listener.
+LOOK_SECONDS, END_SECONDS = 0.1, 10.0
+
+
 @cli.command()
 def listen() -> None:
     """Run a listener in this process.
@@ -246,9 +256,9 @@ def listen() -> None:
     Until SIGTERM or Ctrl-C. For hosts whose servers run no listener.
     """
     state = get_state()
-    stop = _Stop()
+    received: list[int] = []  # a handler must not take a lock, as that of an Event
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _: received.append(number))
     log = logging.getLogger(PACKAGE)
     if not logging.getLogger().handlers:
         log.addHandler(logging.StreamHandler())
@@ -262,33 +272,10 @@ def listen() -> None:
         raise Failed(message)
     state.adopt_process(is_listener=True)
     click.echo(f"Listening for namespace {state.config.namespace}, Redis {state.redis.location}")
-    state.loop.run(state.serving.catch_up, stop)
+    environment = choose_environment()
+    environment.start(lambda stop: state.loop.run(state.serving.catch_up, stop))
+    while environment.is_alive() and not received:
+        time.sleep(LOOK_SECONDS)
+    environment.stop(END_SECONDS)
     # It is retired when Python ends, as any process is.
     click.echo("Ended.")
-
-
-class _Stop:
-    """What a signal handler may set: unlike a ``threading.Event`` it has no lock."""
-
-    #: Seconds after which a wait notices.
-    LOOK_SECONDS = 0.1
-
-    def __init__(self) -> None:
-        self._is_set = False
-
-    def set(self) -> None:
-        self._is_set = True
-
-    def is_set(self) -> bool:
-        """Return whether the loop is to end."""
-        return self._is_set
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the loop is to end, at most *timeout* seconds; return whether it is."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._is_set:
-            left = self.LOOK_SECONDS if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                break
-            time.sleep(min(left, self.LOOK_SECONDS))
-        return self._is_set

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import pwd
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,6 +14,7 @@ from uwsgi_waffle.host.files import default_path
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.server import ini, traps
 from uwsgi_waffle.server.traps import Finding
+from uwsgi_waffle.sql.holders import user_name
 
 from .status import slow_callbacks
 
@@ -29,7 +29,7 @@ def snapshot(state: State) -> Iterator[Finding]:
     if not state.host.is_shared:
         yield Finding(
             "snapshot-not-shared",
-            f"The host snapshot {path} cannot be used by {_user_name(os.geteuid())} "
+            f"The host snapshot {path} cannot be used by {user_name(os.geteuid())} "
             f"({state.host.not_shared_reason}), so this process and the others do not see each "
             "other's changes before they ask SQL.",
             _remedy(path),
@@ -43,23 +43,20 @@ def snapshot(state: State) -> Iterator[Finding]:
 def _remedy(path: Path) -> str:
     """Return what mends a host snapshot that this user cannot use."""
     own = os.geteuid()
-    found = [directory for directory in (path.parent, *_files_of(path)) if _owner(directory) != own]
+    files = sorted(path.parent.glob(f"{glob.escape(path.name)}*"))
+    found = [place for place in (path.parent, *files) if _owner(place) != own]
     foreign = next((f for f in found if f != path.parent or _owner(f) != 0), None)
     if foreign is None:
         return (
             "Run as the user that the server runs as; or give WAFFLE_SNAPSHOT_PATH a directory of "
             "that user, which no other user may write to."
         )
-    user, here = _user_name(_owner(foreign)), _user_name(own)
+    user, here = user_name(_owner(foreign)), user_name(own)
     group = path.parent if foreign == path.parent else f"{path}*"
     return (
         f"{foreign} belongs to user {user}. If {here} is the user that the server runs as, let "
         f"root run `chown -R {here} {group}`, or remove it; else run this command as that user."
     )
-
-
-def _files_of(path: Path) -> list[Path]:
-    return sorted(path.parent.glob(f"{glob.escape(path.name)}*"))
 
 
 def _owner(path: Path) -> int:
@@ -93,7 +90,7 @@ def _other_users(own: Path) -> Iterator[Finding]:
         certainty = None if directory == own.parent else _certainty(directory / own.name)
         if certainty is None:
             continue
-        user = _user_name(directory.stat().st_uid)
+        user = user_name(directory.stat().st_uid)
         yield Finding(
             "other-user",
             f"User {user} {certainty} this application on this host, too, with a host snapshot of "
@@ -112,13 +109,6 @@ def _certainty(path: Path) -> str | None:
     except PermissionError:
         return "may run"
     return "runs"
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"#{uid}"
 
 
 # -- processes ----------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def plain(value: object, *, reveal: bool = False) -> Any:
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:
-    """Return the JSON text of plain values; NaN and the infinities, which JSON lacks, are null."""
+    """Return the JSON text of plain values, and of dataclasses; NaN and the infinities are null."""
     return to_json(value, indent=indent, inf_nan_mode="null", fallback=str).decode()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ __all__ = [
     "Status",
     "collect",
     "describe_undeclared",
+    "other_databases",
     "slow_callbacks",
 ]
 
@@ -212,11 +213,16 @@ def describe_undeclared(names: Iterable[str]) -> str:
     )
 
 
+def other_databases(lineages: Collection[str]) -> str:
+    """Return how many there are, as the beginning of a sentence."""
+    count = len(lineages)
+    return "Another database is" if count == 1 else f"{count} other databases are"
+
+
 def _problems_of_messages(ignored: int, other_lineages: tuple[str, ...]) -> Iterator[str]:
     """Yield what else uses our channel and namespace on Redis."""
     if other_lineages:
-        count = len(other_lineages)
-        others = "Another database is" if count == 1 else f"{count} other databases are"
+        others = other_databases(other_lineages)
         yield f"{others} announced here and ignored; see `flask waffle doctor`."
     elif ignored:
         messages = "1 message was" if ignored == 1 else f"{ignored} messages were"

@@ -12,15 +12,14 @@ from uwsgi_waffle.server.traps import Finding
 from uwsgi_waffle.sql.hosts import FORGET_SECONDS
 
 from .convergence import refusals
-from .status import Status
+from .status import Status, other_databases
 
 __all__ = ["database", "redis", "secrets", "values"]
 
 
 def database(state: State) -> Iterator[Finding]:
     """Yield what is wrong with the database."""
-    uri = state.config.database_uri
-    if uri.startswith("sqlite") and (":memory:" in uri or uri.endswith("sqlite://")):
+    if state.config.is_in_memory:
         yield Finding(
             "database-in-memory",
             "The database is in memory: each process has its own, and loses it when it ends.",
@@ -109,8 +108,7 @@ def _host(host: HostStatus, *, is_this: bool) -> Iterator[Finding]:
 def _messages(status: Status) -> Iterator[Finding]:
     """Yield what else uses our channel and namespace on Redis."""
     if status.other_lineages:
-        count = len(status.other_lineages)
-        others = "Another database is" if count == 1 else f"{count} other databases are"
+        others = other_databases(status.other_lineages)
         yield Finding(
             "other-database",
             f"{others} announced on this Redis under the same channel and namespace, and ignored.",

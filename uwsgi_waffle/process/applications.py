@@ -1,8 +1,9 @@
-"""The applications that one extension serves, and which of them is at hand."""
+"""The applications that one extension serves, which is at hand, and what is asked of its state."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from flask import current_app, has_app_context
 
@@ -13,7 +14,7 @@ from .state import State
 if TYPE_CHECKING:
     from flask import Flask
 
-__all__ = ["EXTENSION_NAME", "Applications"]
+__all__ = ["EXTENSION_NAME", "AncestorState", "Applications"]
 
 EXTENSION_NAME = "waffleconf"
 
@@ -25,7 +26,6 @@ class Applications:
     """
 
     def __init__(self) -> None:
-        """Serve none yet."""
         self.only: State | None = None
         self._count = 0
 
@@ -40,7 +40,7 @@ class Applications:
 
         :raises WaffleError: there is none, or several and none is current
         """
-        state = self.at_hand()
+        state = self.only or self.at_hand()
         if state is not None:
             return state
         if not self._count:
@@ -59,3 +59,16 @@ class Applications:
         if self._count and has_app_context():
             return cast("State | None", current_app.extensions.get(EXTENSION_NAME))
         return None
+
+
+class AncestorState(Protocol):
+    """The three methods that Flask-WaffleConf's state has."""
+
+    def parse_conf(self, keys: Sequence[str] = ()) -> dict[str, Any]:
+        """Return settings by name, all of them where no *keys* are given."""
+
+    def update_db(self, values: Mapping[str, Any]) -> None:
+        """Store values, announce them and serve them."""
+
+    def update_conf(self) -> None:
+        """Compare with SQL, and serve newer settings."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host.records import HostSnapshot
@@ -36,11 +37,12 @@ class Asker:
         self._host = host
         self._reconciler = reconciler
         self._poll_seconds = poll_seconds
-        self._question: _Question | None = None
+        self._task: concurrency.Task | None = None
+        self._is_late = False
 
     def after_fork(self) -> None:
         """Forget a question of the parent, which gets the answer."""
-        self._question = None
+        self._task = None
 
     def poll_if_due(self) -> None:
         """Move the host snapshot to SQL, if that is due and no other process does it."""
@@ -64,49 +66,31 @@ class Asker:
         deadline = time.monotonic() + PATIENCE_SECONDS
         if not self._may_ask(PATIENCE_SECONDS):
             return
-        self._question = asked = _Question(question)
-        asked.wait(max(0.0, deadline - time.monotonic()))
+        self._is_late = False
+        self._task = task = concurrency.run_beside(partial(_answer, question), "waffle-asker")
+        self._is_late = not task.wait(max(0.0, deadline - time.monotonic()))
 
     def _may_ask(self, patience_seconds: float) -> bool:
         """Return whether no question is open, or none that may still be answered."""
-        question = self._question
-        if question is None or question.is_answered(patience_seconds):
+        task = self._task
+        # An answer that is late is not waited for again.
+        if task is None or task.wait(0 if self._is_late else patience_seconds):
             return True
-        age_seconds = question.age_seconds()
+        age_seconds = task.age_seconds()
         if age_seconds >= SILENCE_SECONDS:
             self._reconciler.note_silence(age_seconds)
         if age_seconds < ABANDON_SECONDS:
             return False
         self._reconciler.reconnect()
-        self._question = None
+        self._task = None
         return True
 
 
-class _Question:
-    """A question to SQL, which is being asked beside the caller."""
-
-    def __init__(self, question: Callable[[], object]) -> None:
-        self._question = question
-        self._is_late = False
-        self._task = concurrency.run_beside(self._ask, "waffle-asker")
-
-    def _ask(self) -> None:
-        """Ask, and log unexpected errors."""
-        try:
-            self._question()
-        except StoreUnavailable:
-            pass  # the reconciler has logged it; the next poll asks again
-        except Exception:
-            logger.exception("waffle: reading SQL failed; the last known settings are served.")
-
-    def wait(self, seconds: float) -> None:
-        """Wait for the answer; one that comes later is late."""
-        self._is_late = not self._task.wait(seconds)
-
-    def is_answered(self, patience_seconds: float) -> bool:
-        """Return whether there is an answer; a late one is not waited for again."""
-        return self._task.wait(0 if self._is_late else patience_seconds)
-
-    def age_seconds(self) -> float:
-        """Return how many seconds ago it was asked."""
-        return self._task.age_seconds()
+def _answer(question: Callable[[], object]) -> None:
+    """Ask SQL, and log unexpected errors."""
+    try:
+        question()
+    except StoreUnavailable:
+        pass  # the reconciler has logged it; the next poll asks again
+    except Exception:
+        logger.exception("waffle: reading SQL failed; the last known settings are served.")

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blinker import NamedSignal, Namespace
@@ -70,17 +71,12 @@ class Callbacks:
                 if name in changes:
                     what = f"on_change({name!r})"
                     record(what)
-                    old_and_new = changes[name]
-                    _call(handler, old_and_new[_MOST_ARGUMENTS - arity :], what, revision)
+                    arguments = changes[name][_MOST_ARGUMENTS - arity :]
+                    _call(partial(handler, *arguments), what, revision)
             for receiver in settings_changed.receivers_for(app):
                 what = "a receiver of settings_changed"
                 record(what)
-                _call(
-                    lambda r=receiver: r(app, changes=changes, revision=revision),
-                    (),
-                    what,
-                    revision,
-                )
+                _call(partial(receiver, app, changes=changes, revision=revision), what, revision)
 
 
 @dataclass(frozen=True)
@@ -200,9 +196,9 @@ class ChangeQueue:
             self._record("")
 
 
-def _call(handler: ChangeHandler, arguments: tuple[Any, ...], what: str, revision: int) -> None:
+def _call(function: Callable[[], object], what: str, revision: int) -> None:
     try:
-        handler(*arguments)
+        function()
     except BaseException as error:
         # Such as SystemExit, which would end a uWSGI worker, or gevent.Timeout.
         if _is_ctrl_c(error):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from uwsgi_waffle.errors import InvalidSetting
+from uwsgi_waffle.errors import InvalidSetting, invalid_setting
 from uwsgi_waffle.host import layout
 from uwsgi_waffle.host.areas import encode_record
 from uwsgi_waffle.sql.store import RowChange
 from uwsgi_waffle.values.cipher import Undecipherable
-from uwsgi_waffle.values.position import NOWHERE, Position
+from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.settings import MASK, WaffleSettings
 from uwsgi_waffle.values.snapshot import Delta, Problem, Record, Snapshot, build
 
@@ -48,11 +48,10 @@ class Edit:
         self._names = names
         self._defaults = defaults
         self._wanted = wanted
-        self._before = served
         self.changes: dict[str, tuple[Any, Any]] = {}
         self.unusable: tuple[Problem, ...] = ()
-        self._seen = NOWHERE
-        self._rows: Mapping[str, RowChange] = {}
+        self._record, self._before = Record(), served
+        self._rows: dict[str, RowChange] = {}
 
     def __call__(self, record: Record) -> Mapping[str, RowChange]:
         """Return what to do to the rows; settings that stay equal are left alone.
@@ -69,37 +68,45 @@ class Edit:
             after = declaration.round_trip(after, texts)
         else:
             after, texts = declaration.changed(before.settings, after)
-        rows = self._row_changes(record, before, after, texts)
         unusable = _unusable(record, before)
-        self.changes = {
-            name: (
-                self._stored_value(name, row.old)
-                if name in unusable
-                else getattr(before.settings, name),
-                getattr(after, name),
-            )
-            for name, row in rows.items()
-        }
+        self._record, self._before, self._rows, self.changes = record, before, {}, {}
+        for name, text in texts.items():
+            old, new = getattr(before.settings, name), getattr(after, name)
+            resets, is_unusable = name in self._defaults, name in unusable
+            repairs = name in self._names and (is_unusable or (resets and name in record.rows))
+            if old is new and not repairs:
+                continue
+            old_text = declaration.to_json(before.settings, name)
+            if text == old_text and not repairs:
+                continue
+            if is_unusable:
+                old_text = record.rows[name]
+                old = self._stored_value(name, old_text)
+            self.changes[name] = old, new
+            self._rows[name] = self._row_change(name, old_text, text, resets=resets)
         self.unusable = tuple(
             p
             for p in before.problems
-            if p.name in rows or (p.name is None and unusable & set(rows))
+            if p.name in self._rows or (p.name is None and unusable & self._rows.keys())
         )
-        self._check_size(record, rows)
-        self._seen, self._rows, self._before = record.position, rows, before
-        return rows
+        self._check_size()
+        return self._rows
 
     def delta(self, position: Position) -> Delta | None:
         """Return what made the record at a position, ``None`` where a secret is in it in clear."""
-        rows = {name: None if c.is_default else c.new for name, c in self._rows.items()}
+        rows = self._stored()
         texts = (rows[name] for name in rows.keys() & self._declaration.secrets)
         if not all(text is None or self._cipher.is_sealed(text) for text in texts):
             return None
-        return Delta(self._seen, position, rows)
+        return Delta(self._record.position, position, rows)
 
     def snapshot(self, record: Record) -> Snapshot:
         """Return the snapshot of the record that this edit has made."""
-        return build(self._declaration, self._cipher, record, self._before)
+        decoded = {name: new for name, (_, new) in self.changes.items()}
+        return build(self._declaration, self._cipher, record, self._before, decoded)
+
+    def _stored(self) -> dict[str, str | None]:
+        return {name: change.stored for name, change in self._rows.items()}
 
     def _is_served(self, record: Record) -> bool:
         """Return whether this process serves a record, as it is stored."""
@@ -122,28 +129,12 @@ class Edit:
         last_good = self._served if is_same_database else None
         return build(self._declaration, self._cipher, record, last_good)
 
-    def _row_changes(
-        self, record: Record, before: Snapshot, after: WaffleSettings, texts: Mapping[str, str]
-    ) -> dict[str, RowChange]:
-        unusable = _unusable(record, before)
-        rows = {}
-        for name, text in texts.items():
-            resets = name in self._defaults
-            repairs = name in self._names and (name in unusable or (resets and name in record.rows))
-            is_same = getattr(before.settings, name) is getattr(after, name)
-            if is_same and not repairs:
-                continue
-            old = self._declaration.to_json(before.settings, name)
-            if text == old and not repairs:
-                continue
-            if name in unusable:
-                old = record.rows[name]
-            is_secret = name in self._declaration.secrets
-            if is_secret:
-                text = self._cipher.seal(text)  # noqa: PLW2901
-                old = old if self._cipher.is_sealed(old) else self._cipher.seal(old)
-            rows[name] = RowChange(old, text, resets, is_secret)
-        return rows
+    def _row_change(self, name: str, old: str, new: str, *, resets: bool) -> RowChange:
+        is_secret = name in self._declaration.secrets
+        if is_secret:
+            new = self._cipher.seal(new)
+            old = old if self._cipher.is_sealed(old) else self._cipher.seal(old)
+        return RowChange(old, new, resets, is_secret)
 
     def _stored_value(self, name: str, text: str) -> Any:
         """Return a stored value that this release cannot use, as far as it can be read."""
@@ -152,25 +143,24 @@ class Edit:
         except Undecipherable:
             return MASK
 
-    def _check_size(self, record: Record, changes: Mapping[str, RowChange]) -> None:
+    def _check_size(self) -> None:
         """Refuse a change that makes the settings too large for the host snapshot.
 
         :raises InvalidSetting: it does
         """
-        rows = {name: text for name, text in record.rows.items() if name not in changes}
-        rows |= {name: c.new for name, c in changes.items() if not c.is_default}
+        before, changes = self._record, self._rows
+        texts = [*before.rows.values(), *(change.new for change in changes.values())]
         # JSON within JSON takes six times the characters at worst, which is seldom worth a look.
-        if 6 * sum(map(len, rows.values())) + 200 * len(rows) < layout.ROOM_BYTES:
+        if 6 * sum(map(len, texts)) + 200 * len(texts) < layout.ROOM_BYTES:
             return
-        size = len(encode_record(Record(record.position, rows, record.keys)))
-        grows = any(len(c.new) > len(record.rows.get(name, "")) for name, c in changes.items())
+        size = len(encode_record(before.changed(before.position, self._stored())))
+        grows = any(len(c.new) > len(before.rows.get(name, "")) for name, c in changes.items())
         if size > layout.ROOM_BYTES and grows:
             message = (
                 f"With it all settings take {size:,} bytes; the most is {layout.ROOM_BYTES:,}. "
                 "Keep large values in files or tables of their own"
             )
-            finding = {"type": "value_error", "loc": (max(changes),), "msg": message}
-            raise InvalidSetting([finding])
+            raise invalid_setting(message, max(changes))
 
 
 def _unusable(record: Record, before: Snapshot) -> frozenset[str]:

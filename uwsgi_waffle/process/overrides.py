@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 if TYPE_CHECKING:
     from flask import Flask
 
-__all__ = ["Override", "Overrides", "Overriding"]
+__all__ = ["Override", "Overrides"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+_Active: TypeAlias = "tuple[tuple[Override, Flask | None], ...]"
 
 
 class Overrides:
@@ -25,10 +26,8 @@ class Overrides:
     """
 
     def __init__(self) -> None:
-        self._active: ContextVar[tuple[tuple[Override, Flask | None], ...]] = ContextVar(
-            "waffle_overrides", default=()
-        )
-        self.active = self._active.get
+        self._active: ContextVar[_Active] = ContextVar("waffle_overrides", default=())
+        self.active: Callable[[], _Active] = self._active.get
 
     def values(self, app: Flask) -> Mapping[str, object]:
         """Return what the context at hand overrides for an application."""
@@ -50,18 +49,6 @@ class Overrides:
             if active[n][0] is override:
                 self._active.set(active[:n] + active[n + 1 :])
                 return
-
-
-class Overriding(Protocol):
-    """What ``WaffleConf.override`` returns: a context manager, and a decorator."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def __call__(self, function: F) -> F:
-        """Return the function, which sees the values until it has returned, or yields no more."""
-        ...
 
 
 class Override:

@@ -28,19 +28,7 @@ from .overrides import Overrides
 if TYPE_CHECKING:
     from flask import Flask
 
-__all__ = ["Common", "Given", "Parts"]
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What the application hands over in the place of addresses.
-
-    :ivar redis: a ready client
-    :ivar database: the database of its Flask-SQLAlchemy
-    """
-
-    redis: RedisClient | None = None
-    database: ApplicationDatabase | None = None
+__all__ = ["Common", "Parts"]
 
 
 #: Others of this user have the same URL, and another database.
@@ -49,45 +37,34 @@ IN_MEMORY = "the database is in the memory of this application alone"
 
 @dataclass(frozen=True)
 class Common:
-    """What the applications of one extension have in common."""
+    """What the applications of one extension have in common.
 
+    :ivar model: the declared settings; ``None`` where ``WAFFLE_CONFS`` has them
+    :ivar redis: a ready client in place of an address
+    """
+
+    model: type[WaffleSettings] | None = None
+    redis: RedisClient | None = None
     callbacks: Callbacks = field(default_factory=Callbacks)
     overrides: Overrides = field(default_factory=Overrides)
 
 
 class Parts:
-    """The parts of one application in this process.
-
-    :ivar config: the frozen configuration
-    :ivar declaration: which settings there are
-    :ivar cipher: seals and opens secrets
-    :ivar store: SQL
-    :ivar history: what was changed, when and by whom
-    :ivar host: the snapshot that the processes of this host share
-    :ivar registry: the hosts that listen, in SQL
-    :ivar host_name: the name of this host
-    :ivar redis: the Redis client
-    :ivar bus: announcements to other hosts
-    :ivar reports: what hosts report to each other
-    :ivar reconciler: moves the host snapshot to SQL
-    """
+    """The parts of one application in this process."""
 
     def __init__(
-        self,
-        app: Flask,
-        config: Config,
-        model: type[WaffleSettings] | None,
-        given: Given,
+        self, app: Flask, config: Config, common: Common, database: ApplicationDatabase | None
     ) -> None:
         """Check the declaration and the addresses, and map the host snapshot; connect to nothing.
 
+        :param database: that of the application's Flask-SQLAlchemy
         :raises ConfigError: a key or a declaration cannot work
         """
         self.app = app
         self.config = config
-        self.declaration = Declaration(model or model_from_confs(config.confs or {}))
+        self.declaration = Declaration(common.model or model_from_confs(config.confs or {}))
         self.cipher = Cipher(config.encryption_keys)
-        self.store = Store(config, given.database)
+        self.store = Store(config, database)
         self.registry = HostRegistry(self.store)
         self.host_name = socket.gethostname()
         self.history = History(self.store, self.declaration, self.cipher)
@@ -99,7 +76,7 @@ class Parts:
             private_reason=IN_MEMORY if config.is_in_memory and not chosen else None,
             database=None if chosen else config.database_file,
         )
-        self.redis = SharedClient(config, given.redis)
+        self.redis = SharedClient(config, common.redis)
         # Nothing that the listener holds may hold the application: the listener ends with it.
         self.bus = Bus(config, self.redis, lambda: host.keys)
         self.reports = HostReports(config, self.redis, host.keys_of)

@@ -179,7 +179,8 @@ class Pins:
         if not overridden:
             return snapshot
         settings = self._declaration.validate(snapshot.settings, overridden)
-        return replace(snapshot, settings=settings, values=MappingProxyType(dict(settings)))
+        values = MappingProxyType(self._declaration.values(settings))
+        return replace(snapshot, settings=settings, values=values)
 
     def see_overrides(self) -> None:
         """Have the request at hand, if there is one, see what has been overridden since it began.

@@ -168,20 +168,20 @@ class Serving:
         served = self.current.position
         if record.position.supersedes(served) or (not record.position.exists and served.exists):
             self.swap(build(self._declaration, self._cipher, record, self.current))
-        if self._queue.is_needed:
-            self.start_callbacks()
+        self.start_callbacks()
 
     def start_callbacks(self) -> None:
         """Have callbacks run that are due, and each request wait for them while it is to."""
-        self._queue.start()
-        if self._queue.is_awaited and self.check_at[0]:
-            self.expect_check()
+        if self._queue.is_needed:
+            self._queue.start()
+            if self._queue.is_awaited and self.check_at[0]:
+                self.expect_check()
 
     def _wait_for_callbacks(self) -> None:
         if self._queue.is_needed:
             with self._lock:
                 pass  # a swap under way in another thread has put its change by now
-            self._queue.start()
+            self.start_callbacks()
             self._queue.wait()
 
     def serve(self, snapshot: Snapshot, sequence: int | None) -> None:
@@ -190,7 +190,6 @@ class Serving:
         :param sequence: its number in the host snapshot, ``None`` where that did not accept it
         """
         if sequence is not None and self.swap(snapshot):
-            self.start_callbacks()
             self.seen_sequence = sequence
             self._wait_for_callbacks()
         else:

@@ -20,12 +20,12 @@ from uwsgi_waffle.listen.loop import ListenerLoop
 from uwsgi_waffle.listen.reporter import Reporter
 from uwsgi_waffle.server import _uwsgi, concurrency, forks, hooks
 from uwsgi_waffle.server._uwsgi import Role
-from uwsgi_waffle.values.settings import WaffleSettings
+from uwsgi_waffle.sql.application import ApplicationDatabase
 
 from .asking import Asker
 from .callbacks import ChangeQueue
 from .overrides import Override
-from .parts import Common, Given, Parts
+from .parts import Common, Parts
 from .pins import Pins
 from .serving import Serving
 from .writes import Writer
@@ -56,15 +56,10 @@ class State(Parts):
     """
 
     def __init__(
-        self,
-        app: Flask,
-        config: Config,
-        model: type[WaffleSettings] | None,
-        common: Common,
-        given: Given,
+        self, app: Flask, config: Config, common: Common, database: ApplicationDatabase | None
     ) -> None:
         """Load the settings, or what replaces them; start nothing that a fork would break."""
-        super().__init__(app, config, model, given)
+        super().__init__(app, config, common, database)
         self.declaration.check_known(common.callbacks.names)
         self._reporter = Reporter(
             config, self.host, self.reports, self.registry, self.declaration.digest

@@ -12,17 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from uwsgi_waffle.bus.client import Patience
-from uwsgi_waffle.errors import InvalidSetting, UnknownRevision
+from uwsgi_waffle.errors import UnknownRevision
 from uwsgi_waffle.server import _uwsgi
 from uwsgi_waffle.server.hooks import wake_workers
 from uwsgi_waffle.sql.joining import Connection, JoinedTransaction
 from uwsgi_waffle.sql.store import Signature
-from uwsgi_waffle.values.cipher import Undecipherable
 from uwsgi_waffle.values.position import Position
-from uwsgi_waffle.values.settings import WaffleSettings
-from uwsgi_waffle.values.snapshot import Delta, Problem, Record, Snapshot, build
+from uwsgi_waffle.values.snapshot import Problem, Record, build
 
-from . import signatures
 from .edit import Edit
 from .parts import Parts
 from .serving import Serving
@@ -94,13 +91,7 @@ class Writer:
         connection: Connection | None = None,
     ) -> Update:
         """Set some settings back to their defaults; see :meth:`WaffleConf.reset`."""
-        return self.update(
-            {},
-            signature,
-            resets=names,
-            expected_revision=expected_revision,
-            connection=connection,
-        )
+        return self.update({}, signature, expected_revision, connection, resets=names)
 
     def rollback(
         self,
@@ -119,44 +110,48 @@ class Writer:
         edit(record)
         return Preview(record.revision, edit.changes, edit.unusable)
 
-    def spread(self, record: Record, keys: tuple[str, ...] | None = None) -> bool:
-        """Make a record that was committed without a change arrive everywhere.
+    def spread(
+        self, record: Record, edit: Edit | None = None, patience: Patience | None = None
+    ) -> bool:
+        """Make a committed record arrive everywhere, and return whether Redis announced it.
 
-        :param keys: what signs its announcement; the record's if left out
-        :return: whether Redis announced it
+        :param edit: what has made it, of which nothing is to be read or decoded again
         """
-        current = self._serving.current
-        snapshot = build(self._parts.declaration, self._parts.cipher, record, current)
-        return self._spread(record, snapshot, keys or record.keys, None, Patience())
+        parts, announced = self._parts, False
+        try:
+            sequence = parts.host.publish(record)
+            if _uwsgi.server is not None:
+                wake_workers()
+            if parts.config.multiproc:
+                # Before the callbacks of this process, which may take long.
+                delta = edit.delta(record.position) if edit is not None else None
+                patience = patience or Patience()
+                announced = parts.bus.publish(record.position, record.keys, delta, patience)
+            # Where the host snapshot cannot be written, this process at least has the record.
+            if edit is not None:
+                snapshot = edit.snapshot(record)
+            else:
+                snapshot = build(parts.declaration, parts.cipher, record, self._serving.current)
+            self._serving.serve(snapshot, sequence)
+        except Exception:
+            logger.exception(
+                "waffle: revision %d is committed, but could not be spread at once; every process "
+                "sees it when it next compares with SQL.",
+                record.revision,
+            )
+        return announced
 
     def _back_to(self, revision: int) -> Edit:
         """Return the edit that makes a revision equal to an earlier one."""
-        rows = self._rows_at(revision)
-        after = self._decode(rows)
-        defaults = frozenset(name for name, text in rows.items() if text is None)
-        return Edit(self._parts, self._serving.current, frozenset(rows), defaults, after)
-
-    def _rows_at(self, revision: int) -> dict[str, str | None]:
-        """Return what the declared settings held at a revision, ``None`` for the default."""
-        rows = self._parts.history.rows_at(revision)
+        parts = self._parts
+        rows = parts.history.rows_at(revision)
         if rows is None:
-            raise UnknownRevision(revision, self._parts.store.peek().revision)
-        return {n: text for n, text in rows.items() if n in self._parts.declaration.names}
-
-    def _decode(self, rows: Mapping[str, str | None]) -> WaffleSettings:
-        stored = {name: self._open(name, text) for name, text in rows.items() if text is not None}
-        return self._parts.declaration.decode(stored)
-
-    def _open(self, name: str, text: str) -> str:
-        """Return the text behind a stored one.
-
-        :raises InvalidSetting: none of the keys opens it
-        """
-        try:
-            return self._parts.cipher.open(text)
-        except Undecipherable as error:
-            finding = {"type": "value_error", "loc": (name,), "msg": str(error)}
-            raise InvalidSetting([finding]) from None
+            raise UnknownRevision(revision, parts.store.peek().revision)
+        names = frozenset(rows).intersection(parts.declaration.names)
+        stored = {name: text for name in names if (text := rows[name]) is not None}
+        texts = {name: parts.cipher.open_setting(name, text) for name, text in stored.items()}
+        after = parts.declaration.decode(texts)
+        return Edit(parts, self._serving.current, names, names - texts.keys(), after)
 
     def _write(
         self,
@@ -169,9 +164,11 @@ class Writer:
 
         Within a transaction of the caller's, its commit does the latter.
         """
-        parts, seen, patience = self._parts, self._parts.host.position, Patience()
-        signatures.check(signature)
-        beyond = self._highest(seen, patience) if parts.config.multiproc else seen
+        parts, patience = self._parts, None
+        beyond = seen = parts.host.position
+        if parts.config.multiproc:
+            patience = Patience()
+            beyond = self._highest(seen, patience)
         joined = None if connection is None else JoinedTransaction(parts.store, connection)
         signed = signature or Signature()
         if joined is not None:
@@ -194,10 +191,7 @@ class Writer:
         if joined is not None:
             joined.after_commit(record.position, self.spread)
             return Update(revision, edit.changes, announced=False)
-        announced = self._spread(
-            record, edit.snapshot(record), record.keys, edit.delta(record.position), patience
-        )
-        return Update(revision, edit.changes, announced)
+        return Update(revision, edit.changes, self.spread(record, edit, patience))
 
     def _highest(self, seen: Position, patience: Patience) -> Position:
         """Return the highest position that any host has seen, which the next one must pass."""
@@ -214,31 +208,3 @@ class Writer:
             self._parts.store.database.url,
             seen.revision,
         )
-
-    def _spread(
-        self,
-        record: Record,
-        snapshot: Snapshot,
-        keys: tuple[str, ...],
-        delta: Delta | None,
-        patience: Patience,
-    ) -> bool:
-        """Make a committed record arrive everywhere, and return whether Redis announced it."""
-        parts = self._parts
-        announced = False
-        try:
-            sequence = parts.host.publish(record)
-            if _uwsgi.server is not None:
-                wake_workers()
-            if parts.config.multiproc:
-                # Before the callbacks of this process, which may take long.
-                announced = parts.bus.publish(record.position, keys, delta, patience)
-            # Where the host snapshot cannot be written, this process at least has the record.
-            self._serving.serve(snapshot, sequence)
-        except Exception:
-            logger.exception(
-                "waffle: revision %d is committed, but could not be spread at once; every process "
-                "sees it when it next compares with SQL.",
-                record.revision,
-            )
-        return announced

@@ -12,8 +12,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from . import hooks
@@ -119,7 +118,7 @@ class _Gate:
         self._within: list[int] = []
         self._closed_by = 0
 
-    def enter(self) -> None:
+    def __enter__(self) -> None:
         me = threading.get_ident()
         with self._condition:
             self._condition.wait_for(
@@ -127,7 +126,7 @@ class _Gate:
             )
             self._within.append(me)
 
-    def leave(self) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._condition:
             self._within.remove(threading.get_ident())
             self._condition.notify_all()
@@ -148,16 +147,10 @@ class _Gate:
 _gate = _Gate()
 
 
-@contextmanager
-def without_fork() -> Iterator[None]:
+def without_fork() -> AbstractContextManager[None]:
     """Have a fork of another thread wait for the block, at most :data:`WORK_SECONDS`.
 
     For what keeps its locks in the memory of the process, and so would leave them locked for ever
     in a child: SQLite does.
     """
-    gate = _gate
-    gate.enter()
-    try:
-        yield
-    finally:
-        gate.leave()
+    return _gate

@@ -10,16 +10,13 @@ import sqlalchemy as sa
 
 from uwsgi_waffle.errors import ConfigError
 
+from .engine import engine_of
 from .schema import metadata
 
 if TYPE_CHECKING:
     from flask import Flask
 
-__all__ = ["ISOLATION_LEVEL", "ApplicationDatabase", "FlaskDatabase"]
-
-#: Of a server, whose default may be another: under REPEATABLE READ a writer that waited for the
-#: lock would read the state from before it waited.
-ISOLATION_LEVEL = "READ COMMITTED"
+__all__ = ["ApplicationDatabase", "FlaskDatabase"]
 
 
 class FlaskDatabase(Protocol):
@@ -80,11 +77,8 @@ class ApplicationDatabase:
 
     def make_engine(self) -> sa.Engine:
         """Return an engine of our own, which connects and pools as the application's does."""
-        is_sqlite = self._engine.dialect.name == "sqlite"
-        isolation = {} if is_sqlite else {"isolation_level": ISOLATION_LEVEL}
         # A new pool each time, with the options and events of the application's.
-        pool = self._engine.pool.recreate()
-        return sa.create_engine(self.url, pool=pool, hide_parameters=True, **isolation)
+        return engine_of(self.url, pool=self._engine.pool.recreate())
 
 
 def _add_tables(target: sa.MetaData) -> None:

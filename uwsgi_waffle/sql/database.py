@@ -36,12 +36,11 @@ from .limits import (
     MOST_CONNECTIONS,
     READ_SECONDS,
     SETTLE_SECONDS,
+    TRANSACTION_LIMITS,
     WRITE_SECONDS,
-    limit_transaction,
 )
 from .locks import one_at_a_time
-from .schema import NAMESPACE
-from .tables import create_missing, missing_tables
+from .schema import NAMESPACE, create_missing, missing_tables
 from .watchdog import Watchdog
 
 __all__ = ["Database"]
@@ -101,10 +100,10 @@ class Database:
             self._engine = self._make_engine()
         return self._engine
 
-    def limits(self, connection: sa.Connection) -> list[sa.ColumnElement[bool]]:
+    def limits(self, connection: sa.Connection) -> tuple[sa.ColumnElement[bool], ...]:
         """Return conditions, always true, by which a first statement limits our own transaction."""
         is_ours = connection.engine is self._engine
-        return limit_transaction(connection.dialect.name) if is_ours else []
+        return TRANSACTION_LIMITS.get(connection.dialect.name, ()) if is_ours else ()
 
     def after_fork(self) -> None:
         """Leave the parent's connections to the parent, and keep those of this process."""
@@ -131,16 +130,11 @@ class Database:
             self._engine.dispose()
 
     @contextmanager
-    def _using_engine(self) -> Iterator[sa.Engine]:
-        """Have no other thread fork meanwhile where that would harm the child."""
-        with forks.without_fork() if self._path is not None else nullcontext():
-            yield self.engine
-
-    @contextmanager
     def _connected(self, until: float) -> Iterator[sa.Connection]:
         """Give a connection that is cut off at a moment of the monotonic clock."""
-        with self._using_engine() as engine:
-            connection = engine.connect()
+        # No other thread may fork meanwhile where that would harm the child.
+        with forks.without_fork() if self._path is not None else nullcontext():
+            connection = self.engine.connect()
             line = connection.connection.driver_connection
             # The limit holds for the rollback, too, with which a connection is given back.
             with self._watchdog.cut_off(line, until - time.monotonic()), connection:

@@ -17,7 +17,7 @@ from .limits import (
     limit_session,
 )
 
-__all__ = ["autocommitting", "guard", "make_engine", "sqlite_path"]
+__all__ = ["autocommitting", "engine_of", "guard", "make_engine", "sqlite_path"]
 
 #: Seconds after which a held connection is replaced, before a firewall forgets it.
 RECYCLE_SECONDS = 300
@@ -30,9 +30,20 @@ def make_engine(url: sa.URL) -> sa.Engine:
     :raises ImportError: its driver is not installed
     :raises sqlalchemy.exc.ArgumentError: the URL is malformed
     """
-    _check_host(url)
-    # Parameters are hidden, as a traceback would show them, secrets among them.
-    return sa.create_engine(url, hide_parameters=True, **_options(url))
+    if "@" in (url.host or ""):  # a part of the password, which drivers name in their errors
+        message = "'@' in a user name or password must be written as %40"
+        raise ValueError(message)
+    return engine_of(url, **_options(url))
+
+
+def engine_of(url: sa.URL, **options: Any) -> sa.Engine:
+    """Return an engine with the isolation that writers rely on, which hides parameters."""
+    if not _is_sqlite(url):
+        # Not the server's default: under REPEATABLE READ a writer that waited for the lock would
+        # read the state from before it waited.
+        options["isolation_level"] = "READ COMMITTED"
+    # A traceback would show parameters, secrets among them.
+    return sa.create_engine(url, hide_parameters=True, **options)
 
 
 def guard(engine: sa.Engine) -> sa.Engine:
@@ -47,7 +58,6 @@ def guard(engine: sa.Engine) -> sa.Engine:
 
 
 def _is_sqlite(url: sa.URL) -> bool:
-    """Return whether the database is SQLite's."""
     return url.get_dialect().name == "sqlite"
 
 
@@ -63,16 +73,6 @@ def sqlite_path(url: sa.URL) -> Path | None:
     return Path((url.database or "").removeprefix("file:")).absolute()
 
 
-def _check_host(url: sa.URL) -> None:
-    """Refuse a host that holds a part of the password, which drivers would name in their errors.
-
-    :raises ValueError: it does
-    """
-    if "@" in (url.host or ""):
-        message = "'@' in a user name or password must be written as %40"
-        raise ValueError(message)
-
-
 def _options(url: sa.URL) -> dict[str, Any]:
     """Return the options of the engine; those in the URL itself win."""
     # A process that has used SQL holds one connection, as there may be thousands of processes.
@@ -85,9 +85,7 @@ def _options(url: sa.URL) -> dict[str, Any]:
     if not _is_sqlite(url):
         connect = {k: v for k, v in _time_limits(url).items() if k not in url.query}
         connect |= _session_options(url)
-        # Not the server's default: under REPEATABLE READ a writer that waited for the lock would
-        # read the state from before it waited.
-        return {"connect_args": connect, "isolation_level": "READ COMMITTED", **held}
+        return {"connect_args": connect, **held}
     if _is_in_memory(url):
         # One connection, as each connection has another database in memory.
         return {"poolclass": pool.StaticPool, "connect_args": {"check_same_thread": False}}
@@ -130,7 +128,6 @@ def _session_options(url: sa.URL) -> dict[str, Any]:
 
 
 def _begin_session(dialect: str, driver_connection: Any, url: sa.URL) -> None:
-    """Set a new connection up."""
     for name in ("read_timeout", "write_timeout"):
         # PyMySQL has one time limit for connecting and for statements, which may take longer.
         if name not in url.query and hasattr(driver_connection, f"_{name}"):

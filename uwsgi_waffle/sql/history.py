@@ -80,14 +80,8 @@ class History:
 
         :raises StoreUnavailable: the database did not answer
         """
-        last = (
-            sa.select(CHANGE.c.name, sa.func.max(CHANGE.c.revision).label("revision"))
-            .where(self._mine)
-            .group_by(CHANGE.c.name)
-            .subquery()
-        )
-        same = sa.and_(CHANGE.c.name == last.c.name, CHANGE.c.revision == last.c.revision)
-        return {change.name: change for change in self._read(self._select().join(last, same))}
+        changes = self._read(self._select().join(*_last_changes(self._mine)))
+        return {change.name: change for change in changes}
 
     def timeline(
         self, limit: int, *, names: Collection[str] | None = None, before: int | None = None
@@ -120,6 +114,8 @@ class History:
         """
         bounds = sa.select(NAMESPACE.c.revision, NAMESPACE.c.pruned).where(self._store.is_mine)
         ever = sa.select(CHANGE.c.name).distinct().where(self._mine)
+        last, is_last = _last_changes(self._mine, CHANGE.c.revision <= revision)
+        then = sa.select(CHANGE.c.name, CHANGE.c.new, CHANGE.c.is_default).where(self._mine)
 
         def read(connection: sa.Connection) -> dict[str, str | None] | None:
             limits = connection.execute(bounds).first()
@@ -127,7 +123,7 @@ class History:
             if not pruned <= revision <= newest:
                 return None
             rows: dict[str, str | None] = dict.fromkeys(connection.execute(ever).scalars())
-            for row in connection.execute(self._last_changes(revision)):
+            for row in connection.execute(then.join(last, is_last)):
                 rows[row.name] = None if row.is_default else row.new
             return rows
 
@@ -161,22 +157,6 @@ class History:
 
         return self._store.database.read(read, without_tables=[], seconds=DEAD_SECONDS)
 
-    def _last_changes(self, revision: int) -> sa.Select[tuple[str, str, bool]]:
-        """Return the statement for the last change of each setting up to a revision."""
-        change = CHANGE.alias()
-        last = (
-            sa.select(CHANGE.c.name, sa.func.max(CHANGE.c.revision).label("revision"))
-            .where(self._mine, CHANGE.c.revision <= revision)
-            .group_by(CHANGE.c.name)
-            .subquery()
-        )
-        same = sa.and_(change.c.name == last.c.name, change.c.revision == last.c.revision)
-        return (
-            sa.select(change.c.name, change.c.new, change.c.is_default)
-            .join_from(change, last, same)
-            .where(change.c.namespace == self._store.namespace)
-        )
-
     def _change(self, row: Mapping[Any, Any], *, reveal: bool) -> Change:
         columns = dict(row)
         is_secret = self._is_secret(row["name"], was_secret=columns.pop("is_secret"))
@@ -204,3 +184,16 @@ class History:
         except Undecipherable:
             return MASK
         return self._declaration.value_from_json(name, plain)
+
+
+def _last_changes(
+    *which: sa.ColumnElement[bool],
+) -> tuple[sa.Subquery, sa.ColumnElement[bool]]:
+    """Return the last change of each setting among some, and how to join it to the changes."""
+    last = (
+        sa.select(CHANGE.c.name, sa.func.max(CHANGE.c.revision).label("revision"))
+        .where(*which)
+        .group_by(CHANGE.c.name)
+        .subquery()
+    )
+    return last, sa.and_(CHANGE.c.name == last.c.name, CHANGE.c.revision == last.c.revision)

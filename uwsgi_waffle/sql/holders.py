@@ -16,7 +16,7 @@ from sqlalchemy import exc
 from .limits import CONNECT_SECONDS
 from .schema import NAMESPACE
 
-__all__ = ["holder_of_lock", "owner_of_file"]
+__all__ = ["holder_of_lock", "owner_of_file", "user_name"]
 
 #: The longest transaction that has touched the table of the namespaces and waits for no other.
 _POSTGRESQL = sa.text("""
@@ -90,17 +90,17 @@ def _holder_on_sqlite(path: Path) -> str:
         )
     names = [f"{pid} ({name})" for pid in sorted(pids) if (name := _process_name(pid))]
     if not names:
-        return "SQLite does not tell which process holds it"
+        return "SQLite does not tell which process holds it: find it, and end its transaction"
     return f"It is held by process {', '.join(names)}. End its transaction"
 
 
 def owner_of_file(path: Path) -> str:
     """Return, as a sentence after another, who may write a SQLite file which this user may not."""
-    user = _user_name(os.geteuid())
+    user = user_name(os.geteuid())
     # SQLite makes a journal beside the file, so the directory counts as well.
     for place in (path, path.parent):
         try:
-            owner = _user_name(place.stat().st_uid)
+            owner = user_name(place.stat().st_uid)
         except FileNotFoundError:
             continue
         except PermissionError:
@@ -115,7 +115,8 @@ def owner_of_file(path: Path) -> str:
     return ""
 
 
-def _user_name(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number where it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

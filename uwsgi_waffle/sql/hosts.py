@@ -8,11 +8,8 @@ do not call a state proved that such a host may not serve.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.expression import FunctionElement
 
 from .schema import HOST
 from .store import Store
@@ -52,13 +49,11 @@ class HostRegistry:
         :raises StoreUnavailable: the database did not answer, or does not allow it
         """
         row = {"namespace": self._store.namespace, "id": host_id, "name": name[:255]}
-        insert = sa.insert(HOST).values(
-            **row, reason=reason[:_MAX_REASON_LENGTH], seen_at=_database_seconds()
-        )
+        row["reason"] = reason[:_MAX_REASON_LENGTH]
 
         def transaction(connection: sa.Connection) -> None:
             self._delete(connection, host_id)
-            connection.execute(insert)
+            connection.execute(sa.insert(HOST).values(**row, seen_at=_now(connection)))
             self._store.database.commit(connection)
 
         self._store.database.write(transaction)
@@ -80,14 +75,13 @@ class HostRegistry:
 
         :raises StoreUnavailable: the database did not answer
         """
-        # A release that writes no time notes only hosts that cannot report.
-        is_recent = HOST.c.seen_at >= _database_seconds() - FORGET_SECONDS
-        statement = sa.select(HOST.c.id, HOST.c.name, HOST.c.reason).where(
-            self._mine, sa.or_(HOST.c.seen_at == 0, is_recent)
-        )
+        hosts = sa.select(HOST.c.id, HOST.c.name, HOST.c.reason).where(self._mine)
 
         def read(connection: sa.Connection) -> list[RegisteredHost]:
-            return [RegisteredHost(*row) for row in connection.execute(statement).all()]
+            # A release that writes no time notes only hosts that cannot report.
+            is_recent = HOST.c.seen_at >= _now(connection) - FORGET_SECONDS
+            recent = hosts.where(sa.or_(HOST.c.seen_at == 0, is_recent))
+            return [RegisteredHost(*row) for row in connection.execute(recent).all()]
 
         return self._store.database.read(read, without_tables=[])
 
@@ -95,23 +89,14 @@ class HostRegistry:
         connection.execute(sa.delete(HOST).where(self._mine, HOST.c.id == host_id))
 
 
-class _database_seconds(FunctionElement[int]):  # noqa: N801  # it stands in SQL, as functions do
-    """Whole seconds since the epoch by the database's clock."""
-
-    type = sa.BigInteger()
-    inherit_cache = True
-
-
-@compiles(_database_seconds, "sqlite")
-def _sqlite_seconds(*_: Any, **__: Any) -> str:
-    return "CAST(strftime('%s', 'now') AS INTEGER)"
+#: Dialect -> whole seconds since the epoch by the database's clock.
+_NOW = {
+    "sqlite": "CAST(strftime('%s', 'now') AS INTEGER)",
+    "postgresql": "CAST(extract(epoch FROM clock_timestamp()) AS BIGINT)",
+    "mysql": "UNIX_TIMESTAMP()",
+    "mariadb": "UNIX_TIMESTAMP()",
+}
 
 
-@compiles(_database_seconds, "postgresql")
-def _postgresql_seconds(*_: Any, **__: Any) -> str:
-    return "CAST(extract(epoch FROM clock_timestamp()) AS BIGINT)"
-
-
-@compiles(_database_seconds, "mysql", "mariadb")
-def _mysql_seconds(*_: Any, **__: Any) -> str:
-    return "UNIX_TIMESTAMP()"
+def _now(connection: sa.Connection) -> sa.ColumnElement[int]:
+    return sa.literal_column(_NOW[connection.dialect.name], sa.BigInteger)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
@@ -17,8 +15,6 @@ from .locks import begin_sqlite
 from .store import Edit, Signature, Store
 
 __all__ = ["Connection", "JoinedTransaction"]
-
-logger = logging.getLogger(__name__)
 
 
 class JoinedTransaction:
@@ -62,7 +58,9 @@ class JoinedTransaction:
             database.create_tables()  # not by this transaction, which is the caller's
         change = self._store.changing(edit, signature, expected_revision, beyond)
         try:
-            with _savepoint(self._connection):
+            if self._connection.dialect.name == "sqlite":
+                begin_sqlite(self._connection)
+            with self._connection.begin_nested():
                 record, _ = change(self._connection)
                 if record.position.lineage != beyond.lineage:
                     self._check_database(record.position)
@@ -72,6 +70,8 @@ class JoinedTransaction:
 
     def after_commit(self, position: Position, spread: Callable[[Record], object]) -> None:
         """Call *spread* after the commit, if the change that made a position is part of it.
+
+        :param spread: raises nothing, as the commit is done
 
         What is about to be committed tells that, whatever savepoints were rolled back, by whatever
         means. SQLAlchemy's event comes before the commit, which may still fail, and it has none
@@ -86,7 +86,7 @@ class JoinedTransaction:
             left = self._store.read_locked(connection) if is_meant else Record()
             commit()
             if left.position == position:
-                _spread(left, spread)
+                spread(left)
 
         setattr(connection, "_commit_impl", commit_and_spread)  # noqa: B010  # (as above)
 
@@ -101,23 +101,3 @@ class JoinedTransaction:
                 "Give one to that database."
             )
             raise WaffleError(message)
-
-
-@contextmanager
-def _savepoint(connection: Connection) -> Iterator[None]:
-    if connection.dialect.name == "sqlite":
-        begin_sqlite(connection)
-    with connection.begin_nested():
-        yield
-
-
-def _spread(record: Record, spread: Callable[[Record], object]) -> None:
-    """Spread a record; the caller's commit is done, so it must not fail any more."""
-    try:
-        spread(record)
-    except Exception:
-        logger.exception(
-            "waffle: revision %d is committed, but could not be spread at once; every process "
-            "sees it when it next compares with SQL.",
-            record.revision,
-        )

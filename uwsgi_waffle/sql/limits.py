@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,9 +17,9 @@ __all__ = [
     "POOL_SECONDS",
     "READ_SECONDS",
     "SETTLE_SECONDS",
+    "TRANSACTION_LIMITS",
     "WRITE_SECONDS",
     "limit_session",
-    "limit_transaction",
 ]
 
 #: The most connections of one process.
@@ -65,6 +66,7 @@ def limit_session(dialect: str, driver_connection: Any) -> None:
         cursor.close()
 
 
-def limit_transaction(dialect: str) -> list[sa.ColumnElement[bool]]:
-    """Return conditions, always true, by which a transaction's first statement limits it."""
-    return [_POSTGRESQL] if dialect == "postgresql" else []  # type: ignore[list-item]  # WHERE takes text
+#: Dialect -> conditions, always true, by which a transaction's first statement limits it.
+TRANSACTION_LIMITS: Mapping[str, tuple[sa.ColumnElement[bool], ...]] = {
+    "postgresql": (_POSTGRESQL,)  # type: ignore[dict-item]  # WHERE takes text
+}

@@ -12,8 +12,7 @@ from datetime import datetime, timezone
 
 import sqlalchemy as sa
 
-from uwsgi_waffle.errors import InvalidSetting
-from uwsgi_waffle.values.cipher import SEALED_PREFIX, Cipher, Undecipherable
+from uwsgi_waffle.values.cipher import SEALED_PREFIX, Cipher
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.snapshot import Record
 
@@ -21,7 +20,7 @@ from .limits import LONG_SECONDS
 from .schema import CHANGE, NAMESPACE, SETTING
 from .store import Store, new_key
 
-__all__ = ["Pruned", "Rotated", "create_tables", "prune", "resync", "rotate_keys"]
+__all__ = ["Pruned", "Rotated", "prune", "resync", "rotate_keys"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +49,6 @@ class Rotated:
     record: Record
     values: int
     history: int
-
-
-def create_tables(store: Store) -> None:
-    """Create the tables that are missing, and the columns that those of 0.1.0 lack.
-
-    :raises StoreUnavailable: the database did not answer, or does not allow it
-    """
-    store.database.create_tables()
 
 
 # -- the history ------------------------------------------------------------------------------
@@ -226,7 +217,7 @@ def _rotate(  # noqa: PLR0913, PLR0917  # what, where and how
     )
     updates = [
         {
-            **{name: _reseal(cipher, row["name"], row[name]) for name in columns},
+            **{name: cipher.seal(cipher.open_setting(row["name"], row[name])) for name in columns},
             **{f"key_{column.name}": row[column.name] for column in keys},
         }
         for row in connection.execute(chosen).mappings()
@@ -236,11 +227,3 @@ def _rotate(  # noqa: PLR0913, PLR0917  # what, where and how
         values: dict[str, sa.BindParameter[str]] = {name: sa.bindparam(name) for name in columns}
         connection.execute(sa.update(table).where(mine, *same).values(values), updates)
     return len(updates)
-
-
-def _reseal(cipher: Cipher, name: str, text: str) -> str:
-    try:
-        return cipher.rotate(text)
-    except Undecipherable as error:
-        finding = {"type": "value_error", "loc": (name,), "msg": str(error)}
-        raise InvalidSetting([finding]) from None

@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     DateTime,
     Index,
     MetaData,
@@ -19,10 +20,20 @@ from sqlalchemy import (
     Table,
     Text,
     false,
+    inspect,
 )
 from sqlalchemy.dialects import mysql
+from sqlalchemy.schema import CreateColumn
 
-__all__ = ["CHANGE", "HOST", "NAMESPACE", "SETTING", "metadata"]
+__all__ = [
+    "CHANGE",
+    "HOST",
+    "NAMESPACE",
+    "SETTING",
+    "create_missing",
+    "metadata",
+    "missing_tables",
+]
 
 metadata = MetaData()
 
@@ -104,3 +115,22 @@ HOST = Table(
     Column("seen_at", BigInteger, nullable=False, server_default="0"),
     **_MYSQL,
 )
+
+
+def create_missing(connection: Connection) -> None:
+    """Create what is missing; each column that was added later has a default, or may be NULL."""
+    metadata.create_all(connection)
+    inspector = inspect(connection)
+    for table in metadata.tables.values():
+        present = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in present:
+                compiled = CreateColumn(column).compile(connection)
+                quoted = connection.dialect.identifier_preparer.format_table(table)
+                connection.exec_driver_sql(f"ALTER TABLE {quoted} ADD COLUMN {compiled}")
+
+
+def missing_tables(connection: Connection) -> list[str]:
+    """Return the names of the tables that do not exist."""
+    inspector = inspect(connection)
+    return [name for name in metadata.tables if not inspector.has_table(name)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
@@ -25,7 +25,7 @@ from uwsgi_waffle.errors import RevisionConflict, StoreUnavailable
 from uwsgi_waffle.values.position import NOWHERE, Position, new_stamp
 from uwsgi_waffle.values.snapshot import Record
 
-from . import rows
+from . import changes as statements
 from .application import ApplicationDatabase
 from .changes import Edit, RowChange, Signature
 from .database import Database
@@ -153,7 +153,13 @@ class Store:
         def change(connection: sa.Connection) -> tuple[Record, bool]:
             record = assumed.pop() if assumed else None  # another attempt reads the present one
             after = record.position.next(beyond) if record is not None else NOWHERE
-            is_moved = record is not None and self._replace(connection, record.position, after)
+            is_moved = record is not None and statements.replace(
+                connection,
+                self.namespace,
+                record.position,
+                after,
+                self.database.limits(connection),
+            )
             if record is None or not is_moved:
                 record = self._lock(connection)
                 after = record.position.next(beyond)
@@ -162,10 +168,12 @@ class Store:
             changes = edit(record)
             if not changes:
                 return record, False
-            self._apply(connection, after, changes, line)
+            statements.write_settings(connection, self.namespace, after.revision, changes)
+            at = {"revision": after.revision, "stamp": after.stamp}
+            statements.write_history(connection, {**line, **at}, changes)
             if not is_moved:
-                rows.move(connection, self.namespace, after)
-            return _changed(record, changes, after), True
+                statements.move(connection, self.namespace, after)
+            return record.changed(after, {n: c.stored for n, c in changes.items()}), True
 
         return change
 
@@ -186,7 +194,7 @@ class Store:
             record = self._lock(connection)
             if not amend(connection, record):
                 return record if record.revision else self._read_after_rollback(connection)
-            rows.move(connection, self.namespace, record.position.next(beyond))
+            statements.move(connection, self.namespace, record.position.next(beyond))
             after = self._read(connection)
             self.database.commit(connection)
             return after
@@ -197,11 +205,6 @@ class Store:
         """Lock out other writers, and return how many rows the namespace has, 1 or 0."""
         touch = sa.update(NAMESPACE).where(self.is_mine, *self.database.limits(connection))
         return connection.execute(touch.values(pruned=NAMESPACE.c.pruned + 0)).rowcount
-
-    def _replace(self, connection: sa.Connection, old: Position, new: Position) -> bool:
-        """Lock the namespace's row and move it on, where it is at *old*; return whether it was."""
-        limits = self.database.limits(connection)
-        return rows.replace(connection, self.namespace, old, new, limits)
 
     def _read_after_rollback(self, connection: sa.Connection) -> Record:
         """Return what SQL holds without this transaction, which may have made the namespace."""
@@ -265,30 +268,14 @@ class Store:
         row = {"name": self.namespace, "lineage": secrets.token_hex(8), "revision": 0}
         connection.execute(sa.insert(NAMESPACE), {**row, "keys": new_key()})
 
-    def _apply(
-        self,
-        connection: sa.Connection,
-        position: Position,
-        changes: Mapping[str, RowChange],
-        line: Mapping[str, object],
-    ) -> None:
-        """Write the rows and the history.
-
-        :param line: what all lines of the history have in common, but for the position
-        """
-        rows.write_settings(connection, self.namespace, position.revision, changes)
-        line = {**line, "revision": position.revision, "stamp": position.stamp}
-        rows.write_history(connection, line, changes)
-
     def _commit(self, connection: sa.Connection, position: Position) -> None:
         """Commit; where the connection breaks meanwhile, find out whether it was committed.
 
         :raises StoreUnavailable: it is not known whether the change was made
         """
         try:
-            connection.commit()
+            self.database.commit(connection)
         except exc.SQLAlchemyError as error:
-            connection.invalidate()  # for the reason that `Database.commit` gives
             if lost_a_race(error) or waited_for_a_lock(error):
                 raise
             # Where the database has answered, it has not committed.
@@ -329,13 +316,6 @@ class Store:
 def new_key() -> str:
     """Return a new key for the messages between hosts: 256 random bits in hexadecimal."""
     return secrets.token_hex(32)
-
-
-def _changed(record: Record, changes: Mapping[str, RowChange], position: Position) -> Record:
-    """Return the record after the changes."""
-    stored = {name: text for name, text in record.rows.items() if name not in changes}
-    stored.update({name: c.new for name, c in changes.items() if not c.is_default})
-    return Record(position, stored, record.keys)
 
 
 def _as_hex(stored: str) -> str:

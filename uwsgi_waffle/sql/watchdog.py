@@ -26,7 +26,6 @@ class Watchdog:
     """Watches the connections in use; its thread starts with the first, and ends by itself."""
 
     def __init__(self) -> None:
-        """Watch nothing yet."""
         self._changed = threading.Condition()
         #: Descriptor of a connection -> when it is cut, in seconds of the monotonic clock.
         self._cut_at: dict[int, float] = {}

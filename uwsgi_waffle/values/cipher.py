@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from uwsgi_waffle.errors import ConfigError
+from uwsgi_waffle.errors import ConfigError, invalid_setting
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
@@ -69,12 +69,15 @@ class Cipher:
             message = f"none of the keys in {_KEY} opens the stored value"
             raise Undecipherable(message) from None
 
-    def rotate(self, stored: str) -> str:
-        """Return a stored value sealed anew with the first key.
+    def open_setting(self, name: str, stored: str) -> str:
+        """Return the text behind a stored value of a setting.
 
-        :raises Undecipherable: none of the keys opens it
+        :raises InvalidSetting: none of the keys opens it
         """
-        return self.seal(self.open(stored))
+        try:
+            return self.open(stored)
+        except Undecipherable as error:
+            raise invalid_setting(str(error), name) from None
 
 
 def _multi_fernet(keys: Sequence[str]) -> MultiFernet:

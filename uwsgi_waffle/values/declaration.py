@@ -18,7 +18,7 @@ import pydantic
 from pydantic import ValidationError
 from pydantic_core import PydanticKnownError
 
-from uwsgi_waffle.errors import ConfigError, InvalidSetting, UnknownSetting
+from uwsgi_waffle.errors import ConfigError, InvalidSetting, UnknownSetting, invalid_setting
 
 from .canonical import SCALARS, plain_json
 from .fields import Fields
@@ -133,15 +133,6 @@ class Declaration:
         :raises InvalidSetting: a value, or the whole, is refused
         """
         self.check_known(changes)
-        return self.validate_known(current, changes)
-
-    def validate_known(
-        self, current: WaffleSettings, changes: Mapping[str, object]
-    ) -> WaffleSettings:
-        """Return the settings with some of them changed, all of which are declared.
-
-        :raises InvalidSetting: a value, or the whole, is refused
-        """
         try:
             return self.model.model_validate({**self.values(current), **changes})
         except Exception as error:  # noqa: BLE001  # a validator may raise anything
@@ -158,7 +149,7 @@ class Declaration:
         if self.fields.are_worth_it(len(wanted)):
             with suppress(Exception):  # what a validator raises, the whole is refused for in words
                 return self._changed_one_by_one(before, wanted)
-        after = self.validate_known(before, wanted)
+        after = self.validate(before, wanted)
         texts = self.texts(after)
         return self.round_trip(after, texts), texts
 
@@ -166,14 +157,15 @@ class Declaration:
         self, before: WaffleSettings, wanted: Mapping[str, object]
     ) -> tuple[WaffleSettings, dict[str, str]]:
         """Do as :meth:`changed`; raises anything where a value is refused."""
-        fields = self.fields
-        values = {name: fields.from_python(name, value) for name, value in wanted.items()}
-        after = fields.replace(before, values)
-        texts = {name: self.to_json(after, name) for name in values}
-        back = {name: fields.from_json(name, text) for name, text in texts.items()}
-        if back != values:
-            raise ValueError
-        return fields.replace(before, back), texts
+        texts, back = {}, {}
+        for name, given in wanted.items():
+            validator = self.fields.validator(name)
+            value = validator.validate_python(given)
+            texts[name] = self._text(name, value)
+            back[name] = validator.validate_json(texts[name])
+            if back[name] != value:
+                raise ValueError
+        return self.fields.replace(before, back), texts
 
     def values(self, settings: WaffleSettings) -> dict[str, Any]:
         """Return name -> value; ``dict(settings)`` takes a hundred times as long."""
@@ -189,19 +181,20 @@ class Declaration:
 
         :raises InvalidSetting: JSON has no form for it, or it is too large
         """
+        return self._text(name, getattr(settings, name))
+
+    def _text(self, name: str, value: object) -> str:
         is_secret = name in self.secrets
         try:
-            plain = getattr(settings, name)
-            if type(plain) not in SCALARS:
-                plain = plain_json(plain, reveal=is_secret)
+            plain = value if type(value) in SCALARS else plain_json(value, reveal=is_secret)
             text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
         except (ValueError, TypeError, RecursionError) as error:
             reason = type(error).__name__ if is_secret else error
             message = f"JSON has no form for it: {reason}"
-            raise _invalid(message, name) from None
+            raise invalid_setting(message, name) from None
         if len(text) > MAX_VALUE_BYTES:
             message = f"The value is {len(text):,} bytes as JSON; the most is {MAX_VALUE_BYTES:,}"
-            raise _invalid(message, name)
+            raise invalid_setting(message, name)
         return text
 
     def texts(self, settings: WaffleSettings) -> dict[str, str]:
@@ -220,7 +213,6 @@ class Declaration:
         return self.model.model_validate_json("{" + ",".join(members.values()) + "}")
 
     def _members(self, texts: Mapping[str, str]) -> dict[str, str]:
-        """Return name -> member of a JSON object."""
         starts = self._member_starts
         return {name: starts[name] + text for name, text in texts.items()}
 
@@ -250,7 +242,7 @@ class Declaration:
         changed = [name for name in self.names if getattr(back, name) != getattr(settings, name)]
         if changed:
             message = "It would come back from JSON as another value; give it a type that does not"
-            raise _invalid(message, *changed)
+            raise invalid_setting(message, *changed)
         return back
 
     def value_from_json(self, name: str, text: str) -> Any:
@@ -286,7 +278,7 @@ class Declaration:
         """Return what pydantic, or a validator in it, raised as an error of ours."""
         if isinstance(error, ValidationError):
             return InvalidSetting(self.describe(error))
-        return _invalid(self.raised(error))
+        return invalid_setting(self.raised(error))
 
     def _cause(self, error: Exception) -> Exception | None:
         """Return an error as the cause of another; ``None`` where it may repeat a secret."""
@@ -327,12 +319,6 @@ def _own_message(kind: str, context: Mapping[str, Any]) -> str:
         with suppress(KeyError, TypeError):
             return PydanticKnownError(kind, dict(context) or None).message()  # type: ignore[arg-type]
     return HIDDEN
-
-
-def _invalid(message: str, *names: str) -> InvalidSetting:
-    """Return an error of our own about settings, or about the whole, in the form of pydantic's."""
-    places: list[tuple[str, ...]] = [(name,) for name in names] or [()]
-    return InvalidSetting([{"type": "value_error", "loc": loc, "msg": message} for loc in places])
 
 
 def _first_name(error: InvalidSetting) -> str | None:

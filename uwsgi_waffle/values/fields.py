@@ -46,17 +46,6 @@ class Fields:
         """Return whether so many of the settings should be validated one by one."""
         return count <= max(_ALWAYS, len(self._schemas) // _ONE_IN) and bool(self._schemas)
 
-    def from_json(self, name: str, text: str) -> Any:
-        """Return the value that a stored text makes.
-
-        :raises Exception: it is refused; a validator of the application may raise anything
-        """
-        return self._validator(name).validate_json(text)
-
-    def from_python(self, name: str, value: object) -> Any:
-        """Return the value that a given one makes; raises as :meth:`from_json`."""
-        return self._validator(name).validate_python(value)
-
     def replace(self, settings: WaffleSettings, values: Mapping[str, object]) -> WaffleSettings:
         """Return the settings with some other values, which have been validated."""
         made = copy.copy(settings)
@@ -67,7 +56,8 @@ class Fields:
                 del found[name]
         return made
 
-    def _validator(self, name: str) -> SchemaValidator:
+    def validator(self, name: str) -> SchemaValidator:
+        """Return the validator of one setting; one of the application may raise anything in it."""
         if name not in self._validators:
             schema = self._schemas[name]
             if self._definitions:

@@ -54,6 +54,11 @@ class Record:
         """The revision of :attr:`position`."""
         return self.position.revision
 
+    def changed(self, position: Position, rows: Mapping[str, str | None]) -> Record:
+        """Return the record after a change, at a position; a row that is ``None`` is deleted."""
+        stored = {n: text for n, text in {**self.rows, **rows}.items() if text is not None}
+        return Record(position, stored, self.keys)
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:
@@ -70,11 +75,7 @@ class Delta:
 
     def apply(self, record: Record) -> Record | None:
         """Return the record that the commit made, ``None`` where *record* is not the one before."""
-        if record.position != self.before:
-            return None
-        rows = {**record.rows, **self.rows}
-        stored = {name: text for name, text in rows.items() if text is not None}
-        return Record(self.position, stored, record.keys)
+        return record.changed(self.position, self.rows) if record.position == self.before else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,43 +123,48 @@ class Snapshot:
 
 
 def build(
-    declaration: Declaration, cipher: Cipher, record: Record, last_good: Snapshot | None = None
+    declaration: Declaration,
+    cipher: Cipher,
+    record: Record,
+    last_good: Snapshot | None = None,
+    decoded: Mapping[str, object] = MappingProxyType({}),
 ) -> Snapshot:
     """Decode and validate a record; never fails, as a bad value must not stop a process.
 
     In the place of a value that cannot be used stands the last good one, or the default at the
     first start; ``problems`` names it. Of the last good ones, only what has another text is decoded
     again, where the declaration allows that.
+
+    :param decoded: values of the record that the caller has decoded
     """
     if last_good is not None and not last_good.problems:
-        made = _build_on(declaration, cipher, record, last_good)
+        made = _build_on(declaration, cipher, record, last_good, decoded)
         if made is not None:
             return made
     return _build_anew(declaration, cipher, record, last_good)
 
 
 def _build_on(
-    declaration: Declaration, cipher: Cipher, record: Record, last_good: Snapshot
+    declaration: Declaration,
+    cipher: Cipher,
+    record: Record,
+    last_good: Snapshot,
+    decoded: Mapping[str, object],
 ) -> Snapshot | None:
     """Decode what differs from the last good snapshot; ``None`` where all must be looked at."""
-    rows, old = record.rows, last_good.record.rows
+    rows, old, defaults = record.rows, last_good.record.rows, declaration.default_json
     differing = {name for name, text in rows.items() if old.get(name) != text}
     if len(rows) != len(old) + sum(name not in old for name in differing):
         differing |= old.keys() - rows.keys()
-    declared = {name for name in differing if name in declaration.default_json}
-    again = declared | last_good.changeable
+    declared = {name for name in differing if name in defaults}
+    values = {name: value for name, value in decoded.items() if type(value) in _FIXED}
+    again = (declared | last_good.changeable) - values.keys()
     if not declaration.fields.are_worth_it(len(again)):
         return None
     try:
-        values = {
-            name: declaration.fields.from_json(
-                name,
-                _plain_json(cipher.open(rows[name]))
-                if name in rows
-                else declaration.default_json[name],
-            )
-            for name in again
-        }
+        for name in again:
+            text = _plain_json(cipher.open(rows[name])) if name in rows else defaults[name]
+            values[name] = declaration.fields.validator(name).validate_json(text)
     except Exception:  # noqa: BLE001  # one is refused; the whole finds out which, and why
         return None
     settings = declaration.fields.replace(last_good.settings, values)
