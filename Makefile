@@ -7,6 +7,7 @@
 #   TESTS=tests/bus make test         a part of the tests
 #   JOBS=1 make test                  one test at a time
 #   make soak MINUTES=60              all faults mixed for so long, and one table at the end
+#   make fuzz INPUTS=1000             so many damaged inputs for each reader of bytes
 
 PYTHON  ?= python3
 VENV    ?= .venv
@@ -14,6 +15,7 @@ CONFIG  ?= waffle
 ADDRESS ?= 127.0.0.1:8080
 TESTS   ?=
 MINUTES ?=
+INPUTS  ?= 1000000
 # More arguments of the mixed soak, such as `--seed 7 --database mariadb`.
 SOAK    ?=
 # Tests wait as much as they compute, so there are more of them at once than cores. Those of a file
@@ -30,7 +32,7 @@ EXTRAS = admin,encryption,gevent,mysql,postgresql
 FLASK_WAFFLE = $(BIN)/flask --app $(abspath uwsgi_configs/demo.py) waffle
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak lint verifytypes coverage lowest wheel-test pictures applications bench clean
+.PHONY: help run test soak fuzz lint verifytypes coverage lowest wheel-test pictures applications bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -50,6 +52,9 @@ soak: $(VENV)/.dev ## Run the tests at full counts; with MINUTES=60, all faults 
 	@tests/provision.sh
 	$(if $(MINUTES),$(BIN)/python -m tests.machine.soak --minutes $(MINUTES) $(SOAK), \
 		TEST_SOAK=1 $(PYTEST) --timeout 3600 --hypothesis-profile default $(TESTS))
+
+fuzz: $(VENV)/.dev ## Give each reader of bytes a million damaged inputs
+	$(BIN)/python -m tests.machine.fuzz --inputs $(INPUTS)
 
 lint: $(VENV)/.dev ## Check style, types, the direction of imports and dangerous calls only
 	$(BIN)/ruff check .
@@ -86,7 +91,7 @@ applications: $(VENV)/.dev ## Fetch applications by others, and test them with t
 bench: ## Measure, and print the tables that docs/performance.md explains
 	@tests/provision.sh
 	@$(MAKE) --no-print-directory VENV=$(VENV)-bench $(VENV)-bench/.bench
-	for name in reads peers catch_up updates propagation looks; do \
+	for name in reads peers catch_up updates propagation looks beside_updates; do \
 		UWSGI=$(abspath $(VENV)-bench)/bin/uwsgi $(VENV)-bench/bin/python -m tests.bench.$$name || exit 1; \
 	done
 

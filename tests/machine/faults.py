@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
@@ -9,10 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from tests.machine.fuzz import damaged
 from tests.machine.hosts import CHANNEL, Host, UwsgiHost
-from tests.machine.proxy import Proxy
+from tests.machine.namespaces import HostBehindCable
+from tests.machine.proxy import Proxy, Way
 from tests.machine.world import World, send
 from tests.support.processes import LocalServer
+from uwsgi_waffle.host import layout
 
 __all__ = ["FAULTS", "Active", "Fault", "Faults"]
 
@@ -21,6 +25,8 @@ Heal = Callable[[], None]
 
 #: A delay in seconds, each way.
 DELAY_SECONDS = 0.2
+#: How many damaged messages a forger publishes for each report that it finds.
+DAMAGED = 50
 #: Less than what Redis holds when it is empty.
 FULL_BYTES = 1
 
@@ -30,8 +36,9 @@ class Fault:
     """One thing that can happen.
 
     :ivar kind: what happens
-    :ivar what: to what it happens: a host's ``processes``, ``redis`` link, ``sql`` link or
-        ``writer``, or a shared ``Redis`` or ``SQL``; one fault at a time happens to each
+    :ivar what: to what it happens: a host's ``processes``, ``redis`` link, ``sql`` link,
+        ``cable``, ``snapshot`` or ``writer``, or a shared ``Redis`` or ``SQL``; one fault at a time
+        happens to each
     :ivar ability: what the host must be able to do
     """
 
@@ -139,12 +146,14 @@ def _restart_host(_world: World, host: Host) -> None:
 def _reload(_world: World, host: Host) -> Heal:
     before = host.processes()
     host.reload()
-    return lambda: host.wait_until_whole(before)
+    return lambda: host.wait_until_replaced(before)
 
 
 def _chain_reload(_world: World, host: Host) -> Heal:
     assert isinstance(host, UwsgiHost)
-    host.fifo("c")
+    before = host.processes()
+    if host.fifo("c"):
+        return lambda: host.wait_until_replaced(before)
     return host.wait_until_ready
 
 
@@ -158,6 +167,20 @@ def _cheaper(_world: World, host: Host) -> Heal:
         host.wait_until_ready()
 
     return heal
+
+
+def _delete_snapshot(_world: World, host: Host) -> None:
+    """As a program does that cleans up: the processes make another, and find each other there."""
+    host.snapshot_path.unlink(missing_ok=True)
+
+
+def _damage_snapshot(_world: World, host: Host) -> None:
+    """Change bytes of its records."""
+    chosen = random.Random()  # noqa: S311  guards nothing
+    with contextlib.suppress(FileNotFoundError), host.snapshot_path.open("r+b") as file:
+        for offset in layout.AREA_OFFSETS:
+            file.seek(offset + chosen.randrange(layout.AREA_HEADER_BYTES + 200))
+            file.write(chosen.randbytes(8))
 
 
 def _kill_writer(_world: World, host: Host) -> None:
@@ -181,6 +204,15 @@ def _link(what: str, act: Callable[[Proxy], None], *, lasts: bool = True) -> Cal
         link = host.redis_link if what == "redis" else host.sql_link
         act(link)
         return link.heal if lasts else lambda: None
+
+    return begin
+
+
+def _cable(*ways: Way) -> Callable[[World, Host], Heal]:
+    def begin(_world: World, host: Host) -> Heal:
+        assert isinstance(host, HostBehindCable)
+        host.namespace.cut(*ways)
+        return host.namespace.heal
 
     return begin
 
@@ -223,7 +255,8 @@ def _fill_sql(world: World, _host: Host) -> Heal:
 
 
 def _forge(world: World, _host: Host) -> None:
-    """Publish garbage and unsigned messages, and put reports under other names."""
+    """Publish garbage and unsigned messages, damage reports, and put some under other names."""
+    chosen = random.Random()  # noqa: S311  guards nothing
     with world.redis.client() as client:
         forged = ["waffle", "default", "0" * 16, 2**40, "1" * 16, "x"]
         for message in (b"\xff", b"[" * 1000, json.dumps(forged), json.dumps({"revision": 9})):
@@ -232,6 +265,10 @@ def _forge(world: World, _host: Host) -> None:
             for host_id, entry in client.hgetall(key).items():
                 client.hset(key, host_id[::-1], entry)
                 client.hset(key, "0" * 16, b"x " + entry)
+                for _ in range(DAMAGED):
+                    client.publish(CHANNEL, damaged(chosen, json.dumps(forged).encode()))
+                    client.publish(key.replace(b"hosts", b"reports"), damaged(chosen, entry))
+                client.hset(key, host_id, damaged(chosen, entry))
 
 
 FAULTS = (
@@ -247,6 +284,11 @@ FAULTS = (
     Fault("chain reload", "processes", _chain_reload, "chain"),
     Fault("cheaper", "processes", _cheaper, "cheaper"),
     Fault("restart host", "processes", _restart_host),
+    Fault("delete snapshot", "snapshot", _delete_snapshot),
+    Fault("damage snapshot", "snapshot", _damage_snapshot),
+    Fault("cut cable", "cable", _cable(), "cable"),
+    Fault("cut cable one way", "cable", _cable("there"), "cable"),
+    Fault("cut cable the other way", "cable", _cable("back"), "cable"),
     *(
         Fault(kind, what, _link(what, act, lasts=lasts))
         for what in ("redis", "sql")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ POLL_SECONDS = 1.0
 NAMES = ("S000", "S001", "S002")
 #: How long a request may take before its client gives up.
 REQUEST_SECONDS = 10.0
+#: Most requests at once that are to reach each worker of a host.
+MOST_WORKERS = 8
 
 
 class Host:
@@ -67,6 +69,7 @@ class Host:
         self.starts = 0
 
     def _make_writer(self, snapshot_path: Path) -> None:
+        self.snapshot_path = snapshot_path
         self.writer = Writer({**self.environment, "WAFFLE_SNAPSHOT_PATH": str(snapshot_path)})
 
     # -- what its server can do ---------------------------------------------------------------
@@ -128,13 +131,35 @@ class Host:
         wait_until(is_whole, START_SECONDS + STOP_SECONDS, f"{self.name} is whole again")
         self.wait_until_ready()
 
-    def wait_until_ready(self) -> None:
-        """Return when the server answers."""
+    def wait_until_replaced(self, before: Mapping[str, Sequence[int]]) -> None:
+        """Return when other workers serve than before, and as many."""
+        old = {pid for kind, pids in before.items() if "worker" in kind for pid in pids}
         wait_until(
-            lambda: request("GET", "/", port=self.port).status == 200,
-            START_SECONDS,
-            f"{self.name} serves",
+            lambda: not old.intersection(self.workers()),
+            2 * (START_SECONDS + STOP_SECONDS),
+            f"{self.name} has new workers",
         )
+        self.wait_until_whole(before)
+
+    def wait_until_ready(self) -> None:
+        """Return when each worker answers: one that has just begun may still load."""
+        answered: set[int | None] = {None}
+
+        def all_answer() -> bool:
+            missing = set(self.workers()) - answered
+            answered.update(pool.map(lambda _: self.find(), range(2 * len(missing))))
+            return len(answered) > 1 and answered.issuperset(self.workers())
+
+        with ThreadPoolExecutor(MOST_WORKERS) as pool:
+            wait_until(all_answer, 2 * START_SECONDS, f"each worker of {self.name} serves")
+
+    def find(self) -> int | None:
+        """Return the pid of a worker that answers, of any; ``None`` where none does."""
+        try:
+            answer = request("GET", "/?hold=0.02", port=self.port)
+        except OSError:
+            return None
+        return int(answer.json()["pid"]) if answer.status == 200 else None
 
     # -- what it is asked ---------------------------------------------------------------------
 
@@ -166,6 +191,17 @@ class Host:
                 within_seconds=self.request_seconds,
                 do="update",
                 values=dict.fromkeys(NAMES, value),
+            )
+        )
+
+    def update_by_killed_writer(self, steps: int) -> int | None:
+        """Do so by the writer, killed after so many lines of `update`, if it takes as many."""
+        return self._note_update(
+            lambda value: self.writer.ask(
+                within_seconds=self.request_seconds,
+                do="update",
+                values=dict.fromkeys(NAMES, value),
+                kill_after=steps,
             )
         )
 
@@ -253,10 +289,13 @@ class UwsgiHost(Host):
         workers = [pid for pid in self.server.pids() if pid not in others]
         return {"uWSGI master": [self.server.master_pid], "uWSGI worker": workers, "mule": mules}
 
-    def fifo(self, command: str) -> None:
-        """Give the master a command; returns at once."""
-        with contextlib.suppress(OSError):  # it starts anew at the moment
+    def fifo(self, command: str) -> bool:
+        """Give the master a command, and return whether it took it; returns at once."""
+        try:
             self.server.fifo(command)
+        except OSError:  # it starts anew at the moment
+            return False
+        return True
 
 
 class _Gunicorn(other_servers.Gunicorn):

@@ -18,31 +18,37 @@ from tests.machine.world import World
 from tests.support.availability import find_program
 from tests.support.waffle_host import WITH_MULE
 
-__all__ = ["HostBehindCable", "Namespace", "WorldOfNamespaces"]
+__all__ = ["HostBehindCable", "Namespace", "NotAllowed", "WorldOfNamespaces", "WorldWithCable"]
 
 _CLONE_NEWNET = 0x40000000
 #: No interface has this hardware address, so what is sent to it arrives nowhere.
 _WRONG_ADDRESS = "02:00:00:00:00:fe"
 
 
+class NotAllowed(Exception):
+    """There can be no network namespaces here."""
+
+
 class Namespace:
     """A network namespace with one cable to ours."""
 
     def __init__(self, number: int) -> None:
-        """Make it, or skip the test where that is not allowed.
+        """Make it.
 
         :param number: makes its addresses, from 1 to 250
+        :raises NotAllowed: that is not allowed, or not possible
         """
         self._name = f"waffle-{os.getpid()}-{number}"
         self._here, self._there = f"wfh{number}-{os.getpid()}"[:15], "cable"
         self.our_address = f"10.213.{number}.1"
         self.its_address = f"10.213.{number}.2"
         if find_program("ip") is None:
-            pytest.skip("needs the program ip")
+            message = "it needs the program ip"
+            raise NotAllowed(message)
         try:
             _ip("netns", "add", self._name)
         except subprocess.CalledProcessError as error:
-            pytest.skip(f"network namespaces are not allowed here: {error.stderr.strip()}")
+            raise NotAllowed(error.stderr.strip()) from error
         try:
             peer = ("peer", "name", self._there, "netns", self._name)
             _ip("link", "add", self._here, "type", "veth", *peer)
@@ -103,7 +109,8 @@ class HostBehindCable(UwsgiHost):
         """Choose the namespace; nothing runs yet."""
         self.namespace = namespace
         options = {**WITH_MULE, "processes": 2}
-        super().__init__(name, world, options, address=namespace.our_address)
+        address = namespace.our_address
+        super().__init__(name, world, options, abilities="reload mule cable", address=address)
 
     def read(self, hold_seconds: float = 0.0) -> dict[str, Any] | None:
         with self.namespace.entered():
@@ -116,6 +123,14 @@ class HostBehindCable(UwsgiHost):
     def update_by_writer(self) -> int | None:
         with self.namespace.entered():
             return super().update_by_writer()
+
+    def update_by_killed_writer(self, steps: int) -> int | None:
+        with self.namespace.entered():
+            return super().update_by_killed_writer(steps)
+
+    def find(self) -> int | None:
+        with self.namespace.entered():
+            return super().find()
 
     def wait(self, revision: int, seconds: float = 2.0) -> bool | None:
         with self.namespace.entered():
@@ -136,7 +151,10 @@ class WorldOfNamespaces(World):
     def make_hosts(self) -> list[Host]:
         hosts: list[Host] = []
         for number, name in enumerate(("first", "second", "third"), start=1):
-            hosts.append(HostBehindCable(name, self, Namespace(number)))
+            try:
+                hosts.append(HostBehindCable(name, self, Namespace(number)))
+            except NotAllowed as error:
+                pytest.skip(f"network namespaces are not allowed here: {error}")
             self.hosts = hosts  # so that they are closed if the next one fails
         return hosts
 
@@ -145,6 +163,23 @@ class WorldOfNamespaces(World):
         host = self.host(name)
         assert isinstance(host, HostBehindCable)
         return host.namespace
+
+
+class WorldWithCable(World):
+    """The hosts of each world, and one in a namespace where that is allowed.
+
+    :ivar without_cable: why there is none, ``""`` where there is
+    """
+
+    without_cable = ""
+
+    def make_hosts(self) -> list[Host]:
+        hosts = super().make_hosts()
+        try:
+            hosts.append(HostBehindCable("cabled", self, Namespace(4)))
+        except NotAllowed as error:
+            self.without_cable = str(error)
+        return hosts
 
 
 def _ip(*arguments: str) -> None:

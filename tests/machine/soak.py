@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.machine.faults import FAULTS, Faults
 from tests.machine.hosts import Host
 from tests.machine.ledger import WRONGS
+from tests.machine.namespaces import WorldWithCable
 from tests.machine.world import World
 from tests.support.databases import SERVERS
 
@@ -35,6 +36,10 @@ READER_PAUSE_SECONDS = 0.1
 WRITER_PAUSE_SECONDS = 0.4
 #: How long a request is held at most, in seconds.
 HOLD_SECONDS = 0.05
+#: How many of the updates are by a writer that is killed between two of its steps.
+CRASHES = 0.05
+#: Most steps after which it is killed: more than an update takes.
+STEPS = 1500
 
 #: Kind of process -> how many there are, and the most memory and descriptors that one has.
 Usage = dict[str, tuple[int, int, int]]
@@ -120,6 +125,9 @@ class Soak:
         self._pause(READER_PAUSE_SECONDS)
 
     def _write(self, host: Host) -> None:
+        if random.random() < CRASHES:  # noqa: S311  guards nothing
+            host.update_by_killed_writer(random.randint(1, STEPS))  # noqa: S311
+            return
         update = random.choice([host.update, host.update_by_writer])  # noqa: S311  guards nothing
         revision = update()
         if revision is not None and random.random() < 0.5:  # noqa: S311  guards nothing
@@ -193,7 +201,9 @@ def main() -> int:
     parser.add_argument("--database", choices=SERVERS, default="postgresql")
     chosen = parser.parse_args()
     _say(f"seed {chosen.seed}, {chosen.database}")
-    with World(chosen.database) as world:
+    with WorldWithCable(chosen.database) as world:
+        if world.without_cable:
+            _say(f"no host has a network of its own: {world.without_cable}")
         soak = Soak(world, chosen.seed, _say)
         try:
             soak.run(60 * chosen.minutes)

@@ -96,7 +96,7 @@ class World(Started):
 
     def processes(self) -> dict[str, list[int]]:
         """Return kind -> the pids of everything that runs."""
-        found: dict[str, list[int]] = {"Redis": [self.redis.pid]}
+        found = {"Redis": [self.redis.pid], "SQL": self.database.process.pids()}
         for host in self.hosts:
             for kind, pids in host.processes().items():
                 found.setdefault(kind, []).extend(pids)

@@ -8,19 +8,23 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import uwsgi_waffle
 from tests.support.processes import START_SECONDS
 from tests.support.waiting import SOON_SECONDS
 
 __all__ = ["Writer", "WriterGone"]
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = str(Path(uwsgi_waffle.__file__).parent) + os.sep
 
 
 class WriterGone(OSError):
@@ -118,6 +122,22 @@ class Writer:
                 continue
 
 
+class _Killer:
+    """Kills this process after so many lines of the package."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    def __call__(self, frame: FrameType, event: str, _argument: object) -> _Killer | None:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "line":
+            self._steps -= 1
+            if self._steps <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return self
+
+
 def main() -> None:
     """Answer each line until the input ends."""
     from tests.machine.app import waffle
@@ -129,7 +149,10 @@ def main() -> None:
         answer: dict[str, object] = {"number": question["number"]}
         try:
             if question["do"] == "update":
+                if "kill_after" in question:
+                    sys.settrace(_Killer(question["kill_after"]))
                 answer["revision"] = waffle.update(question["values"]).revision
+                sys.settrace(None)
             else:
                 fleet = waffle.wait(question["revision"], question["seconds"])
                 answer.update(revision=fleet.revision, fleet=str(fleet))

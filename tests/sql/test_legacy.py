@@ -131,6 +131,13 @@ def test_a_text_that_is_not_a_pickle_is_refused(text: str) -> None:
         unpickle(text)
 
 
+@pytest.mark.parametrize("value", [set, [frozenset], {"a": (1, {"b": set})}])
+def test_a_class_is_no_value(value: object) -> None:
+    """A pickle may name two, to make sets of them."""
+    with pytest.raises(RefusedPickle, match="holds a class"):
+        unpickle(encoded(pickle.dumps(value)))
+
+
 def test_a_small_pickle_of_an_endless_value_is_refused() -> None:
     doubled: list[object] = []
     for _ in range(45):

@@ -41,6 +41,11 @@ class HostMarks:
     def note_deserted(self) -> None:
         """Note that the last process ends: the next one asks SQL, without trust in old dates."""
         self.words[layout.HEARTBEAT_WORD] = self.words[layout.ASKED_WORD] = 0
+        self.note_unregistered()
+
+    def note_asked(self) -> None:
+        """Note that a process has just compared this host with SQL because no listener does."""
+        self.words[layout.ASKED_WORD] = time.monotonic_ns()
 
     def claim_report(self, every_seconds: float) -> bool:
         """Return whether it is time to report this host, which then counts as done."""
@@ -49,6 +54,15 @@ class HostMarks:
     def claim_registration(self, every_seconds: float) -> bool:
         """Return whether it is time to register this host in SQL, which then counts as done."""
         return self._claim(layout.REGISTERED_WORD, every_seconds)
+
+    def note_registered(self) -> None:
+        """Note that this host has just been registered in SQL."""
+        self.words[layout.REGISTERED_WORD] = time.monotonic_ns()
+
+    def was_registered_within(self, seconds: float) -> bool:
+        """Return whether this host was registered within so many seconds."""
+        registered = self.words[layout.REGISTERED_WORD]
+        return registered != 0 and 0 <= time.monotonic_ns() - registered < seconds * 1e9
 
     def note_unregistered(self) -> None:
         """Note that this host is not registered."""

@@ -175,6 +175,11 @@ class SlotTable:
         """Whether this process is to be listed."""
         return self._pid == os.getpid()
 
+    @property
+    def follows(self) -> bool:
+        """Whether this process is to be listed as one that is woken for changes."""
+        return self.is_registered and bool(self._identity[-1])
+
     def is_listed(self) -> bool:
         """Return whether other processes see this one in the list."""
         return self._own() is not None and (self._lives is None or self._lives.are_in_place())

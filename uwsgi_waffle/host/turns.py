@@ -26,7 +26,7 @@ def asking(host: HostSnapshot, every_seconds: float) -> Iterator[bool]:
         if not is_only_reader or not _is_time_to_ask(host, every_seconds):
             yield False
             return
-        host.words[layout.ASKED_WORD] = time.monotonic_ns()
+        host.note_asked()
         yield True
 
 

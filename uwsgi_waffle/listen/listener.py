@@ -18,7 +18,8 @@ from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.server.concurrency import Backoff, StopEvent
 from uwsgi_waffle.values.position import Position
 
-from .reconcile import Reconciler
+from .introduction import Introduction
+from .reconcile import WAIT_FOR_READER_SECONDS
 
 __all__ = ["Listener"]
 
@@ -45,7 +46,7 @@ class Listener:
         *,
         bus: Bus,
         host: HostSnapshot,
-        reconciler: Reconciler,
+        introduction: Introduction,
         poll_seconds: float,
         on_move: Callable[[], None],
     ) -> None:
@@ -55,7 +56,8 @@ class Listener:
         """
         self._bus = bus
         self._host = host
-        self._reconciler = reconciler
+        self._introduction = introduction
+        self._reconciler = introduction.reconciler
         self._poll_seconds = poll_seconds
         self._on_move = on_move
         self._relay = _Relay(bus, host)
@@ -176,6 +178,8 @@ class Listener:
         if time.monotonic() < self._next_poll:
             return
         with suppress(StoreUnavailable):  # the reconciler has logged it; the next poll asks again
+            if not self._has_compared and self._introduction.is_due:
+                self._introduction.introduce(WAIT_FOR_READER_SECONDS)
             record = self._reconciler.poll()
             if record is not None:
                 self._relay.count_as_announced(record.position)

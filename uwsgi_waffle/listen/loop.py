@@ -10,8 +10,8 @@ from uwsgi_waffle.config import Config
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.server.concurrency import Backoff, StopEvent
 
+from .introduction import Introduction
 from .listener import TURN_SECONDS, Listener
-from .reconcile import Reconciler
 from .reporter import Reporter
 
 __all__ = ["ListenerLoop", "run_turns"]
@@ -27,14 +27,14 @@ class ListenerLoop:
         config: Config,
         bus: Bus,
         host: HostSnapshot,
-        reconciler: Reconciler,
+        introduction: Introduction,
         reporter: Reporter,
     ) -> None:
         """Start nothing yet."""
         self._poll_seconds = config.poll_seconds
         self._bus = bus
         self._host = host
-        self._reconciler = reconciler
+        self._introduction = introduction
         self._reporter = reporter
 
     def run(
@@ -51,7 +51,7 @@ class ListenerLoop:
         listener = Listener(
             bus=self._bus,
             host=self._host,
-            reconciler=self._reconciler,
+            introduction=self._introduction,
             poll_seconds=self._poll_seconds,
             on_move=on_move,
         )

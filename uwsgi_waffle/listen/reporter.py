@@ -13,10 +13,12 @@ from uwsgi_waffle.bus.reports import REPORT_SECONDS, HostReports
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host.records import HostSnapshot
+from uwsgi_waffle.host.turns import only_reader
 from uwsgi_waffle.server import _uwsgi
 from uwsgi_waffle.server.concurrency import Backoff
 from uwsgi_waffle.sql.hosts import HostRegistry
 
+from .introduction import REGISTER_SECONDS
 from .listener import TURN_SECONDS, Listener
 
 __all__ = ["Reporter"]
@@ -29,8 +31,6 @@ CONVERGING_TURN_SECONDS = 0.01
 CONVERGING_SECONDS = 2.0
 #: How often a report fails in a row before SQL is told, where Redis is not heard at all.
 FAILURES_BEFORE_REASON = 4
-#: Seconds after which a host registers again, see :data:`uwsgi_waffle.sql.hosts.FORGET_SECONDS`.
-REGISTER_SECONDS = 100.0
 #: Seconds that a process that ends waits for the report which its listener is making.
 LAST_REPORT_SECONDS = 1.0
 
@@ -120,19 +120,26 @@ class Reporter:
         deadline = time.monotonic() + LAST_REPORT_SECONDS
         while self._reporting_pid == os.getpid() and time.monotonic() < deadline:
             time.sleep(0.005)
-        # From now on `wait` does not know of this host, so it may miss what is proven meanwhile.
+        # From now on `wait` does not know of this host, so it may miss what is proven meanwhile. A
+        # process that joins is listed first, and then looks at what is noted here.
+        was_registered = host.is_registered
         host.note_deserted()
-        if not self._uses_redis and not host.is_registered:
-            return  # no other host knows of it
+        with only_reader(host, wait_seconds=LAST_REPORT_SECONDS):
+            if not any(p.follows for p in host.slots.living()):
+                self._forget(was_registered=was_registered)
+
+    def _forget(self, *, was_registered: bool) -> None:
+        """Have no other host know of this one."""
+        host = self._host
+        if not self._uses_redis and not was_registered:
+            return  # none does
         try:
             for lineage in (host.position.lineage, *host.lineages_before):
                 self._reports.retire(host.host_id, lineage)
-            if host.is_registered:
+            if was_registered:
                 self._registry.forget(host.host_id)
         except (BusUnavailable, StoreUnavailable) as error:
             logger.info("waffle: this host shows as silent for a while (%s).", error)
-        else:
-            host.note_unregistered()
 
     def _count_workers(self) -> None:
         """Record how many workers uWSGI runs, for those that load no application are not listed."""

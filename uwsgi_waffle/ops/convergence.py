@@ -90,6 +90,7 @@ def wait(state: State, revision: int, timeout_seconds: float) -> Fleet:
     began = time.monotonic()
     view = _View(state)
     while True:
+        view.ask_sql(revision)
         with view.acknowledgements() as receive:
             view.look_at_reports()
             look_again_at = time.monotonic() + LOOK_AT_REPORTS_SECONDS
@@ -99,7 +100,9 @@ def wait(state: State, revision: int, timeout_seconds: float) -> Fleet:
                 state.serving.catch_up()
                 fleet = view.fleet(time.monotonic() - began)
                 if not fleet.missing and not fleet.refused and view.is_still_right():
-                    return fleet
+                    if view.has_looked:
+                        return fleet
+                    break
                 if time.monotonic() - began >= timeout_seconds:
                     raise _not_converged(fleet)
                 view.receive(receive)
@@ -116,6 +119,9 @@ class _View:
         self._unknown_hosts = ""
         self._unknown_state = ""
         self._asked_sql_at = 0.0
+        #: Whether all hosts were looked for since the state is known. One that was not found then
+        #: compares itself with SQL later, see :mod:`uwsgi_waffle.listen.introduction`.
+        self.has_looked = False
 
     @contextlib.contextmanager
     def acknowledgements(self) -> Iterator[Receive]:
@@ -130,6 +136,7 @@ class _View:
 
     def look_at_reports(self, *, in_full: bool = False) -> None:
         """Read what all hosts have reported."""
+        self.has_looked = not self._unknown_state
         if not self._state.config.multiproc:
             return
         lineage = self._position.lineage or self._state.host.position.lineage
@@ -166,8 +173,8 @@ class _View:
             present = self._state.store.peek()
             if is_known:
                 self._later = self._later_than(present)
-            else:
-                self._position = present
+            elif present != self._position:
+                self._position, self.has_looked = present, False
         except StoreUnavailable as error:
             self._unknown_state = str(error)
             return
@@ -187,7 +194,7 @@ class _View:
             return False
         if stamps.get(self._position.revision) == self._position.stamp:
             return present.lineage == self._position.lineage
-        self._position, self._later = present, frozenset()
+        self._position, self._later, self.has_looked = present, frozenset(), False
         return False
 
     def fleet(self, seconds: float) -> Fleet:

@@ -10,7 +10,7 @@ from functools import partial
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.host.turns import asking
-from uwsgi_waffle.listen.reconcile import Reconciler
+from uwsgi_waffle.listen.introduction import Introduction
 from uwsgi_waffle.server import concurrency
 from uwsgi_waffle.values.snapshot import Record
 
@@ -33,9 +33,15 @@ class Asker:
     and the next request sees it.
     """
 
-    def __init__(self, host: HostSnapshot, reconciler: Reconciler, poll_seconds: float) -> None:
+    def __init__(
+        self,
+        host: HostSnapshot,
+        introduction: Introduction,
+        poll_seconds: float,
+    ) -> None:
         self._host = host
-        self._reconciler = reconciler
+        self._introduction = introduction
+        self._reconciler = introduction.reconciler
         self._poll_seconds = poll_seconds
         self._task: concurrency.Task | None = None
         self._is_late = False
@@ -48,6 +54,9 @@ class Asker:
         """Move the host snapshot to SQL, if that is due and no other process does it."""
         if not self._may_ask(0):
             return  # and leave the turn to a process that may
+        if self._introduction.is_due:
+            self._ask(lambda: self._introduction.introduce(PATIENCE_SECONDS))
+            return
         with asking(self._host, self._poll_seconds) as mine:
             if mine:
                 self._ask(lambda: self._reconciler.poll(is_only_reader=True))

@@ -16,6 +16,7 @@ from uwsgi_waffle.config import Config
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.listen import placement
 from uwsgi_waffle.listen.candidate import Candidate
+from uwsgi_waffle.listen.introduction import Introduction
 from uwsgi_waffle.listen.loop import ListenerLoop
 from uwsgi_waffle.listen.reporter import Reporter
 from uwsgi_waffle.server import _uwsgi, concurrency, forks, hooks
@@ -64,10 +65,13 @@ class State(Parts):
         self._reporter = Reporter(
             config, self.host, self.reports, self.registry, self.declaration.digest
         )
-        self.loop = ListenerLoop(config, self.bus, self.host, self.reconciler, self._reporter)
+        introduction = Introduction(
+            config, self.host, self.registry, self.reconciler, self.host_name
+        )
+        self.loop = ListenerLoop(config, self.bus, self.host, introduction, self._reporter)
         self.place: placement.Place | None = None
         self.environment: concurrency.Environment | None = None
-        self._asker = Asker(self.host, self.reconciler, config.poll_seconds)
+        self._asker = Asker(self.host, introduction, config.poll_seconds)
         self._queue = ChangeQueue(app, common.callbacks, self.host.slots.record_callback)
         self._pid = os.getpid()
         self._claims: dict[int, object] = {}

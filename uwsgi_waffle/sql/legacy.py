@@ -234,6 +234,8 @@ def _next_level(level: Iterable[object], most: int) -> list[object]:
             found += [*item.keys(), *item.values()]
         elif isinstance(item, list | tuple | set | frozenset):
             found += item
+        elif isinstance(item, type):  # that of a set, without which it could not be made
+            _refuse("it holds a class")
         if len(found) > most:
             break
     return found

@@ -1,0 +1,69 @@
+"""Making a host known before it serves what it has compared with SQL."""
+
+from __future__ import annotations
+
+from uwsgi_waffle.config import Config
+from uwsgi_waffle.errors import StoreUnavailable
+from uwsgi_waffle.host.records import HostSnapshot
+from uwsgi_waffle.host.turns import only_reader
+from uwsgi_waffle.sql.hosts import HostRegistry
+
+from .reconcile import Reconciler
+
+__all__ = ["REGISTER_SECONDS", "Introduction"]
+
+#: Seconds after which a host registers again, see :data:`uwsgi_waffle.sql.hosts.FORGET_SECONDS`.
+REGISTER_SECONDS = 100.0
+
+
+class Introduction:
+    """Registers a host in SQL, then compares it with SQL.
+
+    Whoever proves a state looks for hosts after its commit. So one that it did not find registers
+    later, and by the comparison after that serves the state. In the other order a request could be
+    served what is older than a proof.
+
+    :ivar reconciler: what compares it
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        host: HostSnapshot,
+        registry: HostRegistry,
+        reconciler: Reconciler,
+        host_name: str,
+    ) -> None:
+        """Make nothing known yet."""
+        self._uses_redis = config.multiproc
+        self._host = host
+        self._registry = registry
+        self.reconciler = reconciler
+        self._host_name = host_name
+
+    @property
+    def is_due(self) -> bool:
+        """Whether this process is to be waited for, and its host may not be known."""
+        # Twice: a listener that registers it again may be late.
+        is_known = self._host.was_registered_within(2 * REGISTER_SECONDS)
+        return self._uses_redis and self._host.slots.follows and not is_known
+
+    def introduce(self, wait_seconds: float) -> None:
+        """Make this host known and compare it with SQL, or wait until another process has.
+
+        :param wait_seconds: how long to wait for that process
+        :raises StoreUnavailable: SQL did not answer; logged once
+        """
+        with only_reader(self._host, wait_seconds=wait_seconds) as is_held:
+            if not is_held or not self.is_due:
+                return
+            is_registered = False
+            try:
+                self._registry.register(self._host.host_id, self._host_name)
+                is_registered = True
+            except StoreUnavailable:
+                pass  # it may be readable all the same
+            self.reconciler.poll(is_only_reader=True)
+            self._host.note_asked()
+            if is_registered:
+                self._host.note_registered()
