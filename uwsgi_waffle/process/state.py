@@ -69,7 +69,8 @@ class State(Parts):
         self._reporter = Reporter(
             config, self.host, self.reports, self.registry, self.declaration.digest
         )
-        self.loop = ListenerLoop(config, self.bus, self.host, self.reconciler, self._reporter)
+        open_names = frozenset(self.declaration.names) - self.declaration.secrets
+        self.loop = ListenerLoop(self.bus, self.host, self.reconciler, self._reporter, open_names)
         self.place: placement.Place | None = None
         self.environment: concurrency.Environment | None = None
         self._asker = Asker(self.host, self.reconciler, config.poll_seconds)

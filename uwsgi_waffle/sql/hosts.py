@@ -80,16 +80,33 @@ class HostRegistry:
 
         :raises StoreUnavailable: the database did not answer
         """
-        # A release that writes no time notes only hosts that cannot report.
-        is_recent = HOST.c.seen_at >= _database_seconds() - FORGET_SECONDS
-        statement = sa.select(HOST.c.id, HOST.c.name, HOST.c.reason).where(
-            self._mine, sa.or_(HOST.c.seen_at == 0, is_recent)
-        )
+        statement = sa.select(HOST.c.id, HOST.c.name, HOST.c.reason).where(*self._are_recent())
 
         def read(connection: sa.Connection) -> list[RegisteredHost]:
             return [RegisteredHost(*row) for row in connection.execute(statement)]
 
         return self._store.database.read(read, without_tables=[])
+
+    def count(self) -> int:
+        """Return how many hosts have registered lately.
+
+        :raises StoreUnavailable: the database did not answer
+        """
+        statement = sa.select(sa.func.count()).select_from(HOST).where(*self._are_recent())
+
+        def read(connection: sa.Connection) -> int:
+            return int(connection.execute(statement).scalar_one())
+
+        return self._store.database.read(read, without_tables=0)
+
+    def release(self) -> None:
+        """Close the connection that this process holds; the next question makes a new one."""
+        self._store.database.close()
+
+    def _are_recent(self) -> tuple[sa.ColumnElement[bool], ...]:
+        # A release that writes no time notes only hosts that cannot report.
+        is_recent = HOST.c.seen_at >= _database_seconds() - FORGET_SECONDS
+        return self._mine, sa.or_(HOST.c.seen_at == 0, is_recent)
 
     def _delete(self, connection: sa.Connection, host_id: str) -> None:
         connection.execute(sa.delete(HOST).where(self._mine, HOST.c.id == host_id))
