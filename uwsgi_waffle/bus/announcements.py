@@ -231,6 +231,7 @@ class Bus:
             self._down_until = 0.0  # it answers, so changes may be announced again
         except failures() as error:
             self._client.close_pubsub(pubsub)
+            self._client.look_for_nodes()
             raise BusUnavailable(reason(error)) from error
         try:
             yield subscription
