@@ -6,6 +6,7 @@
 #   ADDRESS=127.0.0.1:9000 make run   at another address
 #   TESTS=tests/bus make test         a part of the tests
 #   JOBS=1 make test                  one test at a time
+#   HOSTS=1000 make bench-scale       a fleet of one size
 #   make soak MINUTES=60              all faults mixed for so long, and one table at the end
 #   make fuzz INPUTS=1000             so many damaged inputs for each reader of bytes
 
@@ -14,6 +15,7 @@ VENV    ?= .venv
 CONFIG  ?= waffle
 ADDRESS ?= 127.0.0.1:8080
 TESTS   ?=
+HOSTS   ?=
 MINUTES ?=
 INPUTS  ?= 1000000
 # More arguments of the mixed soak, such as `--seed 7 --database mariadb`.
@@ -32,7 +34,7 @@ EXTRAS = admin,encryption,gevent,mysql,postgresql
 FLASK_WAFFLE = $(BIN)/flask --app $(abspath uwsgi_configs/demo.py) waffle
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak fuzz lint verifytypes coverage lowest wheel-test pictures applications bench clean
+.PHONY: help run test soak fuzz lint verifytypes coverage lowest wheel-test pictures applications bench bench-scale clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -94,6 +96,10 @@ bench: ## Measure, and print the tables that docs/performance.md explains
 	for name in reads peers catch_up updates propagation looks beside_updates; do \
 		UWSGI=$(abspath $(VENV)-bench)/bin/uwsgi $(VENV)-bench/bin/python -m tests.bench.$$name || exit 1; \
 	done
+
+bench-scale: $(VENV)/.dev ## Measure fleets of 100 to 3,000 hosts; HOSTS="1000" for one, in half an hour all
+	@tests/provision.sh
+	$(BIN)/python -m tests.bench.fleet $(if $(HOSTS),--hosts $(HOSTS))
 
 clean: ## Remove the virtual environment and the caches
 	rm -rf $(VENV) $(VENV)-bench build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

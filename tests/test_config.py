@@ -56,6 +56,14 @@ WRONG: list[tuple[str, Any, str]] = [
     ("WAFFLE_REDIS_URL", "localhost:6379", "redis://, rediss:// or unix://"),
     ("WAFFLE_REDIS_URL", "redis:localhost", "redis://, rediss:// or unix://"),
     ("WAFFLE_REDIS_URL", "http://localhost", "redis://, rediss:// or unix://"),
+    ("WAFFLE_REDIS_URL", "unix+sentinel:///run/redis.sock", "redis+sentinel://"),
+    ("WAFFLE_REDIS_URL", "redis+sentinels://localhost/mymaster", "redis+cluster://"),
+    ("WAFFLE_REDIS_URL", "redis+sentinel://localhost", "name the master"),
+    ("WAFFLE_REDIS_URL", "redis+sentinel://a:26379,b:seven/mymaster", "separated by commas"),
+    ("WAFFLE_REDIS_URL", "redis+sentinel:///mymaster", "separated by commas"),
+    ("WAFFLE_REDIS_URL", "redis+sentinel://localhost/mymaster?no_such_option=1", "no_such_option"),
+    ("WAFFLE_REDIS_URL", "redis+cluster://a:6379,b:70000", "separated by commas"),
+    ("WAFFLE_REDIS_URL", "redis+cluster://localhost/1", "no databases but 0"),
     ("WAFFLE_REDIS_URL", "redis://localhost:seven", "port"),
     ("WAFFLE_REDIS_URL", "redis://localhost:70000", "port"),
     ("WAFFLE_REDIS_URL", "redis://localhost:0", "port"),
@@ -189,7 +197,17 @@ encoded_passwords = passwords.map(lambda text: quote(text.encode("utf-8", "ignor
 names = st.text(string.ascii_letters + string.digits, max_size=6)
 hosts = st.text(string.ascii_lowercase, min_size=1, max_size=6)
 schemes = st.sampled_from(
-    ["redis", "rediss", "unix", "postgresql", "postgresql+psycopg", "mysql+pymysql", "http"]
+    [
+        "redis",
+        "rediss",
+        "unix",
+        "redis+sentinel",
+        "rediss+cluster",
+        "postgresql",
+        "postgresql+psycopg",
+        "mysql+pymysql",
+        "http",
+    ]
 )
 
 

@@ -27,6 +27,8 @@ ListenerChoice = Literal["auto", "mule", "worker", "thread", "gevent", "none"]
 _PREFIX = "WAFFLE_"
 _HIDDEN = frozenset({"WAFFLE_ENCRYPTION_KEYS"})
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
+#: Of several servers that act as one.
+_REDIS_KINDS = ("sentinel", "cluster")
 #: Keys of Flask-WaffleConf that have no counterpart: there is no watcher to choose.
 _OBSOLETE = frozenset({"WAFFLE_WATCHTYPE", "WAFFLE_WATCHER_FILE"})
 
@@ -59,7 +61,11 @@ class Config(BaseModel):
         "waffleconf", min_length=1, description="Channel that changes are announced on."
     )
     redis_url: str | None = Field(
-        None, description="redis://, rediss:// or unix:// URL; wins over host and port."
+        None,
+        description=(
+            "redis://, rediss:// or unix:// URL, or redis+sentinel:// or redis+cluster:// with "
+            "several servers; wins over host and port."
+        ),
     )
     listener: ListenerChoice = Field("auto", description="Where the listener runs.")
     poll_seconds: float = Field(
@@ -87,8 +93,14 @@ class Config(BaseModel):
         """Accept what redis-py accepts, without importing it here."""
         if url is None:
             return None
+        scheme, _, kind = url.partition("://")[0].partition("+")
+        if kind in _REDIS_KINDS and scheme in ("redis", "rediss") and "://" in url:
+            return url  # the client knows more of it
         if not url.startswith(tuple(f"{scheme}://" for scheme in _REDIS_SCHEMES)):
-            message = "the URL must begin with redis://, rediss:// or unix://"
+            message = (
+                "the URL must begin with redis://, rediss:// or unix://, or with redis+sentinel:// "
+                "or redis+cluster://"
+            )
             raise ValueError(message)
         parts = urlsplit(url)
         if parts.scheme == "unix" and not parts.path:

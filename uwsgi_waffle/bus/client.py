@@ -16,6 +16,8 @@ from uwsgi_waffle.config import Config, redact_url
 from uwsgi_waffle.errors import ConfigError
 from uwsgi_waffle.server.concurrency import run_beside
 
+from . import addresses
+
 __all__ = [
     "ANSWER_SECONDS",
     "BusUnavailable",
@@ -150,6 +152,17 @@ class SharedClient:
         client: Any = self.get()
         return {"target_nodes": client.get_node_from_key(key)} if self.is_cluster else {}
 
+    def look_for_nodes(self) -> None:
+        """Have a client of a Cluster find out which nodes there are; any other does nothing.
+
+        It does so by itself where a command fails, but not where a subscription does, and so would
+        look for a node that is gone for ever.
+        """
+        with suppress(*failures()):
+            nodes: Any = getattr(self.get(), "nodes_manager", None)
+            if nodes is not None:
+                nodes.initialize()
+
     def pubsub(self) -> Any:
         """Return a new publish and subscribe connection; :meth:`close_pubsub` closes it."""
         pubsub = self.get().pubsub()
@@ -192,6 +205,10 @@ def _make_client(config: Config) -> RedisClient:
     }
     if config.redis_url is None:
         return redis.Redis(host=config.redis_host, port=config.redis_port, **options)
+    servers = addresses.servers_of(config.redis_url)
+    if servers is not None:
+        several: RedisClient = addresses.make_client(servers, options)
+        return several
     if config.redis_url.startswith("unix:"):
         del options["socket_keepalive"]
     return redis.Redis.from_url(config.redis_url, **options)
@@ -217,7 +234,9 @@ def _check_url(config: Config) -> None:
 
     client: Any = _make_client
     try:
-        client(config).connection_pool.make_connection()  # an object; it does not connect
+        servers = addresses.servers_of(config.redis_url or "")
+        if servers is None or servers.service:  # that of a Cluster would connect
+            client(config).connection_pool.make_connection()  # an object; it does not connect
     except (RedisError, TypeError, ValueError) as error:
         why = redact_url(reason(error)).rstrip(".")
         message = (

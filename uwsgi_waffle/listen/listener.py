@@ -17,9 +17,11 @@ from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.server.concurrency import Backoff, StopEvent
 from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.snapshot import Delta
 
 from .introduction import Introduction
 from .reconcile import WAIT_FOR_READER_SECONDS
+from .telling import Teller
 
 __all__ = ["Listener"]
 
@@ -33,6 +35,8 @@ TURN_SECONDS = 0.25
 STALE_SECONDS = 0.25
 #: Seconds that a writer of this host has to announce its revision, before the listener does.
 RELAY_AFTER_SECONDS = 0.1
+#: Most changes that are kept until the one before them arrives.
+MOST_EARLY = 16
 
 
 class Listener:
@@ -47,30 +51,37 @@ class Listener:
         bus: Bus,
         host: HostSnapshot,
         introduction: Introduction,
-        poll_seconds: float,
+        teller: Teller,
         on_move: Callable[[], None],
     ) -> None:
         """Listen to nothing yet.
 
+        :param teller: announces what this host finds in SQL, and knows how often it may ask
         :param on_move: called when the host snapshot has moved, whichever process moved it
         """
         self._bus = bus
         self._host = host
         self._introduction = introduction
         self._reconciler = introduction.reconciler
-        self._poll_seconds = poll_seconds
+        self._pace = pace = teller.pace
+        self._poll_seconds = poll_seconds = pace.poll_seconds
         self._on_move = on_move
         self._relay = _Relay(bus, host)
+        self._teller = teller
         self._seen_sequence = -1
         self._subscription: Subscription | None = None
         self._context: AbstractContextManager[Subscription] | None = None
         self._backoff = Backoff(0.1, min(2.0, max(poll_seconds, 0.1)))
         self._next_connect = 0.0
         self._next_poll = 0.0
+        #: Of the two the earlier one counts while Redis is not heard.
+        self._next_poll_alone = 0.0
         self._has_compared = False
         self._stale = Backoff(STALE_SECONDS, max(poll_seconds, STALE_SECONDS))
         self._no_read_before = 0.0
         self._wanted: Position | None = None
+        #: Position -> what leads on from it, which has come before this host was there.
+        self._early: dict[Position, Delta] = {}
         self.error: str | None = None
 
     def turn(self, timeout_seconds: float, stop: StopEvent) -> None:
@@ -100,7 +111,7 @@ class Listener:
             context.__exit__(None, None, None)
 
     def _connect_if_due(self) -> None:
-        """Subscribe if there is no subscription, and poll: earlier messages are lost."""
+        """Subscribe if there is no subscription, and compare: earlier messages are lost."""
         if self._subscription is not None or time.monotonic() < self._next_connect:
             return
         context = self._bus.subscribe()
@@ -114,7 +125,15 @@ class Listener:
         if self.error is not None:
             logger.warning("waffle: Redis at %s answers again.", self._bus.location)
         self.error = None
-        self._next_poll = 0.0
+        self._compare_soon()
+
+    def _compare_soon(self) -> None:
+        """Have SQL asked, at once unless all of many hosts may be about to."""
+        now = time.monotonic()
+        if not self._has_compared:
+            self._next_poll = now
+        elif self._next_poll > now + self._pace.window_seconds:  # a sooner one is spread already
+            self._next_poll = now + self._pace.until_comparison()
 
     def _wait_for_messages(self, timeout_seconds: float, stop: StopEvent) -> None:
         if self._wanted is not None:
@@ -139,34 +158,57 @@ class Listener:
         if heard.ignored:
             self._host.count_ignored(heard.ignored)
         if heard.reconnected:
-            self._next_poll = 0.0
+            self._teller.note_loss()
+            self._compare_soon()
         if not heard.announcements:
             return
         present = self._host.position
         for announcement in heard.announcements:
             position = announcement.position
+            self._teller.note_heard(position)
             if present.includes(position):
                 self._relay.count_as_announced(position)
-            elif announcement.delta is not None and self._reconciler.apply(announcement.delta):
-                self._relay.count_as_announced(position)
-                present = position
+            elif announcement.delta is not None and self._apply(announcement.delta):
+                present = self._host.position
             elif self._wanted is None or not self._wanted.includes(position):
-                self._wanted = position
+                self._want(position)
+
+    def _apply(self, delta: Delta) -> bool:
+        """Move the host by a change, and by those that came before it; keep one that is early."""
+        if not self._reconciler.apply(delta):
+            self._early[delta.before] = delta
+            if len(self._early) > MOST_EARLY:
+                del self._early[next(iter(self._early))]
+            return False
+        self._relay.count_as_announced(delta.position)
+        following = self._early.pop(delta.position, None)
+        if following is not None:
+            self._apply(following)
+        return True
+
+    def _want(self, position: Position) -> None:
+        """Mark a read of SQL as due, at once unless all of many hosts may want one."""
+        if self._wanted is None:
+            at = time.monotonic() + self._pace.until_read()
+            self._no_read_before = max(self._no_read_before, at)
+        self._wanted = position
 
     def _read_if_wanted(self) -> None:
         """Read SQL because of an announcement; back off while announcements are stale."""
         if self._wanted is None or time.monotonic() < self._no_read_before:
             return
         wanted, self._wanted = self._wanted, None
-        before = self._host.sequence
+        before, told_before = self._host.sequence, self._teller.present()
         try:
             record = self._reconciler.reconcile(wanted)
             if record is None:  # another process of this host has read it
                 self._relay.count_as_announced(wanted)
                 return
             self._relay.count_as_announced(record.position)
+            self._teller.tell(told_before, is_comparison=False)
         except StoreUnavailable:
             self._next_poll = time.monotonic() + self._poll_seconds
+        self._give_back()
         if self._host.sequence != before:
             self._stale.reset()
             self._no_read_before = 0.0
@@ -175,16 +217,28 @@ class Listener:
 
     def _poll_if_due(self) -> None:
         """Compare with SQL, message or not."""
-        if time.monotonic() < self._next_poll:
+        due = self._next_poll if self.is_live else min(self._next_poll, self._next_poll_alone)
+        if time.monotonic() < due:
             return
+        before = self._teller.present()
         with suppress(StoreUnavailable):  # the reconciler has logged it; the next poll asks again
             if not self._has_compared and self._introduction.is_due:
                 self._introduction.introduce(WAIT_FOR_READER_SECONDS)
             record = self._reconciler.poll()
             if record is not None:
                 self._relay.count_as_announced(record.position)
+            if self._reconciler.behind is None:
+                self._teller.tell(before, is_comparison=self.is_live)
         self._has_compared = True
-        self._next_poll = time.monotonic() + self._poll_seconds
+        now = time.monotonic()
+        self._next_poll = now + self._pace.until_poll(is_live=self.is_live)
+        self._next_poll_alone = now + self._pace.until_poll(is_live=False)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Close the connection to SQL where so many hosts would hold one."""
+        if not self._pace.holds_connection:
+            self._reconciler.release()
 
     def _call_back_if_moved(self) -> None:
         sequence = self._host.sequence
@@ -195,8 +249,11 @@ class Listener:
     def _lost(self, error: BusUnavailable) -> None:
         """Note that Redis cannot be listened to; log it once."""
         self.close()
-        self._next_connect = time.monotonic() + self._backoff.next_seconds()
+        now = time.monotonic()
+        self._next_connect = now + self._backoff.next_seconds()
         if self.error is None:
+            self._teller.note_loss()
+            self._next_poll_alone = now + self._pace.until_poll(is_live=False)
             logger.warning(
                 "waffle: Redis at %s cannot be listened to (%s). Changes made on other hosts are "
                 "seen by polling SQL every %g s until it can.",

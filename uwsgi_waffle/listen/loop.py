@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from uwsgi_waffle.bus.announcements import Bus
-from uwsgi_waffle.config import Config
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.server.concurrency import Backoff, StopEvent
 
 from .introduction import Introduction
 from .listener import TURN_SECONDS, Listener
 from .reporter import Reporter
+from .telling import Teller
 
 __all__ = ["ListenerLoop", "run_turns"]
 
@@ -24,18 +24,21 @@ class ListenerLoop:
 
     def __init__(
         self,
-        config: Config,
         bus: Bus,
         host: HostSnapshot,
         introduction: Introduction,
         reporter: Reporter,
+        open_names: Container[str],
     ) -> None:
-        """Start nothing yet."""
-        self._poll_seconds = config.poll_seconds
+        """Start nothing yet.
+
+        :param open_names: the settings that are no secrets
+        """
         self._bus = bus
         self._host = host
         self._introduction = introduction
         self._reporter = reporter
+        self._open_names = open_names
 
     def run(
         self,
@@ -52,7 +55,7 @@ class ListenerLoop:
             bus=self._bus,
             host=self._host,
             introduction=self._introduction,
-            poll_seconds=self._poll_seconds,
+            teller=Teller(self._bus, self._host, self._reporter.pace, self._open_names),
             on_move=on_move,
         )
 

@@ -114,6 +114,10 @@ class Reconciler:
         """Leave a connection to the thread that waits on it; the next question makes a new one."""
         self._store.database.close()
 
+    def release(self) -> None:
+        """Close the connection that this process holds; the next question makes a new one."""
+        self._store.database.close()
+
     def note_silence(self, seconds: float) -> None:
         """Log, once, that SQL has not answered for so long, unless it has answered since."""
         if time.monotonic() - self._answered_at < seconds:

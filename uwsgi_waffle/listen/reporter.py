@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import time
+from contextlib import suppress
 
 from uwsgi_waffle.bus.client import BusUnavailable
 from uwsgi_waffle.bus.fleet import this_host
@@ -15,11 +16,12 @@ from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.host.turns import only_reader
 from uwsgi_waffle.server import _uwsgi
-from uwsgi_waffle.server.concurrency import Backoff
+from uwsgi_waffle.server.concurrency import Backoff, spread
 from uwsgi_waffle.sql.hosts import HostRegistry
 
 from .introduction import REGISTER_SECONDS
 from .listener import TURN_SECONDS, Listener
+from .pace import Pace
 
 __all__ = ["Reporter"]
 
@@ -31,12 +33,17 @@ CONVERGING_TURN_SECONDS = 0.01
 CONVERGING_SECONDS = 2.0
 #: How often a report fails in a row before SQL is told, where Redis is not heard at all.
 FAILURES_BEFORE_REASON = 4
+#: Seconds between the first two counts of the registered hosts, which double, and the most.
+COUNT_SECONDS = (100.0, 300.0)
 #: Seconds that a process that ends waits for the report which its listener is making.
 LAST_REPORT_SECONDS = 1.0
 
 
 class Reporter:
-    """Reports a host to the others: now and then, and at once when something has changed."""
+    """Reports a host to the others: now and then, and at once when something has changed.
+
+    :ivar pace: how often this host may ask SQL, by how many hosts are registered there
+    """
 
     def __init__(
         self,
@@ -50,6 +57,7 @@ class Reporter:
 
         :param declaration: a digest of the settings that this release declares
         """
+        self.pace = Pace(config.poll_seconds)
         self._uses_redis = config.multiproc
         self._stale_seconds = config.stale_seconds
         self._host = host
@@ -69,6 +77,11 @@ class Reporter:
         self._registered_reason = ""
         self._register_backoff = Backoff(REPORT_SECONDS, 10 * REPORT_SECONDS)
         self._register_at = 0.0
+        self._register_share = spread(0.75, 1.0)  # so that hosts started at once keep no step
+        #: Whether there is a reason, if that differs from what is registered.
+        self._spread_for: bool | None = None
+        self._count_backoff = Backoff(*COUNT_SECONDS)
+        self._count_at = 0.0
         #: The process in which a report is being made; not a lock, which a fork could copy as held.
         self._reporting_pid = 0
 
@@ -100,6 +113,8 @@ class Reporter:
         if is_due:
             self._count_workers()
             self._register(self._registered_reason)
+            if time.monotonic() >= self._count_at:
+                self._count_hosts()
         lags = now >= self._retry_at and self._report(listener, only_changes=not is_due)
         return CONVERGING_TURN_SECONDS if converging and lags else TURN_SECONDS
 
@@ -194,12 +209,17 @@ class Reporter:
 
         :param reason: why it cannot report, ``""`` where it can
         """
-        now = time.monotonic()
+        now, has_reason = time.monotonic(), bool(reason)
+        if has_reason != bool(self._registered_reason) and has_reason != self._spread_for:
+            # All hosts may have lost Redis, or have it again, at this moment.
+            self._spread_for = has_reason
+            self._register_at = max(self._register_at, now + self.pace.until_comparison())
         if now < self._register_at:
-            return  # SQL did not take it a moment ago
-        is_due = self._host.claim_registration(REGISTER_SECONDS)
+            return  # or SQL did not take it a moment ago
+        is_due = self._host.claim_registration(REGISTER_SECONDS * self._register_share)
         if reason == self._registered_reason and not is_due:
             return
+        self._register_share = spread(0.75, 1.0)
         try:
             self._registry.register(self._host.host_id, self._host_name, reason)
         except StoreUnavailable:  # the reconciler logs that SQL does not answer
@@ -207,4 +227,18 @@ class Reporter:
             self._register_at = now + self._register_backoff.next_seconds()
         else:
             self._registered_reason = reason
+            self._spread_for = None
             self._register_backoff.reset()
+        self._give_back()
+
+    def _count_hosts(self) -> None:
+        """Ask SQL how many hosts share it."""
+        self._count_at = time.monotonic() + self._count_backoff.next_seconds()
+        with suppress(StoreUnavailable):  # the reconciler logs that SQL does not answer
+            self.pace.hosts = max(self._registry.count(), 1)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Close the connection to SQL where so many hosts would hold one."""
+        if not self.pace.holds_connection:
+            self._registry.release()

@@ -68,7 +68,8 @@ class State(Parts):
         introduction = Introduction(
             config, self.host, self.registry, self.reconciler, self.host_name
         )
-        self.loop = ListenerLoop(config, self.bus, self.host, introduction, self._reporter)
+        open_names = frozenset(self.declaration.names) - self.declaration.secrets
+        self.loop = ListenerLoop(self.bus, self.host, introduction, self._reporter, open_names)
         self.place: placement.Place | None = None
         self.environment: concurrency.Environment | None = None
         self._asker = Asker(self.host, introduction, config.poll_seconds)

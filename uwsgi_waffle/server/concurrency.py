@@ -39,6 +39,7 @@ __all__ = [
     "run_beside",
     "sockets_are_cooperative",
     "spawn",
+    "spread",
     "stop_event",
     "threads_run_while_idle",
 ]
@@ -75,7 +76,12 @@ class Backoff:
         """Return the seconds to wait now, and double the next ones."""
         seconds = self._next_seconds
         self._next_seconds = min(2 * seconds, self._cap_seconds)
-        return seconds * _random.uniform(0.5, 1.0)
+        return seconds * spread(0.5, 1.0)
+
+
+def spread(least: float, most: float) -> float:
+    """Return a random number between two, so that processes do not do the same at one moment."""
+    return _random.uniform(least, most)
 
 
 class Environment(Protocol):

@@ -75,15 +75,35 @@ class HostRegistry:
 
         :raises StoreUnavailable: the database did not answer
         """
-        hosts = sa.select(HOST.c.id, HOST.c.name, HOST.c.reason).where(self._mine)
+        hosts = sa.select(HOST.c.id, HOST.c.name, HOST.c.reason)
 
         def read(connection: sa.Connection) -> list[RegisteredHost]:
-            # A release that writes no time notes only hosts that cannot report.
-            is_recent = HOST.c.seen_at >= _now(connection) - FORGET_SECONDS
-            recent = hosts.where(sa.or_(HOST.c.seen_at == 0, is_recent))
-            return [RegisteredHost(*row) for row in connection.execute(recent).all()]
+            recent = connection.execute(hosts.where(*self._are_recent(connection)))
+            return [RegisteredHost(*row) for row in recent.all()]
 
         return self._store.database.read(read, without_tables=[])
+
+    def count(self) -> int:
+        """Return how many hosts have registered lately.
+
+        :raises StoreUnavailable: the database did not answer
+        """
+        hosts = sa.select(sa.func.count()).select_from(HOST)
+
+        def read(connection: sa.Connection) -> int:
+            recent = connection.execute(hosts.where(*self._are_recent(connection)))
+            return int(recent.scalar_one())
+
+        return self._store.database.read(read, without_tables=0)
+
+    def release(self) -> None:
+        """Close the connection that this process holds; the next question makes a new one."""
+        self._store.database.close()
+
+    def _are_recent(self, connection: sa.Connection) -> tuple[sa.ColumnElement[bool], ...]:
+        # A release that writes no time notes only hosts that cannot report.
+        is_recent = HOST.c.seen_at >= _now(connection) - FORGET_SECONDS
+        return self._mine, sa.or_(HOST.c.seen_at == 0, is_recent)
 
     def _delete(self, connection: sa.Connection, host_id: str) -> None:
         connection.execute(sa.delete(HOST).where(self._mine, HOST.c.id == host_id))

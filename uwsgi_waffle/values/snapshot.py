@@ -6,7 +6,7 @@ process serves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -76,6 +76,26 @@ class Delta:
     def apply(self, record: Record) -> Record | None:
         """Return the record that the commit made, ``None`` where *record* is not the one before."""
         return record.changed(self.position, self.rows) if record.position == self.before else None
+
+    @classmethod
+    def between(cls, before: Record, after: Record, open_names: Container[str]) -> Delta | None:
+        """Return what leads from one record to a later one, with whatever came in between.
+
+        :param open_names: settings that are no secrets; the text of any other must be encrypted
+        :return: ``None`` where it is not certain, or must not be told
+        """
+        is_certain = before.position.stamp and after.position.stamp and before.keys == after.keys
+        if not is_certain or before.position.lineage != after.position.lineage:
+            return None
+        old, new = before.rows, after.rows
+        changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+        rows = {name: new.get(name) for name in changed}
+        if not all(
+            text is None or name in open_names or Cipher.is_sealed(text)
+            for name, text in rows.items()
+        ):
+            return None
+        return cls(before.position, after.position, rows)
 
 
 @dataclass(frozen=True, slots=True)

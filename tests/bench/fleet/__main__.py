@@ -1,0 +1,43 @@
+"""What a change, and a restart of Redis, cost a fleet; see docs/scaling.md.
+
+::
+
+    python -m tests.bench.fleet [--hosts 100 300 1000 3000] [--real 2] [--changes 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from tests.bench.fleet.measure import CPU_HEADER, HEADER, RESTART_HEADER, measure
+from tests.bench.table import print_table
+from tests.support import PostgresqlServer
+
+
+def main() -> None:
+    """Print one line for each size, and one for a restart of Redis."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.fleet")
+    parser.add_argument("--hosts", type=int, nargs="+", default=[100, 300, 1_000, 3_000])
+    parser.add_argument("--real", type=int, default=2, help="hosts that are a uWSGI of 4 workers")
+    parser.add_argument("--changes", type=int, default=20)
+    parser.add_argument("--processes", type=int, default=2, help="that play the other hosts")
+    chosen = parser.parse_args()
+    sizes = []
+    for count in chosen.hosts:
+        with PostgresqlServer() as server:
+            sizes.append(
+                measure(
+                    server.url,
+                    count,
+                    real=chosen.real,
+                    changes=chosen.changes,
+                    processes=chosen.processes,
+                )
+            )
+    print_table(HEADER, [size.row for size in sizes])
+    print_table(CPU_HEADER, [size.cpu_row for size in sizes])
+    print_table(RESTART_HEADER, [size.restart_row for size in sizes])
+
+
+if __name__ == "__main__":
+    main()
