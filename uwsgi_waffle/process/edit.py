@@ -136,6 +136,7 @@ class Edit:
             old = self._declaration.to_json(before.settings, name)
             if text == old and not repairs:
                 continue
+            self._declaration.check_size(name, text)
             if name in unusable:
                 old = record.rows[name]
             is_secret = name in self._declaration.secrets
