@@ -177,6 +177,9 @@ class Listener:
             return
         with suppress(StoreUnavailable):  # the reconciler has logged it; the next poll asks again
             record = self._reconciler.poll()
+            # The tables may have been made since this process started.
+            if not self._host.keys and self._reconciler.create_namespace():
+                record = self._reconciler.reconcile()
             if record is not None:
                 self._relay.count_as_announced(record.position)
         self._has_compared = True

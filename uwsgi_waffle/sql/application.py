@@ -15,7 +15,7 @@ from .schema import metadata
 if TYPE_CHECKING:
     from flask import Flask
 
-__all__ = ["ISOLATION_LEVEL", "ApplicationDatabase", "FlaskDatabase"]
+__all__ = ["ISOLATION_LEVEL", "ApplicationDatabase", "FlaskDatabase", "missing"]
 
 #: Of a server, whose default may be another: under REPEATABLE READ a writer that waited for the
 #: lock would read the state from before it waited.
@@ -85,6 +85,14 @@ class ApplicationDatabase:
         # A new pool each time, with the options and events of the application's.
         pool = self._engine.pool.recreate()
         return sa.create_engine(self.url, pool=pool, hide_parameters=True, **isolation)
+
+
+def missing(url: str, application: ApplicationDatabase | None, what: str = "The tables") -> str:
+    """Return the message that the tables are missing in a database, or columns of them."""
+    how = "Run `flask waffle init-db` or your migrations, or set WAFFLE_AUTO_CREATE to True."
+    if application is not None and application.is_migrated:
+        how = "Run `flask db migrate` and `flask db upgrade`."
+    return f"{what} of the settings are missing in {url}. {how}"
 
 
 def _add_tables(target: sa.MetaData) -> None:
