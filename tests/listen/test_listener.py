@@ -9,13 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tests.bus.test_announcements import IGNORED
 from tests.conftest import Apps
 from tests.support import RedisServer, wait_until
-from tests.support.listening import Host
+from tests.support.listening import Host, messages
 from tests.support.statements import Statements, recording
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.bus.announcements import Announcement
@@ -325,3 +326,30 @@ def test_a_listener_shows_that_it_lives_once_it_has_compared_with_sql(
     age = host.state.host.heartbeat_age_seconds()
     assert age is not None
     assert age < SOON_SECONDS
+
+
+def test_hosts_that_started_before_the_tables_were_made_know_each_other_after_it(
+    apps: Apps,
+    redis_server: RedisServer,
+    quick_turns: None,  # noqa: ARG001
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A migration may come after the first start. The log names the command until then."""
+    config: dict[str, Any] = {"auto_create": False, "poll_seconds": 0.1}
+    here, there = (Host(apps, name, redis_server, **config) for name in ("here", "there"))
+    for host in (here, there):
+        host.listen()
+        host.wait_for_turns(10)
+        assert not host.position.exists
+    missing = messages(caplog.records, "flask waffle init-db")
+    assert len(missing) == 2, "each of them logs it once"
+    here.state.store.database.create_tables()
+    for host in (here, there):
+        wait_until(lambda: host.position.exists, SOON_SECONDS, "the namespace is there")  # noqa: B023
+
+    def is_known() -> bool:
+        return len(here.waffle.status().hosts) == 2
+
+    wait_until(is_known, SOON_SECONDS, "both report")
+    done = here.waffle.update({"SIZE": 2})
+    assert here.waffle.wait(done.revision, SOON_SECONDS).applied == 2

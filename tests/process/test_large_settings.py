@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from flask import Flask
+from pydantic import model_validator
 
 from tests.conftest import Apps, execute, state_of
+from tests.support.command_line import run_in_process
 from tests.support.waiting import SOON_SECONDS, wait_until
-from uwsgi_waffle import InvalidSetting
+from uwsgi_waffle import InvalidSetting, Update, WaffleSettings
 from uwsgi_waffle.host import layout
+from uwsgi_waffle.values.declaration import MAX_VALUE_BYTES
 
 NAMES = [f"TEXT_{number}" for number in range(5)]
 CONFS = {name: {"default": ""} for name in NAMES}
@@ -75,3 +79,65 @@ def test_settings_too_large_in_sql_leave_the_last_known_ones_in_place(
 def read(app: Flask) -> str:
     """Return what a request sees."""
     return app.test_client().get("/").text
+
+
+class Plain(WaffleSettings):
+    """Settings that are validated one by one."""
+
+    TEXT: str = "default"
+    OTHER: int = 1
+
+
+class Whole(Plain):
+    """Settings that are validated together."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Whole:
+        return self
+
+
+@pytest.mark.parametrize("model", [Plain, Whole])
+def test_a_value_larger_than_allowed_can_be_read_and_replaced(
+    apps: Apps, model: type[Plain]
+) -> None:
+    """Another program has stored it."""
+    app, waffle = apps(model)
+    waffle.update({"TEXT": "small"})
+    large = "x" * (MAX_VALUE_BYTES + 1)
+    store_text(apps, large)
+    assert waffle.refresh()
+    assert run_in_process(app, "export").json["settings"]["TEXT"] == large
+    assert large in run_in_process(app, "get", "TEXT").output
+    assert waffle.update({"TEXT": large}).revision == 2, "an equal value makes no revision"
+    with pytest.raises(InvalidSetting, match=r"TEXT: .* 262,148 bytes as JSON; the most is 262,1"):
+        waffle.update({"TEXT": large + "x"})
+    replacements: tuple[tuple[Callable[[], Update], str], ...] = (
+        (lambda: waffle.reset("TEXT"), "default"),
+        (lambda: waffle.rollback(1), "small"),
+        (lambda: waffle.rollback(0), "default"),
+        (lambda: waffle.update({"TEXT": "other"}), "other"),
+    )
+    for replace, expected in replacements:
+        store_text(apps, large)
+        waffle.refresh()
+        assert replace().changes == {"TEXT": (large, expected)}
+    with pytest.raises(InvalidSetting, match="the most is 262,144"):
+        waffle.rollback(2)
+    store_text(apps, large)
+    waffle.refresh()
+    assert waffle.update({"OTHER": 2}).changes == {"OTHER": (1, 2)}
+
+
+def store_text(apps: Apps, text: str) -> None:
+    """Store a value of TEXT, and its line of history, as the next revision."""
+    value = json.dumps(text)
+    revision = int(execute(apps.database_uri, "SELECT revision FROM waffle_namespace")[0][0]) + 1
+    stamp = f"{revision:016x}"
+    execute(
+        apps.database_uri,
+        "DELETE FROM waffle_setting WHERE name = 'TEXT'",
+        f"INSERT INTO waffle_setting VALUES ('default', 'TEXT', '{value}', {revision})",  # noqa: S608  all ours
+        "INSERT INTO waffle_change (namespace, revision, name, old, new, source, stamp, at) VALUES "  # noqa: S608  all ours
+        f"('default', {revision}, 'TEXT', '0', '{value}', 'cli', '{stamp}', '2026-01-01 12:00:00')",
+        f"UPDATE waffle_namespace SET revision = {revision}, stamp = '{stamp}'",  # noqa: S608  all ours
+    )

@@ -91,6 +91,34 @@ def test_a_namespace_is_made_once(make_store: MakeStore) -> None:
     assert make_store().read() == record
 
 
+def test_a_first_start_makes_the_namespace_in_tables_that_migrations_made(
+    database_apps: Apps,
+) -> None:
+    uri = database_apps.database_uri
+    with stores_for(uri) as make_store:
+        make_store().database.create_tables()
+    app, waffle = database_apps(WAFFLE_CONFS=CONFS, WAFFLE_AUTO_CREATE=False)
+    record = state_of(app).store.read()
+    assert (record.position.lineage, len(record.keys)) == (state_of(app).host.position.lineage, 1)
+    assert waffle.update({"SIZE": 2}).revision == 1
+    assert state_of(app).store.peek().lineage == record.position.lineage
+
+
+def test_a_first_start_that_may_not_write_goes_on(
+    database_apps: Apps, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: object) -> None:
+        message = "permission denied for table waffle_namespace"
+        raise StoreUnavailable(message, url="")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "create_namespace", refuse)
+        app, waffle = database_apps(WAFFLE_CONFS=CONFS)
+    assert waffle.settings.SIZE == 1
+    assert state_of(app).reconciler.error is None
+    assert "SQL does not answer" not in caplog.text
+
+
 @pytest.mark.parametrize("kind", DATABASE_KINDS)
 def test_writers_that_find_no_tables_all_succeed(kind: DatabaseKind) -> None:
     """A writer whose table was missing continues if another one has created it meanwhile."""

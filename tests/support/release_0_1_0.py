@@ -18,7 +18,7 @@ import pytest
 from tests.support.soak import is_soak
 from tests.support.uwsgi_server import ROOT
 
-__all__ = ["python_of_0_1_0"]
+__all__ = ["python_of_0_1_0", "source_of_0_1_0"]
 
 COMMIT = "89780c20a88570779dc0c71e5ab873ffefc35f79"
 BUILD_SECONDS = 300
@@ -30,12 +30,7 @@ def python_of_0_1_0() -> Path:
 
     It has the dependencies of this environment, which 0.1.0 accepts.
     """
-    known = _git("cat-file", "-e", f"{COMMIT}^{{commit}}", check=False).returncode == 0
-    if not known:
-        reason = f"the history has no commit {COMMIT[:7]} (0.1.0): git fetch --unshallow"
-        if is_soak():
-            raise RuntimeError(reason)
-        pytest.skip(reason)
+    _require_history()
     version = f"{os.geteuid()}-{sysconfig.get_python_version()}"
     directory = Path(tempfile.gettempdir()) / f"waffle-0.1.0-{version}-{COMMIT[:7]}"
     python = directory / "venv" / "bin" / "python"
@@ -43,6 +38,21 @@ def python_of_0_1_0() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _make(directory)
     return python
+
+
+def source_of_0_1_0(path: str) -> str:
+    """Return the text of one of its files."""
+    _require_history()
+    return _git("show", f"{COMMIT}:{path}").stdout.decode()
+
+
+def _require_history() -> None:
+    """Skip the test where 0.1.0 is not in the history at hand."""
+    if _git("cat-file", "-e", f"{COMMIT}^{{commit}}", check=False).returncode:
+        reason = f"the history has no commit {COMMIT[:7]} (0.1.0): git fetch --unshallow"
+        if is_soak():
+            raise RuntimeError(reason)
+        pytest.skip(reason)
 
 
 def _make(directory: Path) -> None:

@@ -89,9 +89,14 @@ def _accepts(declaration: Declaration, current: WaffleSettings, name: str, text:
 def differences(
     declaration: Declaration, before: WaffleSettings, after: WaffleSettings
 ) -> dict[str, tuple[Any, Any]]:
-    """Return name -> (old, new) of the settings that differ."""
-    return {
-        name: (getattr(before, name), getattr(after, name))
-        for name in declaration.names
-        if declaration.to_json(before, name) != declaration.to_json(after, name)
-    }
+    """Return name -> (old, new) of the settings that differ.
+
+    :raises InvalidSetting: a new one is too large
+    """
+    found = {}
+    for name in declaration.names:
+        text = declaration.to_json(after, name)
+        if text != declaration.to_json(before, name):
+            declaration.check_size(name, text)
+            found[name] = (getattr(before, name), getattr(after, name))
+    return found

@@ -225,6 +225,9 @@ class Listener:
             if not self._has_compared and self._introduction.is_due:
                 self._introduction.introduce(WAIT_FOR_READER_SECONDS)
             record = self._reconciler.poll()
+            # The tables may have been made since this process started.
+            if not self._host.keys and self._reconciler.create_namespace():
+                record = self._reconciler.reconcile()
             if record is not None:
                 self._relay.count_as_announced(record.position)
             if self._reconciler.behind is None:

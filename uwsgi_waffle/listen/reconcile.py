@@ -36,6 +36,7 @@ class Reconciler:
         self.error: StoreUnavailable | None = None
         self.behind: Position | None = None
         self._answered_at = -math.inf
+        self._has_missed_namespace = False
 
     def reconcile(self, wanted: Position | None = None, *, at_start: bool = False) -> Record | None:
         """Read SQL and move the host snapshot to it; return what SQL holds.
@@ -99,16 +100,22 @@ class Reconciler:
         self._answered()
         return record
 
-    def create_namespace(self) -> None:
+    def create_namespace(self, *, at_start: bool = False) -> bool:
         """Make the namespace, so that there are a lineage and a key before the first change.
 
-        :raises StoreUnavailable: SQL did not answer, or does not allow it; logged once
+        :param at_start: this may be the command that makes the tables, so do not miss them
+        :return: whether it is there now; logged once where it should be, and is not
         """
         try:
+            if not self._store.database.may_fill():
+                return False
             self._store.create_namespace()
         except StoreUnavailable as error:
-            self._failed(error)
-            raise
+            if not at_start and not self._has_missed_namespace:
+                logger.warning("waffle: the namespace cannot be made: %s", error)
+                self._has_missed_namespace = True
+            return False
+        return True
 
     def reconnect(self) -> None:
         """Leave a connection to the thread that waits on it; the next question makes a new one."""

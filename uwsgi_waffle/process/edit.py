@@ -79,6 +79,7 @@ class Edit:
             old_text = declaration.to_json(before.settings, name)
             if text == old_text and not repairs:
                 continue
+            declaration.check_size(name, text)
             if is_unusable:
                 old_text = record.rows[name]
                 old = self._stored_value(name, old_text)

@@ -101,8 +101,8 @@ class State(Parts):
                 record = self.reconciler.reconcile(at_start=True)
                 # Not where a database was emptied: the operator may be restoring it.
                 is_due = record is not None and not record.keys
-                if is_due and not has_seen_settings and self.store.database.may_fill_at_start():
-                    self.reconciler.create_namespace()
+                is_due = is_due and not has_seen_settings
+                if is_due and self.reconciler.create_namespace(at_start=True):
                     self.reconciler.reconcile(at_start=True)
         # This may be a master about to fork; a process that needs SQL again makes a connection.
         if not self.config.is_in_memory:  # which its only connection holds

@@ -16,7 +16,7 @@ from .schema import metadata
 if TYPE_CHECKING:
     from flask import Flask
 
-__all__ = ["ApplicationDatabase", "FlaskDatabase"]
+__all__ = ["ApplicationDatabase", "FlaskDatabase", "missing"]
 
 
 class FlaskDatabase(Protocol):
@@ -79,6 +79,14 @@ class ApplicationDatabase:
         """Return an engine of our own, which connects and pools as the application's does."""
         # A new pool each time, with the options and events of the application's.
         return engine_of(self.url, pool=self._engine.pool.recreate())
+
+
+def missing(url: str, application: ApplicationDatabase | None, what: str = "The tables") -> str:
+    """Return the message that the tables are missing in a database, or columns of them."""
+    how = "Run `flask waffle init-db` or your migrations, or set WAFFLE_AUTO_CREATE to True."
+    if application is not None and application.is_migrated:
+        how = "Run `flask db migrate` and `flask db upgrade`."
+    return f"{what} of the settings are missing in {url}. {how}"
 
 
 def _add_tables(target: sa.MetaData) -> None:

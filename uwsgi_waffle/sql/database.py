@@ -17,7 +17,7 @@ from uwsgi_waffle.config import redact_url
 from uwsgi_waffle.errors import ConfigError, StoreUnavailable
 from uwsgi_waffle.server import forks
 
-from .application import ApplicationDatabase
+from .application import ApplicationDatabase, missing
 from .engine import autocommitting, guard, make_engine, sqlite_path
 from .failures import (
     could_not_connect,
@@ -40,7 +40,8 @@ from .limits import (
     WRITE_SECONDS,
 )
 from .locks import one_at_a_time
-from .schema import NAMESPACE, create_missing, missing_tables
+from .schema import NAMESPACE
+from .tables import create_missing, missing_tables
 from .watchdog import Watchdog
 
 __all__ = ["Database"]
@@ -81,12 +82,18 @@ class Database:
         """Whether to make missing tables, which is known once the application is set up."""
         return self._auto_create and not (self._application and self._application.is_migrated)
 
-    def may_fill_at_start(self) -> bool:
-        """Return whether a start may make the namespace: with its tables, unless migrations may.
+    def may_fill(self) -> bool:
+        """Return whether the namespace may be made before the first change: it has its tables.
 
-        :raises StoreUnavailable: the database did not answer
+        Those among an application's own are left to that, or to its migrations.
+
+        :raises StoreUnavailable: the database did not answer, or a command must make the tables
         """
-        return self._auto_create and not (self._application and self.missing_tables())
+        if (self._auto_create and self._application is None) or not self.missing_tables():
+            return True
+        if self.auto_create:
+            return False
+        raise StoreUnavailable(missing(self.url, self._application), url=self.url)
 
     @property
     def engine(self) -> sa.Engine:
@@ -234,10 +241,7 @@ class Database:
             raise
 
     def create_tables(self) -> None:
-        """Create the tables that are missing, and the columns that those of 0.1.0 lack.
-
-        :raises StoreUnavailable: the database did not answer, or does not allow it
-        """
+        """Create what is missing of the tables; raises as :meth:`write` does."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with (
@@ -285,18 +289,13 @@ class Database:
             )
         elif self._lacks_tables(error):
             what = "Columns of the tables" if lacks_column(error) else "The tables"
-            message = f"{what} of the settings are missing in {self.url}. {self._how_to_make()}"
+            message = missing(self.url, self._application, what)
         else:
             reason = reason_of(error, waited_seconds, limit_seconds)
             message = f"The settings database {self.url} cannot be used: {reason}"
             if self._path is not None:
                 message += owner_of_file(self._path)
         return StoreUnavailable(message, url=self.url, waited_seconds=waited_seconds, holder=holder)
-
-    def _how_to_make(self) -> str:
-        if self._application is not None and self._application.is_migrated:
-            return "Run `flask db migrate` and `flask db upgrade`."
-        return "Run `flask waffle init-db` or your migrations, or set WAFFLE_AUTO_CREATE to True."
 
     def _make_engine(self) -> sa.Engine:
         """Return an engine.

@@ -1,7 +1,9 @@
-"""The four tables, for SQLite, PostgreSQL, MariaDB and MySQL.
+"""The four tables, for SQLite, PostgreSQL, MariaDB and MySQL, and which release has added what.
 
 Migrations may own them (``WAFFLE_AUTO_CREATE = False``): :data:`metadata` is what alembic compares
-against.
+against. A release that adds a column marks it, gives it a default or lets it be NULL, so that the
+release before can still write, gets an entry in :data:`RELEASES` and a script in ``migrations``.
+What a release has added is never changed after it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Connection,
     DateTime,
     Index,
     MetaData,
@@ -20,22 +21,17 @@ from sqlalchemy import (
     Table,
     Text,
     false,
-    inspect,
 )
 from sqlalchemy.dialects import mysql
-from sqlalchemy.schema import CreateColumn
 
-__all__ = [
-    "CHANGE",
-    "HOST",
-    "NAMESPACE",
-    "SETTING",
-    "create_missing",
-    "metadata",
-    "missing_tables",
-]
+__all__ = ["CHANGE", "HOST", "NAMESPACE", "RELEASES", "SETTING", "metadata"]
 
 metadata = MetaData()
+
+#: The releases that have added something, in order.
+RELEASES = ("0.1.0", "0.2.0")
+_IN_0_1_0: dict[str, Any] = {"since": "0.1.0"}
+_IN_0_2_0: dict[str, Any] = {"since": "0.2.0"}
 
 #: MySQL's own TEXT ends at 64 KiB, and its DATETIME at whole seconds.
 _JSON = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
@@ -62,11 +58,12 @@ NAMESPACE = Table(
     Column("lineage", _HEX_64_BITS, nullable=False),
     Column("revision", BigInteger, nullable=False),
     # Random, made by the commit that made the revision.
-    Column("stamp", _HEX_64_BITS, nullable=False, server_default=""),
+    Column("stamp", _HEX_64_BITS, nullable=False, server_default="", info=_IN_0_2_0),
     # What signs the messages between hosts: the present key, then the one before it, in hex.
-    Column("keys", String(200), nullable=False, server_default=""),
+    Column("keys", String(200), nullable=False, server_default="", info=_IN_0_2_0),
     # History up to this revision has been pruned, so it cannot be rolled back to.
     Column("pruned", BigInteger, nullable=False, server_default="0"),
+    info=_IN_0_1_0,
     **_MYSQL,
 )
 
@@ -78,6 +75,7 @@ SETTING = Table(
     Column("name", _SETTING_NAME, primary_key=True),
     Column("value", _JSON, nullable=False),
     Column("revision", BigInteger, nullable=False),
+    info=_IN_0_1_0,
     **_MYSQL,
 )
 
@@ -94,11 +92,12 @@ CHANGE = Table(
     Column("actor", String(200), nullable=True),
     Column("comment", Text, nullable=True),
     Column("source", String(20), nullable=False),
-    Column("stamp", _HEX_64_BITS, nullable=False, server_default=""),
+    Column("stamp", _HEX_64_BITS, nullable=False, server_default="", info=_IN_0_2_0),
     # Whether it was a secret then; NULL where a release before 0.2.0 has written the row.
-    Column("is_secret", Boolean, nullable=True),
+    Column("is_secret", Boolean, nullable=True, info=_IN_0_2_0),
     Column("at", _INSTANT, nullable=False),
     Index("waffle_change_by_name", "namespace", "name", "revision"),
+    info=_IN_0_1_0,
     **_MYSQL,
 )
 
@@ -113,24 +112,6 @@ HOST = Table(
     Column("reason", String(500), nullable=False),
     # When it registered last: seconds since the epoch by the database's clock.
     Column("seen_at", BigInteger, nullable=False, server_default="0"),
+    info=_IN_0_2_0,
     **_MYSQL,
 )
-
-
-def create_missing(connection: Connection) -> None:
-    """Create what is missing; each column that was added later has a default, or may be NULL."""
-    metadata.create_all(connection)
-    inspector = inspect(connection)
-    for table in metadata.tables.values():
-        present = {column["name"] for column in inspector.get_columns(table.name)}
-        for column in table.columns:
-            if column.name not in present:
-                compiled = CreateColumn(column).compile(connection)
-                quoted = connection.dialect.identifier_preparer.format_table(table)
-                connection.exec_driver_sql(f"ALTER TABLE {quoted} ADD COLUMN {compiled}")
-
-
-def missing_tables(connection: Connection) -> list[str]:
-    """Return the names of the tables that do not exist."""
-    inspector = inspect(connection)
-    return [name for name in metadata.tables if not inspector.has_table(name)]

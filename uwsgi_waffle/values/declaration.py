@@ -105,6 +105,8 @@ class Declaration:
         try:
             texts = self.texts(self.defaults)
             self.round_trip(self.defaults, texts)
+            for name, text in texts.items():
+                self.check_size(name, text)
         except InvalidSetting as error:
             message = f"A default cannot be stored: {error}"
             raise ConfigError(message, key=_first_name(error)) from error
@@ -179,7 +181,7 @@ class Declaration:
     def to_json(self, settings: WaffleSettings, name: str) -> str:
         """Return the canonical JSON text of one value, which is what is stored.
 
-        :raises InvalidSetting: JSON has no form for it, or it is too large
+        :raises InvalidSetting: JSON has no form for it
         """
         return self._text(name, getattr(settings, name))
 
@@ -192,10 +194,18 @@ class Declaration:
             reason = type(error).__name__ if is_secret else error
             message = f"JSON has no form for it: {reason}"
             raise invalid_setting(message, name) from None
+        return text
+
+    def check_size(self, name: str, text: str) -> None:
+        """Refuse the text of a new value that is too large.
+
+        One that is stored already is left alone, so that a smaller one can take its place.
+
+        :raises InvalidSetting: it is
+        """
         if len(text) > MAX_VALUE_BYTES:
             message = f"The value is {len(text):,} bytes as JSON; the most is {MAX_VALUE_BYTES:,}"
             raise invalid_setting(message, name)
-        return text
 
     def texts(self, settings: WaffleSettings) -> dict[str, str]:
         """Return the canonical JSON text of each value; raises as :meth:`to_json`."""

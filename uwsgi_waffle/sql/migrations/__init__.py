@@ -1,4 +1,4 @@
 """Scripts for an Alembic of the application's own: ``version_locations`` takes this folder.
 
-``flask waffle init-db`` does not need them. A script is never changed once its release is out.
+They run the steps that ``flask waffle init-db`` runs, see :mod:`uwsgi_waffle.sql.tables`.
 """
