@@ -50,7 +50,7 @@ test: lint ## Check style and types, start throw-away servers, run all tests
 	@tests/provision.sh
 	$(PYTEST) $(TESTS)
 
-soak: $(VENV)/.dev ## Run the tests at full counts; with MINUTES=60, all faults mixed for so long
+soak: $(VENV)/.dev $(VENV)/.servers ## Run the tests at full counts; with MINUTES=60, all faults mixed for so long
 	@tests/provision.sh
 	$(if $(MINUTES),$(BIN)/python -m tests.machine.soak --minutes $(MINUTES) $(SOAK), \
 		TEST_SOAK=1 $(PYTEST) --timeout 3600 --hypothesis-profile default $(TESTS))
@@ -119,6 +119,10 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' --group dev
+	@touch $@
+
+$(VENV)/.servers: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --group servers
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml | $(BIN)/python

@@ -7,63 +7,19 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import Apps
 from tests.support import PostgresqlServer, RedisServer, wait_until
 from tests.support.counting import CountingServer
-from tests.support.other_servers import Gunicorn, Waitress, WebServer
+from tests.support.one_host import Site
+from tests.support.other_servers import Gunicorn, Waitress
 from tests.support.soak import is_soak, times
 from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
-from uwsgi_waffle import WaffleConf
-from uwsgi_waffle.host.records import HostSnapshot
 
 WORKER_COUNTS = (2, 8, 32) if is_soak() else (2, 8)
 CHANGES = times(5, 10)
-
-
-@dataclass
-class Site:
-    """Servers that share a host, and a writer on another host."""
-
-    servers: list[WebServer]
-    writer: WaffleConf[Any]
-    redis: RedisServer
-
-    @property
-    def pids(self) -> set[int]:
-        """The processes that follow."""
-        path = Path(self.servers[0].environment["WAFFLE_SNAPSHOT_PATH"])
-        return {process.pid for process in HostSnapshot(path).slots.living() if process.follows}
-
-    @property
-    def listeners(self) -> set[int]:
-        """The processes that listen, by what they say."""
-        path = Path(self.servers[0].environment["WAFFLE_SNAPSHOT_PATH"])
-        living = HostSnapshot(path).slots.living()
-        return {process.pid for process in living if process.listener.state != "absent"}
-
-    def wait_for_one_listener(self) -> int:
-        """Return the process that listens, when there is one and one subscription."""
-
-        def is_one() -> bool:
-            return len(self.listeners) == self.redis.subscribers() == 1
-
-        wait_until(is_one, SOON_SECONDS, "one process listens, and one is subscribed")
-        return self.listeners.pop()
-
-    def change_elsewhere(self, value: int, pids: set[int]) -> None:
-        """Change a setting on another host, and wait until idle processes have called back."""
-        self.writer.update({"S000": value})
-
-        def all_called_back() -> bool:
-            return pids <= self.servers[0].called_back(value)
-
-        wait_until(all_called_back, SOON_SECONDS, f"idle processes call back with {value}")
 
 
 @contextlib.contextmanager

@@ -23,6 +23,9 @@ class Watcher:
         """Count."""
         self.before += 1
 
+    def after_fork_in_parent(self) -> None:
+        """Do nothing."""
+
     def after_fork(self, *, by_uwsgi: bool) -> None:
         """Do nothing."""
 

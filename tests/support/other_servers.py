@@ -1,4 +1,4 @@
-"""gunicorn, waitress and Flask's own server as real processes, with an app of `tests.apps`."""
+"""Servers other than uWSGI as real processes, with an app of `tests.apps`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class WebServer(LocalServer):
     """A server of :data:`APP`, with a database, a host snapshot and a journal of its own."""
 
     name: ClassVar[str] = "web"
+    #: Ends a wait for an answer from each worker.
+    patience_seconds = SOON_SECONDS
 
     def __init__(self, environment: Mapping[str, str], *, workers: int = 1) -> None:
         """Choose the app's environment beside what is the server's own; nothing runs yet."""
@@ -82,7 +84,7 @@ class WebServer(LocalServer):
                 answers.extend(clients.map(ask, range(2 * self.workers)))
                 return len({answer["pid"] for answer in answers}) >= self.workers
 
-            wait_until(all_have_answered, SOON_SECONDS, "each worker has answered")
+            wait_until(all_have_answered, self.patience_seconds, "each worker has answered")
         return answers
 
     def update(self, values: Mapping[str, object]) -> dict[str, Any]:
@@ -164,3 +166,48 @@ class FlaskRun(WebServer):
     def program(self) -> list[str]:
         """Return the arguments of Python."""
         return ["-m", "flask", "--app", APP, "run", "--port", str(self.port), *self._options]
+
+
+class Granian(WebServer):
+    """Granian, whose workers are made by one of the start methods of multiprocessing."""
+
+    name: ClassVar[str] = "granian"
+
+    def __init__(self, environment: Mapping[str, str], *, method: str, workers: int = 3) -> None:
+        """Choose the workers; `method` is `fork` or `spawn`."""
+        super().__init__(environment, workers=workers)
+        self._method = method
+
+    def program(self) -> list[str]:
+        """Return the arguments of Python."""
+        arguments = self._method, str(self.port), str(self.workers)
+        return ["-m", "tests.apps.with_granian", *arguments]
+
+
+class Uvicorn(WebServer):
+    """uvicorn, with a2wsgi as the bridge; it spawns its workers."""
+
+    name: ClassVar[str] = "uvicorn"
+
+    def program(self) -> list[str]:
+        """Return the arguments of Python."""
+        return [
+            *("-m", "uvicorn", "--port", str(self.port), "--workers", str(self.workers)),
+            *("--timeout-worker-healthcheck", "30", "tests.apps.asgi:app"),
+        ]
+
+
+class Hypercorn(WebServer):
+    """hypercorn, with a2wsgi as the bridge or its own one for WSGI; it spawns its workers."""
+
+    name: ClassVar[str] = "hypercorn"
+
+    def __init__(self, environment: Mapping[str, str], *, app: str, workers: int = 3) -> None:
+        """Choose the application, as hypercorn is told of it."""
+        super().__init__(environment, workers=workers)
+        self._app = app
+
+    def program(self) -> list[str]:
+        """Return the arguments of Python."""
+        bind = f"127.0.0.1:{self.port}"
+        return ["-m", "hypercorn", "--bind", bind, "--workers", str(self.workers), self._app]

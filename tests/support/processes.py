@@ -119,6 +119,11 @@ class ServerProcess:
         """Whether the process that was started still runs."""
         return self._process.poll() is None
 
+    @property
+    def status(self) -> int | None:
+        """The exit status of the process that was started, once it has ended."""
+        return self._process.poll()
+
     def pids(self) -> list[int]:
         """Return the pid of every live process of the session."""
         candidates = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import threading
@@ -19,7 +18,7 @@ from uwsgi_waffle.listen.candidate import Candidate
 from uwsgi_waffle.listen.introduction import Introduction
 from uwsgi_waffle.listen.loop import ListenerLoop
 from uwsgi_waffle.listen.reporter import Reporter
-from uwsgi_waffle.server import _uwsgi, concurrency, forks, hooks
+from uwsgi_waffle.server import _uwsgi, concurrency, endings, forks, hooks
 from uwsgi_waffle.server._uwsgi import Role
 from uwsgi_waffle.sql.application import ApplicationDatabase
 
@@ -77,6 +76,8 @@ class State(Parts):
         self._pid = os.getpid()
         self._claims: dict[int, object] = {}
         self._was_uwsgi_process = False
+        #: The process at whose end it, and with the last one the host, is retired.
+        self._retires_in = 0
         self._restarting = threading.Lock()
         _make_instance_folder(app, config)
         self._read_at_start()
@@ -131,6 +132,11 @@ class State(Parts):
         """Give up what a child must not inherit."""
         self.store.database.before_fork()
 
+    def after_fork_in_parent(self) -> None:
+        """Retire the host at the end of this process: its children may end without that."""
+        if _uwsgi.server is None:
+            self._retire_at_end()
+
     def after_fork(self, *, by_uwsgi: bool) -> None:
         """Set up a process that was just forked, as far as that is safe before a request.
 
@@ -157,7 +163,7 @@ class State(Parts):
         self._leave_parent()
         self.serving.expect_check()
         self.host.verify()
-        atexit.register(_weak(self.retire))
+        self._retire_at_end()
         self.serving.runs_callbacks = not is_listener
         if is_listener:
             self._register(follows=True, alone_as="listener")
@@ -206,6 +212,16 @@ class State(Parts):
         :param wait_seconds: how long to wait for processes that end at the same time
         """
         self._reporter.retire(wait_seconds)
+
+    def _retire_at_end(self) -> None:
+        if self._retires_in != os.getpid():
+            self._retires_in = os.getpid()
+            endings.call_at_end(_weak(self._retire_if_known))
+
+    def _retire_if_known(self) -> None:
+        # The children of a process that is not listed itself may have made the host known.
+        if self.host.slots.is_registered or self.host.is_registered:
+            self.retire()
 
     def _leave_parent(self) -> None:
         """Drop what must not cross a fork; nothing of it is closed, as it is the parent's.

@@ -36,6 +36,9 @@ class Watcher(Protocol):
     def before_fork(self) -> None:
         """Give up what a child must not inherit."""
 
+    def after_fork_in_parent(self) -> None:
+        """Go on in the process that has forked another one."""
+
     def after_fork(self, *, by_uwsgi: bool) -> None:
         """Set up this process, just forked.
 
@@ -101,6 +104,8 @@ def _before_fork() -> None:
 
 def _after_fork_in_parent() -> None:
     _gate.open()
+    for watcher in list(_watchers):
+        watcher.after_fork_in_parent()
 
 
 def _after_fork(*, by_uwsgi: bool) -> None:

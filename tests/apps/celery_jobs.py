@@ -1,0 +1,24 @@
+"""A Celery whose jobs read the settings of `tests.apps.elsewhere`."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from celery import Celery
+
+from tests.apps.elsewhere import waffle
+
+jobs: Any = Celery(
+    "jobs", broker=os.environ["TEST_BROKER_URL"], backend=os.environ["TEST_BROKER_URL"]
+)
+# Each child takes one job at a time, so that each gets one where all are held.
+jobs.conf.worker_prefetch_multiplier = 1
+
+
+@jobs.task(name="read")
+def read(hold_seconds: float) -> tuple[int, int]:
+    """Return this process's pid, and the setting that it serves."""
+    time.sleep(hold_seconds)
+    return os.getpid(), waffle.settings.S000
