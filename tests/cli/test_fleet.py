@@ -16,8 +16,9 @@ from flask import Flask
 
 from tests.conftest import Apps, state_of
 from tests.support import RedisServer
-from tests.support.command_line import Finished, flask_command, flask_environment
+from tests.support.command_line import flask_command, flask_environment
 from tests.support.command_line import run_in_process as run
+from tests.support.quick_start import Finished
 from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS, wait_until
 from uwsgi_waffle import WaffleConf
 from uwsgi_waffle.bus.client import BusUnavailable

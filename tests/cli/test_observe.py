@@ -17,8 +17,9 @@ from pydantic import Field, SecretStr
 
 from tests.conftest import Apps, execute, state_of
 from tests.support import RedisServer
-from tests.support.command_line import Finished, flask_command, flask_environment
+from tests.support.command_line import flask_command, flask_environment
 from tests.support.command_line import run_in_process as run
+from tests.support.quick_start import Finished
 from tests.support.waiting import SOON_SECONDS, wait_until
 from uwsgi_waffle import WaffleConf, WaffleSettings
 from uwsgi_waffle.ops import status

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.support import RedisServer, fresh_database, wait_until
-from tests.support.command_line import Finished, flask_waffle
+from tests.support.command_line import flask_waffle
+from tests.support.quick_start import Finished
 from tests.support.soak import times
 from tests.support.waffle_host import WaffleHost
 from tests.support.waiting import SOON_SECONDS
@@ -88,6 +89,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
                 "WAFFLE_POLL_SECONDS": "1",
             }
             host = WaffleHost(environment, workers=WORKERS)
+            host.server.quick = bool(hosts)  # the doctor reads the command line of the first
             stack.callback(host.server.close)
             host.server.start()
             hosts.append(host)

@@ -20,7 +20,7 @@ def test_the_options_of_a_running_master_are_those_of_its_command_line_and_files
     (tmp_path / "b.ini").write_text("; more\n[uwsgi]\nlazy-apps = true\n")
     monkeypatch.chdir(tmp_path)
     options = ["a.ini", "--master", "--mule=waffle", "--threads", "2", "--enable-threads"]
-    with Program(SLEEP, *options) as master:
+    with Program(SLEEP, *options, quick=False) as master:
         assert master.read() == "started"
         found = of_running_master(master.pid)
     server = found.as_server()

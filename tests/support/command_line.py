@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flask import Flask
 
+from tests.support.quick_start import Finished, run
 from uwsgi_waffle.cli import cli
 
 ROOT = Path(__file__).parents[2]
 #: A command that has not ended by then does not do so any more.
 COMMAND_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A command that has ended."""
-
-    status: int
-    output: str
-    errors: str
-
-    @property
-    def json(self) -> Any:
-        """What it has printed, as JSON."""
-        return json.loads(self.output)
 
 
 def run_in_process(app: Flask, *arguments: str, typed: str | bytes = "") -> Finished:
@@ -64,16 +47,12 @@ def flask_waffle(
     typed: str = "",
 ) -> Finished:
     """Run a command to its end, *typed* on its standard input."""
-    finished = subprocess.run(
+    return run(
         flask_command(app, *arguments),
-        check=False,
-        env=flask_environment(environment),
-        input=typed,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_SECONDS,
+        environment=flask_environment(environment),
+        typed=typed,
+        seconds=COMMAND_SECONDS,
     )
-    return Finished(finished.returncode, finished.stdout, finished.stderr)
 
 
 @functools.cache

@@ -32,9 +32,12 @@ class WebServer(LocalServer):
     def __init__(self, environment: Mapping[str, str], *, workers: int = 1) -> None:
         """Choose the app's environment beside what is the server's own; nothing runs yet."""
         super().__init__()
+        self.quick = True
         self.workers = workers
         self.journal_path = self.directory / "journal"
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("WAFFLE_")}
         self.environment = {
+            **inherited,
             "PYTHONPATH": str(ROOT),
             "TEST_JOURNAL": str(self.journal_path),
             "WAFFLE_MULTIPROC": "true",
@@ -49,10 +52,7 @@ class WebServer(LocalServer):
 
     def command(self) -> list[str]:
         """Return the command that runs the server in the foreground."""
-        # `env` becomes the server, so the pid is the server's.
-        unset = [f"--unset={key}" for key in os.environ if key.startswith("WAFFLE_")]
-        variables = [f"{key}={value}" for key, value in self.environment.items()]
-        return ["env", *unset, *variables, sys.executable, *self.program()]
+        return [sys.executable, *self.program()]
 
     def answers(self) -> bool:
         """Whether the app answers."""
@@ -118,6 +118,7 @@ class Gunicorn(WebServer):
     ) -> None:
         """Choose the workers; `preload` loads the app in the master, before the forks."""
         super().__init__(environment, workers=workers)
+        self.quick = worker_class != "gevent"
         self._options = ["--worker-class", worker_class, *(["--preload"] if preload else [])]
         self._options += options
         if worker_class == "gthread":

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from tests.support import quick_start
 from tests.support.lifecycle import Started
 from tests.support.waiting import wait_until
 
@@ -88,7 +89,7 @@ def is_alive(pid: int) -> bool:
 class ServerProcess:
     """A child process that leads a session, so that its descendants are found even as orphans."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # as many as a process has
         self,
         command: Sequence[str],
         *,
@@ -96,21 +97,24 @@ class ServerProcess:
         environment: Mapping[str, str] | None = None,
         directory: Path | None = None,
         user: str | None = None,
+        quick: bool = False,
     ) -> None:
-        """Start *command*, its output appended to *log_path*, as *user* if one is given."""
+        """Start *command*, its output appended to *log_path*, as *user* if one is given.
+
+        :param quick: whether it may be a fork, as :func:`quick_start.start` describes
+        """
         self.log_path = log_path
-        with log_path.open("ab") as log:
-            self._process = subprocess.Popen(
+        with log_path.open("ab") as log, Path(os.devnull).open("rb") as nothing:
+            self._process = quick_start.start(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=nothing,
                 stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=directory,
+                stderr=log,
+                environment=environment,
+                directory=directory,
                 user=user,
-                group=user,
-                extra_groups=None if user is None else [],
-                start_new_session=True,
+                new_session=True,
+                quick=quick,
             )
         self.pid = self._process.pid
 
@@ -184,6 +188,9 @@ class LocalServer(Started):
         self.user = self._user()
         if self.user is not None:
             shutil.chown(self.directory, self.user)
+        self.environment = dict(os.environ)
+        #: Whether it may be a fork, as :func:`quick_start.start` describes.
+        self.quick = False
         self._process: ServerProcess | None = None
 
     @abstractmethod
@@ -214,7 +221,12 @@ class LocalServer(Started):
         self.prepare()
         log_path = self.directory / "server.log"
         self._process = ServerProcess(
-            self.command(), log_path=log_path, directory=self.directory, user=self.user
+            self.command(),
+            log_path=log_path,
+            environment=self.environment,
+            directory=self.directory,
+            user=self.user,
+            quick=self.quick,
         )
         try:
             wait_until(self._answers_or_died, START_SECONDS, f"{self.name} answers")

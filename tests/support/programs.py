@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.support.lifecycle import Closed
+from tests.support.quick_start import run, start
 
 __all__ = ["Program", "output_of", "output_of_command"]
 
@@ -27,17 +29,9 @@ def output_of_command(
     environment: Mapping[str, str] | None = None,
 ) -> str:
     """Return what a command prints; fail if the command fails."""
-    done = subprocess.run(
-        command,
-        check=False,
-        cwd=directory,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=PROGRAM_SECONDS,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    done = run(command, seconds=PROGRAM_SECONDS, directory=directory, environment=environment)
+    assert done.status == 0, done.errors
+    return done.output
 
 
 def output_of(text: str, *arguments: object) -> str:
@@ -48,23 +42,26 @@ def output_of(text: str, *arguments: object) -> str:
 class Program(Closed):
     """A program that a test talks to by lines; it is killed at the end of the block."""
 
-    def __init__(self, text: str, *arguments: object) -> None:
-        """Start it."""
-        self.process = subprocess.Popen(
-            _command(text, arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self, text: str, *arguments: object, quick: bool = True) -> None:
+        """Start it; *quick* is that of :func:`start`."""
+        with contextlib.ExitStack() as its:
+            stdin, ours = os.pipe()
+            its.callback(os.close, stdin)
+            self._stdin = os.fdopen(ours, "w")
+            ours, stdout = os.pipe()
+            its.callback(os.close, stdout)
+            self._stdout = os.fdopen(ours)
+            self.process = start(_command(text, arguments), stdin=stdin, stdout=stdout, quick=quick)
         self.pid = self.process.pid
 
     def read(self) -> str:
         """Return the next line that it prints; ``""`` where it has ended."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        return self._stdout.readline().strip()
 
     def send(self, line: str = "") -> None:
         """Send it a line."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{line}\n")
-        self.process.stdin.flush()
+        self._stdin.write(f"{line}\n")
+        self._stdin.flush()
 
     def ask(self, line: str = "") -> str:
         """Send it a line, and return the next one that it prints."""
@@ -78,5 +75,7 @@ class Program(Closed):
 
     def close(self) -> None:
         """End the program."""
-        self.process.kill()
-        self.process.communicate()
+        self.kill()
+        self._stdout.close()
+        with contextlib.suppress(BrokenPipeError):  # of what it has not read
+            self._stdin.close()

@@ -88,6 +88,9 @@ class UwsgiServer(Started):
         self.python = Path(sys.executable)
         #: Where Python finds the app.
         self.python_path = ROOT
+        #: Whether its Python may have loaded libraries before the app imports them. Not where
+        #: gevent patches the standard library, and where an ini file is tested as it stands.
+        self.quick = not isinstance(config, Path) and "gevent" not in str(config)
         self._arguments = list(arguments)
         self._config = config
         self._log_path = self.directory / "uwsgi.log"
@@ -124,6 +127,7 @@ class UwsgiServer(Started):
                 "WAFFLE_DEMO_ADDRESS": f"127.0.0.1:{self.port}",
                 **self.environment,
             },
+            quick=self.quick,
         )
         try:
             self.wait_until_ready()
