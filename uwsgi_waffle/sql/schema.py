@@ -38,12 +38,9 @@ _JSON = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 _INSTANT = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 #: Names compare byte by byte everywhere, as they do in Python.
 _MYSQL: dict[str, Any] = {
-    "mysql_charset": "utf8mb4",
-    "mysql_collate": "utf8mb4_bin",
-    "mysql_engine": "InnoDB",
-    "mariadb_charset": "utf8mb4",
-    "mariadb_collate": "utf8mb4_bin",
-    "mariadb_engine": "InnoDB",
+    f"{dialect}_{option}": value
+    for dialect in ("mysql", "mariadb")
+    for option, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"), ("engine", "InnoDB"))
 }
 _NAMESPACE_NAME = String(100)
 _SETTING_NAME = String(150)

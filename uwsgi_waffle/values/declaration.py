@@ -87,14 +87,11 @@ class Declaration:
                 raise ConfigError(message, key=name)
         try:
             return self.model()
-        except ValidationError as error:
+        except Exception as error:  # noqa: BLE001  # raised again, without its cause perhaps
+            # Also a constraint that does not go with its type, or a validator that fails by itself.
             problem = self._refusal(error)
             message = f"The defaults of the settings are not valid: {problem}"
-            raise ConfigError(message, key=_first_name(problem)) from None
-        except Exception as error:  # noqa: BLE001  # raised again, without its cause perhaps
-            # A constraint that does not go with its type, or a validator that fails by itself.
-            message = f"The defaults of the settings cannot be validated: {self.raised(error)}"
-            raise ConfigError(message) from self._cause(error)
+            raise ConfigError(message, key=_first_name(problem)) from self._cause(error)
 
     def _make_default_json(self) -> Mapping[str, str]:
         """Return the canonical JSON of every default.
