@@ -17,6 +17,7 @@ from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.server.concurrency import Backoff, StopEvent
 from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.snapshot import Record
 
 from .introduction import Introduction
 from .reconcile import WAIT_FOR_READER_SECONDS
@@ -178,13 +179,18 @@ class Listener:
         if time.monotonic() < self._next_poll:
             return
         with suppress(StoreUnavailable):  # the reconciler has logged it; the next poll asks again
-            if not self._has_compared and self._introduction.is_due:
-                self._introduction.introduce(WAIT_FOR_READER_SECONDS)
-            record = self._reconciler.poll()
+            record = self._compare()
             if record is not None:
                 self._relay.count_as_announced(record.position)
         self._has_compared = True
         self._next_poll = time.monotonic() + self._poll_seconds
+
+    def _compare(self) -> Record | None:
+        if not self._has_compared and self._introduction.is_due:
+            with self._introduction.introducing(WAIT_FOR_READER_SECONDS) as is_mine:
+                if is_mine:
+                    return self._reconciler.poll(is_only_reader=True)
+        return self._reconciler.poll()
 
     def _call_back_if_moved(self) -> None:
         sequence = self._host.sequence
