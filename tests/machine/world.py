@@ -20,6 +20,7 @@ from tests.machine.hosts import (
     GunicornHost,
     Host,
     UwsgiHost,
+    holds,
 )
 from tests.machine.ledger import Ledger
 from tests.support import RedisServer
@@ -35,8 +36,6 @@ __all__ = ["World", "send"]
 #: What a poll may take longer on a busy machine.
 SLACK_SECONDS = 10.0
 DATABASE_NAME = "machine"
-#: How long a request is held, so that the next one goes to another worker.
-HOLD_SECONDS = 0.02
 
 
 class World(Started):
@@ -136,8 +135,11 @@ class World(Started):
         behind: dict[int, int] = {}
         missing = set(host.workers())
         with ThreadPoolExecutor(2 * len(missing)) as pool:
-            while missing and time.monotonic() < deadline:
-                for answer in pool.map(lambda _: host.read(HOLD_SECONDS), range(2 * len(missing))):
+            for hold_seconds in holds():
+                if not missing or time.monotonic() > deadline:
+                    break
+                count = 2 * len(host.workers())
+                for answer in pool.map(lambda _, s=hold_seconds: host.read(s), range(count)):
                     if answer is not None and answer["revision"] >= wanted:
                         missing.discard(answer["pid"])
                     elif answer is not None:
