@@ -22,7 +22,7 @@ from .listen.candidate import Candidate
 from .process.state import State, living_states
 from .server import _uwsgi, concurrency
 from .server._uwsgi import Role
-from .server.concurrency import Backoff, StopEvent, ThreadEnvironment, choose_environment
+from .server.concurrency import Backoff, ThreadEnvironment, choose_environment
 
 __all__ = ["main"]
 
@@ -48,10 +48,16 @@ def main() -> NoReturn:
     if server is None or server.role() is not Role.MULE:
         message = "uwsgi_waffle.mule.main() is the program of a mule; this process is not a mule."
         raise WaffleError(message)
+    ends = threading.Event()
+
+    def end(_number: int, _frame: object) -> None:
+        ends.set()
+        # Retiring takes time and I/O, which a handler must not.
+        choose_environment().start(lambda _stop: _end(server))
+
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         # uWSGI's own handler runs Python's exit from within a signal, which crashes under gevent.
-        # Retiring takes time and I/O, which a handler must not.
-        signal.signal(number, lambda *_: choose_environment().start(_end))
+        signal.signal(number, end)
     concurrency.reinit_after_fork()
     states = [state for state in _states(server) if state.config.may_use_mule]
     loops = [MuleLoop(state, server.master_pid()) for state in states]
@@ -62,17 +68,20 @@ def main() -> NoReturn:
         )
     while True:
         standing_still = [loop for loop in loops if not loop.is_turning()]
-        if not standing_still:
+        if not standing_still and not ends.is_set():
             server.set_watchdog(WATCHDOG_SECONDS)
         time.sleep(SUPERVISE_SECONDS)
 
 
-def _end(_stop: StopEvent) -> None:
+def _end(server: _uwsgi.Server) -> None:
     """Unlist this process, and end the mule at once: there is nothing to flush."""
     try:
         for state in living_states():
             state.retire(GOODBYE_SECONDS)
     finally:
+        # Else the master, while it waits for workers, kills what is at the pid of the mule after
+        # that time. By then it is 0, which is the master's whole process group.
+        server.set_watchdog(0)
         os._exit(0)
 
 

@@ -35,7 +35,7 @@ def check(visitor: Visitor, answer: Any) -> None:
 @example(json.dumps({"SITENAME": "\ud800"}), "*")
 @example('{"MAX_FILESIZE": ' + "9" * 5000 + "}", "*")
 @example('{"RATE": NaN}', "*")
-@fuzzed(150)
+@fuzzed(150, soak=10_000)
 def test_any_json_body_is_answered(visitor: Visitor, body: str, tag: str) -> None:
     headers = {"X-User": "alice", "If-Match": tag, "Content-Type": "application/json"}
     data = body.encode("utf-8", "surrogatepass")
@@ -57,7 +57,7 @@ def test_any_json_body_is_answered(visitor: Visitor, body: str, tag: str) -> Non
     ),
     st.sampled_from(["GET", "POST", "PATCH", "HEAD", "OPTIONS", "DELETE"]),
 )
-@fuzzed(150)
+@fuzzed(150, soak=10_000)
 def test_any_address_is_answered(
     visitor: Visitor, path: str, number: object, query: dict[str, str], method: str
 ) -> None:
@@ -77,7 +77,7 @@ fields = st.dictionaries(
 
 
 @given(fields, st.sampled_from(["/review", "/edit"]))
-@fuzzed(60)
+@fuzzed(60, soak=10_000)
 def test_any_filled_form_is_answered(visitor: Visitor, changes: dict[str, str], path: str) -> None:
     """As from a browser, with the token of the page."""
     form = MultiDict(visitor.get().form("/review"))

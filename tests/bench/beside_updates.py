@@ -2,7 +2,7 @@
 
 ::
 
-    python -m tests.bench.beside_updates [updates]
+    python -m tests.bench.beside_updates [updates] [sqlite|postgresql|mariadb]
 
 Requests come at a fixed rate, far from what the workers could answer, and the time of each counts
 from the moment that it was due: so one that had to wait behind others shows. Windows take turns:
@@ -17,17 +17,19 @@ import os
 import random
 import socket
 import statistics
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask
 
 from tests.bench.table import print_table, quantile
-from tests.support import RedisServer, UwsgiServer, fresh_database, wait_until
+from tests.support import DatabaseKind, RedisServer, UwsgiServer, fresh_database, wait_until
+from tests.support.lifecycle import Closed
 from tests.support.uwsgi_server import Options
 from tests.support.waffle_host import WITH_MULE
 from uwsgi_waffle import WaffleConf
@@ -35,7 +37,7 @@ from uwsgi_waffle import WaffleConf
 WORKERS = 4
 SETTINGS = 20
 #: Requests a second, of all clients.
-RATE = 100.0
+RATE = 200.0
 CLIENTS = 8
 #: Updates a second.
 UPDATE_RATE = 50.0
@@ -44,24 +46,24 @@ UPDATES = 10_000
 SOON_SECONDS = 20.0
 
 NONE, ELSEWHERE, HERE = "none", "of another namespace", "of the workers' settings"
+WRITER = "writer"
 REQUEST = b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n"
-
-Update = Callable[[int], object]
 
 
 def main() -> None:
     """Print what requests take in each kind of window."""
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else UPDATES
+    database = cast("DatabaseKind", sys.argv[2] if len(sys.argv) > 2 else "postgresql")
     with (
         RedisServer() as redis_server,
-        fresh_database("postgresql") as database_uri,
+        fresh_database(database) as database_uri,
         _host(database_uri, redis_server) as host,
     ):
-        updates: dict[str, Update | None] = {NONE: None}
-        for kind, namespace in ((ELSEWHERE, "elsewhere"), (HERE, "default")):
-            updates[kind] = _writer(database_uri, redis_server, host, namespace)
-        made, rounds = _measure(host.port, updates, wanted)
-    rows = [[kind, *_cells(rounds, kind)] for kind in updates]
+        where = database_uri, redis_server.url, host.directory
+        with Writer(*where, "elsewhere") as elsewhere, Writer(*where, "default") as here:
+            writers = {NONE: None, ELSEWHERE: elsewhere, HERE: here}
+            made, rounds = _measure(host.port, writers, wanted)
+    rows = [[kind, *_cells(rounds, kind)] for kind in writers]
     load = ", ".join(f"{figure:.0f}" for figure in os.getloadavg())
     print(  # noqa: T201
         f"\n{made:,} updates, {len(rounds)} rounds of 3 windows of {WINDOW_SECONDS:g} s, "
@@ -87,41 +89,95 @@ def _host(database_uri: str, redis_server: RedisServer) -> Iterator[UwsgiServer]
         yield server
 
 
-def _writer(uri: str, redis_server: RedisServer, host: UwsgiServer, namespace: str) -> Update:
-    """Return what changes one setting, as a process of another host does."""
+class Writer(Closed):
+    """A process of another host, which changes one setting at a fixed rate when it is asked to."""
+
+    def __init__(self, uri: str, redis_url: str, directory: Path, namespace: str) -> None:
+        """Start it."""
+        snapshot = directory / f"writer-{namespace}" / "snapshot"
+        command = [
+            sys.executable,
+            "-m",
+            "tests.bench.beside_updates",
+            WRITER,
+            uri,
+            redis_url,
+            namespace,
+            str(snapshot),
+        ]
+        self._program = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._line() == "ready"
+
+    def begin(self, began: float, ends: float) -> None:
+        """Have it write from then to then, on the monotonic clock."""
+        assert self._program.stdin is not None
+        self._program.stdin.write(f"{began} {ends}\n")
+        self._program.stdin.flush()
+
+    def end(self) -> int:
+        """Return how many updates it has made."""
+        return int(self._line())
+
+    def _line(self) -> str:
+        assert self._program.stdout is not None
+        return self._program.stdout.readline().strip()
+
+    def close(self) -> None:
+        """End it."""
+        assert self._program.stdin is not None
+        assert self._program.stdout is not None
+        self._program.stdin.close()
+        self._program.wait(SOON_SECONDS)
+        self._program.stdout.close()
+
+
+def _write(uri: str, redis_url: str, namespace: str, snapshot: str) -> None:
+    """Be the writer: for each line, make updates from one moment to another."""
     app = Flask("writer")
     app.config.update(
         WAFFLE_CONFS={f"S{n:03}": {"default": 0} for n in range(SETTINGS)},
         WAFFLE_DATABASE_URI=uri,
         WAFFLE_NAMESPACE=namespace,
-        WAFFLE_REDIS_URL=redis_server.url,
-        WAFFLE_SNAPSHOT_PATH=str(Path(host.directory, f"writer-{namespace}", "snapshot")),
+        WAFFLE_REDIS_URL=redis_url,
+        WAFFLE_SNAPSHOT_PATH=snapshot,
         WAFFLE_MULTIPROC=True,
         WAFFLE_LISTENER="none",
     )
     waffle: WaffleConf[Any] = WaffleConf(app)
-    return lambda number: waffle.update({"S000": number})
+    number = waffle.update({"S000": -1}).revision
+    print("ready", flush=True)  # noqa: T201  the answer
+    for line in sys.stdin:
+        due, ends = map(float, line.split())
+        count = 0
+        while due < ends and time.monotonic() < ends:
+            time.sleep(max(0.0, due - time.monotonic()))
+            number += 1
+            waffle.update({"S000": number})
+            count += 1
+            due += 1 / UPDATE_RATE
+        print(count, flush=True)  # noqa: T201  the answer
 
 
 def _measure(
-    port: int, updates: dict[str, Update | None], wanted: int
+    port: int, writers: Mapping[str, Writer | None], wanted: int
 ) -> tuple[int, list[dict[str, list[float]]]]:
     """Return how many updates were made that workers follow, and what each round took."""
     rounds: list[dict[str, list[float]]] = []
-    made, number = 0, 0
+    made = 0
     chosen = random.Random(1)  # noqa: S311  the same order each time
-    _window(port, None, 0)  # to warm up
+    _window(port, None)  # to warm up
     while made < wanted:
         found: dict[str, list[float]] = {}
-        for kind in chosen.sample(list(updates), len(updates)):
-            number += 10**6
-            found[kind], count = _window(port, updates[kind], number)
+        for kind in chosen.sample(list(writers), len(writers)):
+            found[kind], count = _window(port, writers[kind])
             made += count if kind == HERE else 0
         rounds.append(found)
     return made, rounds
 
 
-def _window(port: int, update: Update | None, number: int) -> tuple[list[float], int]:
+def _window(port: int, writer: Writer | None) -> tuple[list[float], int]:
     """Return the milliseconds that each request took, and how many updates were made."""
     times: list[float] = []
     began = time.monotonic() + 0.05
@@ -130,21 +186,13 @@ def _window(port: int, update: Update | None, number: int) -> tuple[list[float],
         threading.Thread(target=_ask, args=(port, began + n / RATE, ends, times))
         for n in range(CLIENTS)
     ]
+    if writer is not None:
+        writer.begin(began, ends)
     for client in clients:
         client.start()
-    count = 0
-    if update is not None:
-        due = began
-        while due < ends:
-            time.sleep(max(0.0, due - time.monotonic()))
-            update(number + count)
-            count += 1
-            due = max(due + 1 / UPDATE_RATE, time.monotonic() - 1)
-            if time.monotonic() > ends:
-                break
     for client in clients:
         client.join()
-    return times, count
+    return times, 0 if writer is None else writer.end()
 
 
 def _ask(port: int, due: float, ends: float, times: list[float]) -> None:
@@ -177,4 +225,7 @@ def _cells(rounds: list[dict[str, list[float]]], kind: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == [WRITER]:
+        _write(*sys.argv[2:])
+    else:
+        main()

@@ -61,7 +61,7 @@ def made(apps: Apps) -> Made:
 @example("history", False, ["--limit", str(10**30)], "")  # noqa: FBT003
 @example("import", True, [], "[" * 100_000)  # noqa: FBT003
 @example("prune", False, ["--older-than", f"{10**30}d"], "")  # noqa: FBT003
-@fuzzed(150)
+@fuzzed(150, soak=10_000)
 def test_any_arguments_are_done_or_refused(
     made: Made, command: str, is_whole: bool, given_arguments: list[str], typed: str
 ) -> None:

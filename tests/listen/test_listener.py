@@ -315,11 +315,11 @@ def test_a_listener_shows_that_it_lives_once_it_has_compared_with_sql(
     ages: list[float | None] = []
     poll = host.state.reconciler.poll
 
-    def noted() -> Record | None:
+    def noted(**options: bool) -> Record | None:
         ages.append(host.state.host.heartbeat_age_seconds())
-        return poll()
+        return poll(**options)
 
-    host.state.reconciler.poll = noted  # type: ignore[method-assign,assignment]
+    host.state.reconciler.poll = noted  # type: ignore[method-assign]
     host.listen(redis_server)
     host.wait_for_turns()
     assert ages == [None]

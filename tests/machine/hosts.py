@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ __all__ = [
     "GunicornHost",
     "Host",
     "UwsgiHost",
+    "holds",
 ]
 
 APP = "tests.machine.app:app"
@@ -38,6 +39,18 @@ NAMES = ("S000", "S001", "S002")
 REQUEST_SECONDS = 10.0
 #: Most requests at once that are to reach each worker of a host.
 MOST_WORKERS = 8
+
+
+def holds() -> Iterator[float]:
+    """Give how long requests are to be held that are to reach each worker: longer and longer.
+
+    Of idle workers the kernel wakes the same one first, so the others must be busy meanwhile. On a
+    busy machine requests that are sent together arrive far from each other.
+    """
+    seconds = 0.02
+    while True:
+        yield seconds
+        seconds = min(2 * seconds, 0.5)
 
 
 class Host:
@@ -144,19 +157,20 @@ class Host:
     def wait_until_ready(self) -> None:
         """Return when each worker answers: one that has just begun may still load."""
         answered: set[int | None] = {None}
+        seconds = holds()
 
         def all_answer() -> bool:
-            missing = set(self.workers()) - answered
-            answered.update(pool.map(lambda _: self.find(), range(2 * len(missing))))
+            held = [next(seconds)] * 2 * len(self.workers())
+            answered.update(pool.map(self.find, held))
             return len(answered) > 1 and answered.issuperset(self.workers())
 
         with ThreadPoolExecutor(MOST_WORKERS) as pool:
             wait_until(all_answer, 2 * START_SECONDS, f"each worker of {self.name} serves")
 
-    def find(self) -> int | None:
+    def find(self, hold_seconds: float) -> int | None:
         """Return the pid of a worker that answers, of any; ``None`` where none does."""
         try:
-            answer = request("GET", "/?hold=0.02", port=self.port)
+            answer = request("GET", f"/?hold={hold_seconds}", port=self.port)
         except OSError:
             return None
         return int(answer.json()["pid"]) if answer.status == 200 else None

@@ -128,9 +128,9 @@ class HostBehindCable(UwsgiHost):
         with self.namespace.entered():
             return super().update_by_killed_writer(steps)
 
-    def find(self) -> int | None:
+    def find(self, hold_seconds: float) -> int | None:
         with self.namespace.entered():
-            return super().find()
+            return super().find(hold_seconds)
 
     def wait(self, revision: int, seconds: float = 2.0) -> bool | None:
         with self.namespace.entered():

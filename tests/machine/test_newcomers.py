@@ -16,12 +16,15 @@ from tests.support.programs import Program
 from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
 from uwsgi_waffle import NotConverged
 from uwsgi_waffle.host.turns import only_reader
+from uwsgi_waffle.process import asking
 
 #: Loads an application, then takes a request for each line and prints the size that it served.
 APPLICATION = f"""
 import sys
 from flask import Flask
 from uwsgi_waffle import WaffleConf
+from uwsgi_waffle.process import asking
+asking.PATIENCE_SECONDS = {SOON_SECONDS}
 app = Flask("newcomer", instance_path=sys.argv[1])
 app.config.update(
     WAFFLE_DATABASE_URI=f"sqlite:///{{sys.argv[1]}}/waffle.db",
@@ -46,6 +49,8 @@ LATE = f"""
 import sys, time
 from flask import Flask
 from uwsgi_waffle import WaffleConf
+from uwsgi_waffle.process import asking
+asking.PATIENCE_SECONDS = {SOON_SECONDS}
 app = Flask("newcomer")
 app.config.update(
     WAFFLE_DATABASE_URI=sys.argv[1],
@@ -115,6 +120,7 @@ def test_a_host_that_serves_before_its_listener_has_turned_is_known_to_a_proof(
     here, there = Host(apps, "here", redis_server), Host(apps, "there", redis_server)
     here.listen(redis_server)
     here.change(2)
+    monkeypatch.setattr(asking, "PATIENCE_SECONDS", SOON_SECONDS)
     may_listen = listens_late(there, monkeypatch)
     assert request_to(there) == 2
     here.change(3)
@@ -151,6 +157,7 @@ def test_a_request_waits_for_another_process_that_makes_its_host_known(
 ) -> None:
     here, there = Host(apps, "here", redis_server), Host(apps, "there", redis_server)
     here.change(2)
+    monkeypatch.setattr(asking, "PATIENCE_SECONDS", SOON_SECONDS)
     may_listen = listens_late(there, monkeypatch)
     served: list[int] = []
     asks = threading.Thread(target=lambda: served.append(request_to(there)))

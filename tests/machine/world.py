@@ -20,6 +20,7 @@ from tests.machine.hosts import (
     GunicornHost,
     Host,
     UwsgiHost,
+    holds,
 )
 from tests.machine.ledger import Ledger
 from tests.support import RedisServer
@@ -34,9 +35,9 @@ __all__ = ["World", "send"]
 
 #: What a poll may take longer on a busy machine.
 SLACK_SECONDS = 10.0
+#: How much longer a worker may not answer at all: so long an update in it waits for SQL at most.
+UPDATE_SECONDS = 15.0
 DATABASE_NAME = "machine"
-#: How long a request is held, so that the next one goes to another worker.
-HOLD_SECONDS = 0.02
 
 
 class World(Started):
@@ -132,12 +133,20 @@ class World(Started):
         self.ledger.healed(time.monotonic() - began_at)
 
     def _check_host(self, host: Host, wanted: int, deadline: float) -> None:
-        """Ask, several at once, until each process has answered with a revision."""
+        """Ask, several at once, until each process has answered with a revision.
+
+        One that has answered with an older one is late at the deadline. One that has not answered
+        may be in the middle of an update.
+        """
         behind: dict[int, int] = {}
         missing = set(host.workers())
         with ThreadPoolExecutor(2 * len(missing)) as pool:
-            while missing and time.monotonic() < deadline:
-                for answer in pool.map(lambda _: host.read(HOLD_SECONDS), range(2 * len(missing))):
+            for hold_seconds in holds():
+                late = missing & behind.keys() if time.monotonic() > deadline else set()
+                if not missing or late or time.monotonic() > deadline + UPDATE_SECONDS:
+                    break
+                count = 2 * len(host.workers())
+                for answer in pool.map(lambda _, s=hold_seconds: host.read(s), range(count)):
                     if answer is not None and answer["revision"] >= wanted:
                         missing.discard(answer["pid"])
                     elif answer is not None:

@@ -18,13 +18,15 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 
 #: No input takes longer, on a machine however busy: what does hangs.
 DEADLINE = timedelta(seconds=10)
-SOAK = 1_000_000
+#: What Hypothesis makes up of texts and bytes within the hour that a test of a soak may take;
+#: `tests.machine.fuzz` gives each reader of bytes a million.
+SOAK = 100_000
 
 
-def fuzzed(count: int) -> Callable[[Test], Test]:
-    """Have a test look at so many inputs, and at a million in a soak, each under a deadline."""
+def fuzzed(count: int, soak: int = SOAK) -> Callable[[Test], Test]:
+    """Have a test look at so many inputs, and at more in a soak, each under a deadline."""
     return settings(
-        max_examples=times(count, SOAK),
+        max_examples=times(count, soak),
         deadline=DEADLINE,
         database=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

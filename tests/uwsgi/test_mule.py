@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -41,6 +42,28 @@ def test_a_mule_that_hangs_is_killed_and_comes_back(
             wait_until(instance.mule_pids, SOON_SECONDS, "a successor")
             instance.wait_for_subscriptions()
             instance.wait_until_called_back(update(9))
+
+
+def test_the_watchdog_of_a_mule_ends_with_it(redis_server: RedisServer) -> None:
+    """In a reload uWSGI else kills what then is at its pid, 0: its whole process group."""
+    instance = Instance(
+        BOOT,
+        FRAGILE,
+        workers=1,
+        redis=redis_server,
+        environment={"TEST_TROUBLE": "/dev/null", "TEST_WATCHDOG": "2"},
+    )
+    with instance, ThreadPoolExecutor(1) as pool:
+        instance.wait_for_subscriptions()
+        mule = instance.mule_pids()[0]
+        slow = pool.submit(instance.read, path="/?hold=6")
+        wait_until(lambda: instance.stats()["workers"][0]["status"] == "busy", SOON_SECONDS, "busy")
+        instance.process.send(signal.SIGHUP)
+        wait_until(lambda: not is_alive(mule), SOON_SECONDS, "the mule has ended")
+        assert "pid" in slow.result()
+        instance.wait_for_subscriptions()
+        assert instance.mule_pids() not in ([], [mule])
+        assert instance.count_in_log("HARAKIRI") == 0
 
 
 TROUBLES = {

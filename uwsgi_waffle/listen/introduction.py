@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host.records import HostSnapshot
@@ -48,22 +51,28 @@ class Introduction:
         is_known = self._host.was_registered_within(2 * REGISTER_SECONDS)
         return self._uses_redis and self._host.slots.follows and not is_known
 
-    def introduce(self, wait_seconds: float) -> None:
-        """Make this host known and compare it with SQL, or wait until another process has.
+    @contextmanager
+    def introducing(self, wait_seconds: float) -> Iterator[bool]:
+        """Register this host, or wait until another process has; yield whether to compare it now.
+
+        It is known once the caller has done so.
 
         :param wait_seconds: how long to wait for that process
-        :raises StoreUnavailable: SQL did not answer; logged once
         """
         with only_reader(self._host, wait_seconds=wait_seconds) as is_held:
             if not is_held or not self.is_due:
+                yield False
                 return
-            is_registered = False
-            try:
-                self._registry.register(self._host.host_id, self._host_name)
-                is_registered = True
-            except StoreUnavailable:
-                pass  # it may be readable all the same
-            self.reconciler.poll(is_only_reader=True)
+            is_registered = self._register()
+            yield True
             self._host.note_asked()
             if is_registered:
                 self._host.note_registered()
+
+    def _register(self) -> bool:
+        """Return whether SQL took it; it may be readable all the same."""
+        try:
+            self._registry.register(self._host.host_id, self._host_name)
+        except StoreUnavailable:
+            return False
+        return True

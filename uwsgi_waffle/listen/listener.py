@@ -17,7 +17,7 @@ from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.server.concurrency import Backoff, StopEvent
 from uwsgi_waffle.values.position import Position
-from uwsgi_waffle.values.snapshot import Delta
+from uwsgi_waffle.values.snapshot import Delta, Record
 
 from .introduction import Introduction
 from .reconcile import WAIT_FOR_READER_SECONDS
@@ -222,9 +222,7 @@ class Listener:
             return
         before = self._teller.present()
         with suppress(StoreUnavailable):  # the reconciler has logged it; the next poll asks again
-            if not self._has_compared and self._introduction.is_due:
-                self._introduction.introduce(WAIT_FOR_READER_SECONDS)
-            record = self._reconciler.poll()
+            record = self._compare()
             # The tables may have been made since this process started.
             if not self._host.keys and self._reconciler.create_namespace():
                 record = self._reconciler.reconcile()
@@ -242,6 +240,13 @@ class Listener:
         """Close the connection to SQL where so many hosts would hold one."""
         if not self._pace.holds_connection:
             self._reconciler.release()
+
+    def _compare(self) -> Record | None:
+        if not self._has_compared and self._introduction.is_due:
+            with self._introduction.introducing(WAIT_FOR_READER_SECONDS) as is_mine:
+                if is_mine:
+                    return self._reconciler.poll(is_only_reader=True)
+        return self._reconciler.poll()
 
     def _call_back_if_moved(self) -> None:
         sequence = self._host.sequence

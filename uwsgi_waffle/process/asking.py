@@ -55,11 +55,16 @@ class Asker:
         if not self._may_ask(0):
             return  # and leave the turn to a process that may
         if self._introduction.is_due:
-            self._ask(lambda: self._introduction.introduce(PATIENCE_SECONDS))
+            self._ask(self._introduce)
             return
         with asking(self._host, self._poll_seconds) as mine:
             if mine:
                 self._ask(lambda: self._reconciler.poll(is_only_reader=True))
+
+    def _introduce(self) -> None:
+        with self._introduction.introducing(PATIENCE_SECONDS) as is_mine:
+            if is_mine:
+                self._reconciler.poll(is_only_reader=True)
 
     def reconcile(self) -> Record | None:
         """Move the host snapshot to SQL, and return what SQL holds; ``None`` without an answer."""
