@@ -26,8 +26,8 @@ from uwsgi_waffle import NotConverged
 
 __all__ = ["CPU_HEADER", "HEADER", "RESTART_HEADER", "Size", "measure"]
 
-START_SECONDS = 600.0
-SOON_SECONDS = 60.0
+START_SECONDS = 900.0
+SOON_SECONDS = 120.0
 #: Seconds for which SELECTs are counted after a restart of Redis.
 RESTART_SECONDS = 12.0
 #: Seconds for which Redis is away.
@@ -234,7 +234,7 @@ def _fleet(database_uri: str, count: int, real: int, processes: int) -> Iterator
         players = Players(play, arguments)
         stack.callback(players.end)
         players.wait_until_ready()
-        wait_until(lambda: redis_server.subscribers() == count, SOON_SECONDS, "all hosts listen")
+        wait_until(lambda: redis_server.subscribers() == count, START_SECONDS, "all hosts listen")
         fleet = Fleet(database_uri, redis_server, players, made, waffle)
         fleet.note_commits(state_of(app).host)
         yield fleet
