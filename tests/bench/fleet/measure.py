@@ -209,17 +209,15 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def _fleet(database_uri: str, count: int, real: int, processes: int) -> Iterator[Fleet]:
+def _fleet(config: dict[str, Any], count: int, real: int, processes: int) -> Iterator[Fleet]:
     with contextlib.ExitStack() as stack:
         limit = ["--maxclients", "20000"]
         redis_server = stack.enter_context(RedisServer(extra_options=limit))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
-        apps = stack.enter_context(contextlib.closing(Apps(directory, database_uri)))
-        config = {
-            "WAFFLE_DATABASE_URI": database_uri,
-            "WAFFLE_REDIS_URL": redis_server.url,
-            "WAFFLE_MULTIPROC": True,
-        }
+        apps = stack.enter_context(
+            contextlib.closing(Apps(directory, config["WAFFLE_DATABASE_URI"]))
+        )
+        config = config | {"WAFFLE_REDIS_URL": redis_server.url, "WAFFLE_MULTIPROC": True}
         app, waffle = apps(host="operator", WAFFLE_CONFS=CONFS, WAFFLE_LISTENER="none", **config)
         waffle.update({NAMES[0]: -1})
         environment = {k: str(v) for k, v in config.items()} | {"TEST_SETTINGS": str(len(NAMES))}
@@ -235,21 +233,22 @@ def _fleet(database_uri: str, count: int, real: int, processes: int) -> Iterator
         stack.callback(players.end)
         players.wait_until_ready()
         wait_until(lambda: redis_server.subscribers() == count, START_SECONDS, "all hosts listen")
-        fleet = Fleet(database_uri, redis_server, players, made, waffle)
+        fleet = Fleet(config["WAFFLE_DATABASE_URI"], redis_server, players, made, waffle)
         fleet.note_commits(state_of(app).host)
         yield fleet
 
 
 def measure(
-    database_uri: str, count: int, *, real: int = 0, changes: int = 20, processes: int = 1
+    config: dict[str, Any], count: int, *, real: int = 0, changes: int = 20, processes: int = 1
 ) -> Size:
     """Return what was found at so many hosts.
 
+    :param config: keys that name the database, and others, for each host
     :param real: how many of them are uWSGI instances
     :param processes: how many processes play the others
     """
     found = Size()
-    with _fleet(database_uri, count, real, processes) as fleet:
+    with _fleet(config, count, real, processes) as fleet:
         _measure_changes(fleet, found, count, changes)
         _measure_restart(fleet, found, count)
     return found
