@@ -17,7 +17,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tests.bench.fleet.simulator import Assignment, Figures, play, receive
+from tests.bench.fleet.receivers import receive
+from tests.bench.fleet.simulator import Assignment, Figures, play
 from tests.bench.table import quantile
 from tests.conftest import Apps, state_of
 from tests.support import RedisServer, wait_until
@@ -32,6 +33,8 @@ SOON_SECONDS = 120.0
 RESTART_SECONDS = 12.0
 #: Seconds for which Redis is away.
 AWAY_SECONDS = 0.5
+#: Bare subscriptions from which on two processes hold them.
+ONE_RECEIVER = 100
 NAMES = [f"S{number:03}" for number in range(20)]
 CONFS = {name: {"default": 0} for name in NAMES}
 
@@ -308,12 +311,12 @@ def _fan_out(fleet: Fleet, count: int) -> tuple[list[float], float]:
 
     :return: milliseconds each, and the microseconds of CPU time that Redis takes for one of them
     """
-    half = [count // 2, count - count // 2]
+    parts = [count] if count < ONE_RECEIVER else [count // 2, count - count // 2]
     channel = "bare"
     message = "x" * 500
     late: list[float] = []
     messages, used = 10, 0.0
-    bare = Players(receive, [(fleet.redis_server.url, channel, part) for part in half if part])
+    bare = Players(receive, [(fleet.redis_server.url, channel, part) for part in parts])
     try:
         bare.wait_until_ready()
         with fleet.redis_server.client() as client:

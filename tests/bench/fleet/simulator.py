@@ -13,7 +13,6 @@ import heapq
 import logging
 import random
 import select
-import selectors
 import sys
 import threading
 import time
@@ -283,31 +282,3 @@ def play(assignment: Assignment, orders: Connection) -> None:
     """Play hosts until told to end; the target of a process."""
     logging.disable(logging.CRITICAL)  # a line of each host, where one of a real host is enough
     Simulator(assignment, orders).run()
-
-
-def receive(url: str, channel: str, count: int, orders: Connection) -> None:
-    """Hold so many bare subscriptions, and send when each received; the target of a process."""
-    import redis
-
-    received: list[int] = []
-    selector = selectors.DefaultSelector()
-    pubsubs = []
-    for _ in range(count):
-        client = redis.Redis.from_url(url)
-        pubsub: Any = client.pubsub()  # type: ignore[no-untyped-call]  # of redis-py
-        pubsub.subscribe(channel)
-        pubsub.get_message(timeout=5)
-        selector.register(pubsub.connection._sock, selectors.EVENT_READ)  # noqa: SLF001
-        pubsubs.append((client, pubsub))
-    selector.register(orders, selectors.EVENT_READ)
-    orders.send("ready")
-    while True:
-        for key, _ in selector.select():
-            if key.fileobj is orders:
-                if orders.recv() == "end":
-                    return
-                orders.send(received)
-                received = []
-            else:
-                key.fileobj.recv(65536)  # type: ignore[union-attr]  # a socket
-                received.append(time.monotonic_ns())
