@@ -18,7 +18,7 @@ def test_a_small_fleet_is_moved_proved_and_right_after_a_restart_of_redis(
     monkeypatch.setattr(measuring, "RESTART_SECONDS", 0.5)
     assert pace.HELD_CONNECTIONS < HOSTS
     with fresh_database("postgresql") as url:
-        found = measuring.measure(url, HOSTS, changes=CHANGES)
+        found = measuring.measure({"WAFFLE_DATABASE_URI": url}, HOSTS, changes=CHANGES)
     assert len(found.moved_ms) == HOSTS * CHANGES
     assert len(found.wait_ms) == CHANGES
     assert found.connections < HOSTS / 2

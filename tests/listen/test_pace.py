@@ -13,8 +13,11 @@ from tests.support import RedisServer, wait_until
 from tests.support.listening import Host
 from tests.support.statements import Statements
 from tests.support.waiting import SOON_SECONDS
-from uwsgi_waffle.listen import listener, pace, reconcile, telling
+from uwsgi_waffle.bus.client import BusUnavailable
+from uwsgi_waffle.host import layout
+from uwsgi_waffle.listen import listener, pace, reconcile, reporter, telling
 from uwsgi_waffle.listen.pace import Pace
+from uwsgi_waffle.listen.reporter import Reporter
 
 #: The most questions to SQL in any second, and the seconds until every host is right.
 MOST_A_SECOND, MOST_SECONDS = 50, 10.0
@@ -175,3 +178,37 @@ def test_a_small_fleet_keeps_its_connections(here: Host, statements: Statements)
     statements.clear()
     held: Any = here.state.store.database.engine.pool
     assert held.checkedin() == 1
+
+
+@pytest.mark.parametrize("hosts", [1, LARGE])
+def test_many_hosts_that_cannot_report_do_not_all_note_that_in_sql_at_once(
+    apps: Apps, monkeypatch: pytest.MonkeyPatch, hosts: int
+) -> None:
+    """They have lost one Redis, each at the same moment."""
+    state = Host(apps, "here", listens=False).state
+    state.host.register("process")
+    noted: list[str] = []
+    registry: Any = SimpleNamespace(
+        register=lambda _id, _name, reason: noted.append(reason),
+        count=lambda: hosts,
+        release=lambda: None,
+    )
+    now = [1000.0]
+    monkeypatch.setattr(reporter, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def refuse(*_: object, **__: object) -> None:
+        message = "away"
+        raise BusUnavailable(message)
+
+    monkeypatch.setattr(state.reports, "put", refuse)
+    made = Reporter(state.config, state.host, state.reports, registry, "")
+    made.pace = Pace(5.0, uniform=lambda _least, most: most)
+    deaf: Any = SimpleNamespace(is_live=False, error="away")
+    seconds = 0
+    while "away" not in noted:
+        now[0] += 1.0
+        seconds += 1
+        state.host.words[layout.REPORTED_WORD] = 0
+        made.report_if_due(deaf)
+        assert seconds < 300, "it is noted at last"
+    assert (seconds > 60) == (hosts == LARGE)

@@ -3,6 +3,7 @@
 ::
 
     python -m tests.bench.fleet [--hosts 100 300 1000 3000] [--real 2] [--changes 20]
+        [--processes 2] [--poll-seconds 5]
 """
 
 from __future__ import annotations
@@ -21,13 +22,19 @@ def main() -> None:
     parser.add_argument("--real", type=int, default=2, help="hosts that are a uWSGI of 4 workers")
     parser.add_argument("--changes", type=int, default=20)
     parser.add_argument("--processes", type=int, default=2, help="that play the other hosts")
+    parser.add_argument(
+        "--poll-seconds", type=float, default=5.0, help="more on a machine that is busy"
+    )
     chosen = parser.parse_args()
     sizes = []
     for count in chosen.hosts:
         with PostgresqlServer() as server:
             sizes.append(
                 measure(
-                    server.url,
+                    {
+                        "WAFFLE_DATABASE_URI": server.url,
+                        "WAFFLE_POLL_SECONDS": chosen.poll_seconds,
+                    },
                     count,
                     real=chosen.real,
                     changes=chosen.changes,

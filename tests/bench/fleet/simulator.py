@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import gc
 import heapq
-import itertools
 import logging
 import random
-import selectors
+import select
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -45,6 +47,8 @@ from uwsgi_waffle.values.snapshot import Record
 IDLE_TURN_SECONDS = 1.0
 #: Seconds between two reports of such a host; a real one's is 1, a silent one's 4.
 IDLE_REPORT_SECONDS = 3.0
+#: Threads of a process that wait for answers on behalf of its hosts.
+THREADS = 32
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,8 @@ class PlayedHost:
             on_move=self._serve,
         )
         self.moved_ns: list[tuple[int, int]] = []
+        #: Held by the thread that acts for this host.
+        self.lock = threading.Lock()
         host.publish(record)
         host.register("worker", 1, follows=True)
         host.note_registered()  # by whoever plays it, with many others at once
@@ -143,11 +149,16 @@ class PlayedHost:
 
 
 class Simulator:
-    """All hosts of one process, in one loop."""
+    """All hosts of one process.
+
+    One thread moves hosts when something comes for them. Others, which wait most of the time, do
+    what real hosts would not wait for each other with: connections, polls and reports.
+    """
 
     def __init__(self, assignment: Assignment, orders: Connection) -> None:
         """Make the hosts, and connect them."""
         vars(reporting)["REPORT_SECONDS"] = IDLE_REPORT_SECONDS
+        sys.setswitchinterval(0.0005)
         app = Flask("fleet")
         app.config.update(assignment.config)
         config = Config.from_app(app)
@@ -157,17 +168,26 @@ class Simulator:
         self._hosts = [PlayedHost(config, n, assignment, record) for n in assignment.names]
         # No host waits for another.
         self._stop: Any = SimpleNamespace(is_set=lambda: False, wait=lambda _seconds: False)
-        self._selector = selectors.DefaultSelector()
-        self._registered: dict[int, int] = {}
+        self._pool = ThreadPoolExecutor(THREADS)
+        self._epoll = select.epoll()
+        #: Descriptor of a subscription -> its host.
+        self._hears: dict[int, PlayedHost] = {}
         self._register_all()
         self._orders = orders
-        self._selector.register(orders, selectors.EVENT_READ, None)
-        self._due: list[tuple[float, int, PlayedHost]] = []
-        self._numbers = itertools.count()
-        for host in self._hosts:
-            self._turn(host)
-            host.settle()
+        self._epoll.register(orders.fileno(), select.EPOLLIN)
+        list(self._pool.map(self._begin, self._hosts))
+        first, count = time.monotonic(), len(self._hosts)
+        self._due = [
+            (first + IDLE_TURN_SECONDS * n / count, n, host) for n, host in enumerate(self._hosts)
+        ]
         self.figures.selects.clear()
+
+    def _begin(self, host: PlayedHost) -> None:
+        while not host.listener.is_live:
+            host.listener.turn(0, self._stop)
+        host.settle()
+        host.reporter.report_if_due(host.listener)
+        self._arm(host)
 
     def _count(self, *arguments: Any) -> None:
         if arguments[2].startswith("SELECT"):
@@ -195,52 +215,62 @@ class Simulator:
         gc.freeze()
         self._orders.send("ready")
         while True:
-            wait_seconds = max(0.0, self._due[0][0] - time.monotonic())
-            ready = [key.data for key, _ in self._selector.select(wait_seconds)]
-            if None in ready and not self._obey():
+            events = self._epoll.poll(max(0.0, self._due[0][0] - time.monotonic()))
+            hosts = [self._hears[fd] for fd, _ in events if fd != self._orders.fileno()]
+            if len(hosts) < len(events) and not self._obey():
+                self._pool.shutdown(cancel_futures=True)
                 return
-            hosts = [host for host in ready if host is not None]
+            for host in hosts:
+                if host.lock.acquire(blocking=False):
+                    try:
+                        self._move(host)
+                    finally:
+                        host.lock.release()
+                else:
+                    self._pool.submit(self._move_later, host)
+            for host in hosts:  # afterwards: no host waits for the report of another
+                self._pool.submit(self._report, host)
             now = time.monotonic()
             while self._due[0][0] <= now:
-                host = heapq.heappop(self._due)[2]
-                self._turn(host)
-                self._report(host)
-            for host in hosts:
-                self._turn(host, is_timed=True)
-            for host in hosts:  # afterwards: no host waits for the report of another
-                self._report(host)
+                _, number, host = heapq.heappop(self._due)
+                heapq.heappush(self._due, (now + IDLE_TURN_SECONDS, number, host))
+                if not host.lock.locked():
+                    self._pool.submit(self._turn, host)
 
-    def _turn(self, host: PlayedHost, *, is_timed: bool = False) -> None:
+    def _move(self, host: PlayedHost) -> None:
         began_ns, known = time.thread_time_ns(), len(host.moved_ns)
         host.listener.turn(0, self._stop)
-        if is_timed and len(host.moved_ns) > known:
+        if len(host.moved_ns) > known:
             self.figures.move_ms.append((time.thread_time_ns() - began_ns) / 1e6)
-        if not is_timed:
-            due = time.monotonic() + IDLE_TURN_SECONDS
-            heapq.heappush(self._due, (due, next(self._numbers), host))
-        self._watch(host)
+        self._arm(host)
+
+    def _move_later(self, host: PlayedHost) -> None:
+        with host.lock:
+            self._move(host)
+
+    def _turn(self, host: PlayedHost) -> None:
+        with host.lock:
+            host.listener.turn(0, self._stop)
+            self._arm(host)
+        self._report(host)
 
     def _report(self, host: PlayedHost) -> None:
-        began_ns, known = time.thread_time_ns(), host.reports_made
-        host.reporter.report_if_due(host.listener)
-        if host.reports_made > known:
-            self.figures.report_ms.append((time.thread_time_ns() - began_ns) / 1e6)
+        with host.lock:
+            began_ns, known = time.thread_time_ns(), host.reports_made
+            host.reporter.report_if_due(host.listener)
+            if host.reports_made > known:
+                self.figures.report_ms.append((time.thread_time_ns() - began_ns) / 1e6)
 
-    def _watch(self, host: PlayedHost) -> None:
-        """Be woken by what comes on the subscription, which may be another one by now."""
-        known, fileno = self._registered.get(id(host)), host.fileno()
-        if known == fileno:
+    def _arm(self, host: PlayedHost) -> None:
+        """Be woken once by what comes on the subscription, which may be another one by now."""
+        fileno = host.fileno()
+        if fileno is None:
             return
-        if known is not None:
-            self._selector.unregister(known)
-            del self._registered[id(host)]
-        if fileno is not None:
-            for other, descriptor in list(self._registered.items()):
-                if descriptor == fileno:  # its connection has ended, which it has yet to see
-                    self._selector.unregister(fileno)
-                    del self._registered[other]
-            self._selector.register(fileno, selectors.EVENT_READ, host)
-            self._registered[id(host)] = fileno
+        self._hears[fileno] = host
+        try:
+            self._epoll.modify(fileno, select.EPOLLIN | select.EPOLLONESHOT)
+        except FileNotFoundError:
+            self._epoll.register(fileno, select.EPOLLIN | select.EPOLLONESHOT)
 
     def _obey(self) -> bool:
         """Send the figures, and return whether to go on."""
@@ -250,7 +280,7 @@ class Simulator:
         figures.cpu_seconds = time.process_time()
         figures.moved = {}
         for host in self._hosts:
-            for revision, at_ns in host.moved_ns:
+            for revision, at_ns in list(host.moved_ns):
                 figures.moved.setdefault(revision, []).append(at_ns)
         self._orders.send(figures)
         return True
@@ -260,31 +290,3 @@ def play(assignment: Assignment, orders: Connection) -> None:
     """Play hosts until told to end; the target of a process."""
     logging.disable(logging.CRITICAL)  # a line of each host, where one of a real host is enough
     Simulator(assignment, orders).run()
-
-
-def receive(url: str, channel: str, count: int, orders: Connection) -> None:
-    """Hold so many bare subscriptions, and send when each received; the target of a process."""
-    import redis
-
-    received: list[int] = []
-    selector = selectors.DefaultSelector()
-    pubsubs = []
-    for _ in range(count):
-        client = redis.Redis.from_url(url)
-        pubsub: Any = client.pubsub()  # type: ignore[no-untyped-call]  # of redis-py
-        pubsub.subscribe(channel)
-        pubsub.get_message(timeout=5)
-        selector.register(pubsub.connection._sock, selectors.EVENT_READ)  # noqa: SLF001
-        pubsubs.append((client, pubsub))
-    selector.register(orders, selectors.EVENT_READ)
-    orders.send("ready")
-    while True:
-        for key, _ in selector.select():
-            if key.fileobj is orders:
-                if orders.recv() == "end":
-                    return
-                orders.send(received)
-                received = []
-            else:
-                key.fileobj.recv(65536)  # type: ignore[union-attr]  # a socket
-                received.append(time.monotonic_ns())
