@@ -190,6 +190,15 @@ def test_the_table_may_have_other_names_and_be_elsewhere(other: Site, tmp_path: 
     _assert_adopted(other[1])
 
 
+def test_a_name_in_lower_case_is_imported_in_upper_case(legacy: Site, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/other.db"
+    execute(url, "UPDATE confs SET key = 'sitename' WHERE key = 'SITENAME'")
+    execute(url, f"INSERT INTO confs (key, value) VALUES ('limit', '{_legacy([9])}')")  # noqa: S608  ours
+    done = run(legacy[0], "adopt-legacy")
+    _assert_adopted(legacy[1])
+    assert "Left: limit: there is LIMIT, too" in done.errors
+
+
 def test_a_table_that_is_not_there_is_named(other: Site) -> None:
     done = run(other[0], "adopt-legacy", "--table", "nowhere")
     assert done.status == 1

@@ -52,7 +52,7 @@ def test_applications_that_listened_leave_no_thread_descriptor_or_file(
     for _ in range(times(200, 1000)):
         use()
     wait_until_dropped()
-    assert descriptors() <= before
+    wait_until(lambda: descriptors() <= before, SOON_SECONDS, "no descriptor is left")
     assert set(tmp_path.rglob("*")) == files_before
 
 

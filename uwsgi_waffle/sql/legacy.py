@@ -92,25 +92,32 @@ def read_table(database: Database, table: str, key: str, value: str) -> dict[str
 def plan_adoption(
     declaration: Declaration, current: WaffleSettings, rows: Mapping[str, str]
 ) -> Adoption:
-    """Return what the rows of a table would change, and which of them are left out and why."""
+    """Return what the rows of a table would change, and which of them are left out and why.
+
+    A name that is not upper case stands for the one that is, as Flask-WaffleConf took any.
+    """
     values: dict[str, Any] = {}
     left: dict[str, str] = {}
     for key, text in sorted(rows.items()):
-        if key not in declaration.names:
+        name = key if key in declaration.names else key.upper()
+        if name not in declaration.names:
             left[key] = "it is not declared"
+            continue
+        if (name in rows and name != key) or name in values:
+            left[key] = f"there is {name}, too"
             continue
         try:
             value = unpickle(text)
-            declaration.validate(current, {key: value})
+            declaration.validate(current, {name: value})
         except RefusedPickle as error:
             left[key] = str(error)
         except InvalidSetting as error:
             if any(found.get("loc") for found in error.errors):
                 left[key] = f"it is refused: {error}"
             else:  # the settings as a whole are, but may be valid once all values are set
-                values[key] = value
+                values[name] = value
         else:
-            values[key] = value
+            values[name] = value
     return Adoption(values, left)
 
 
