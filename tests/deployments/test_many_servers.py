@@ -85,7 +85,8 @@ def wait_for_all(running: Site) -> None:
 
     def all_follow() -> bool:
         server.read_from_each()
-        return len(running.pids & {*server.process.pids()}) >= server.workers
+        followers = running.pids & {*server.process.pids()}
+        return len(followers) >= server.workers + server.others
 
     wait_until(all_follow, WORKERS_SECONDS, "each worker follows")
 
@@ -159,7 +160,8 @@ def test_the_contract_beside_another_server(
         assert first in server.process.pids()
         waitress = stack.enter_context(Waitress(server.environment))
         waitress.read()
-        wait_until(lambda: len(running.pids) == workers + 1, SOON_SECONDS, "no other one follows")
+        count = workers + server.others + 1
+        wait_until(lambda: len(running.pids) == count, SOON_SECONDS, "no other one follows")
         everyone = running.pids
         running.change_elsewhere(1, everyone)
         start = database.mark()

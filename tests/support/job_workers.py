@@ -69,6 +69,7 @@ class Rq(JobWorkers):
 
     name = "rq"
     ready_line = "*** Listening on"
+    others = 1  # one worker forks the scheduler
 
     def program(self) -> list[str]:
         """Return the arguments of Python."""
