@@ -85,9 +85,23 @@ def wait_for_all(running: Site) -> None:
 
     def all_follow() -> bool:
         server.read_from_each()
-        return len(running.pids & {*server.process.pids()}) >= server.workers
+        followers = running.pids & {*server.process.pids()}
+        return len(followers) >= server.workers + server.others
 
     wait_until(all_follow, WORKERS_SECONDS, "each worker follows")
+
+
+def change_elsewhere(running: Site, value: int) -> None:
+    """Change a setting on another host, and wait until each process that follows has called back.
+
+    Processes of jobs come and go meanwhile.
+    """
+    running.writer.update({"S000": value})
+
+    def all_called_back() -> bool:
+        return bool(running.pids) and running.pids <= running.servers[0].called_back(value)
+
+    wait_until(all_called_back, SOON_SECONDS, f"idle processes call back with {value}")
 
 
 def kill_the_listener(running: Site) -> None:
@@ -123,9 +137,9 @@ def test_granian_alone_keeps_the_contract(apps: Apps, redis_server: RedisServer)
     """The one of these servers that every run of the tests has."""
     with site("granian-fork", 2, apps, redis_server, {}) as running:
         running.wait_for_one_listener()
-        running.change_elsewhere(1, running.pids)
+        change_elsewhere(running, 1)
         kill_the_listener(running)
-        running.change_elsewhere(2, running.pids)
+        change_elsewhere(running, 2)
         end(running.servers[0])
     assert known_hosts(redis_server) == []
 
@@ -159,7 +173,8 @@ def test_the_contract_beside_another_server(
         assert first in server.process.pids()
         waitress = stack.enter_context(Waitress(server.environment))
         waitress.read()
-        wait_until(lambda: len(running.pids) == workers + 1, SOON_SECONDS, "no other one follows")
+        count = workers + server.others + 1
+        wait_until(lambda: len(running.pids) == count, SOON_SECONDS, "no other one follows")
         everyone = running.pids
         running.change_elsewhere(1, everyone)
         start = database.mark()
@@ -171,7 +186,7 @@ def test_the_contract_beside_another_server(
             # The subscription, what it reports by, the writer's, and this one.
             assert len(client.client_list()) <= 5
         kill_the_listener(running)
-        running.change_elsewhere(100, running.pids)
+        change_elsewhere(running, 100)
         assert {answer["values"]["S000"] for answer in server.read_from_each()} == {100}
         end(server)
         running.change_elsewhere(101, {*waitress.process.pids()})

@@ -6,6 +6,8 @@ Servers that fork are tested under those servers.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support import DATABASE_KINDS, RedisServer, fresh_database
-from tests.support.programs import output_of
+from tests.support.programs import Program, output_of
 from tests.support.soak import times
 
 
@@ -153,3 +155,41 @@ os._exit(0)
 def test_no_child_hangs_on_a_lock_of_its_parent(redis_server: RedisServer, tmp_path: Path) -> None:
     forks = times(50, 300)
     assert output_of(MANY_FORKS, tmp_path, redis_server.url, forks) == "0"
+
+
+#: A process that listens, and a child of it that follows it.
+LISTENER_AND_CHILD = """
+import os, sys, time
+os.environ.update(WAFFLE_MULTIPROC="true", WAFFLE_DATABASE_URI=f"sqlite:///{sys.argv[1]}/waffle.db",
+    WAFFLE_SNAPSHOT_PATH=f"{sys.argv[1]}/snapshot", WAFFLE_REDIS_URL=sys.argv[2])
+from tests.apps.elsewhere import state, waffle
+
+def listens():
+    mine = [p for p in state.host.slots.living() if p.pid == os.getpid()]
+    return bool(mine) and mine[0].listener.state == "live"
+
+waffle.settings.S000
+while not listens():
+    time.sleep(0.01)
+if not os.fork():
+    print(os.getpid(), flush=True)
+    while not listens():
+        time.sleep(0.01)
+    print("the child listens", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_child_does_not_keep_the_connections_of_a_listener_that_is_killed(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """Redis would write to a subscriber that nobody reads, and processes wait for a dead one."""
+    with Program(LISTENER_AND_CHILD, tmp_path, redis_server.url) as listener:
+        child = int(listener.read())
+        try:
+            assert redis_server.subscribers() == 1
+            listener.kill()
+            assert listener.read() == "the child listens"
+            assert redis_server.subscribers() == 1
+        finally:
+            os.kill(child, signal.SIGKILL)

@@ -50,7 +50,11 @@ def uwsgi_command(python: str = sys.executable) -> tuple[str, ...]:
     with binary.open("rb") as file:
         is_script = file.read(2) == b"#!"
     # pyuwsgi, a Python script, cannot find what to start at a reload; see the Makefile.
-    return (python, str(binary), "--binary-path", python) if is_script else (str(binary),)
+    if is_script:
+        return python, str(binary), "--binary-path", python
+    # One of the system's knows nothing of the environment.
+    is_beside_us = binary.parent == beside_us
+    return (str(binary), *(() if is_beside_us else ("--virtualenv", str(Path(python).parents[1]))))
 
 
 class UwsgiServer(Started):

@@ -7,6 +7,7 @@ elsewhere never, as it takes as long as all of this package, and six megabytes.
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from uwsgi_waffle.config import Config, redact_url
 from uwsgi_waffle.errors import ConfigError
+from uwsgi_waffle.server import forks
 from uwsgi_waffle.server.concurrency import run_beside
 
 from . import addresses
@@ -218,6 +220,9 @@ def _greet(connection: Any) -> None:
     """Begin a connection, and name it for CLIENT LIST where Redis allows that."""
     from redis.exceptions import ResponseError
 
+    made = getattr(connection, "_sock", None)  # redis-py has no public name for it
+    if isinstance(made, socket.socket):
+        forks.keep_from_children(made)
     connection.on_connect()
     if not connection.client_name:
         connection.send_command("CLIENT", "SETNAME", "uwsgi_waffle")

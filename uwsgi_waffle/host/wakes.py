@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from uwsgi_waffle.server import forks
+
 from .records import HostSnapshot
 
 __all__ = ["Follower", "Waker"]
@@ -63,6 +65,7 @@ class Waker:
         with suppress(OSError):  # no other one waits, or there is no descriptor left
             while self._socket is not None:
                 come.append(self._socket.accept()[0])
+                forks.keep_from_children(come[-1])
                 come[-1].setblocking(False)  # noqa: FBT003  # the only way to say so
         if come:
             self._followers = [*filter(_is_open, self._followers), *filter(_wake, come)]
@@ -89,7 +92,7 @@ class Follower:
     def connect(self) -> bool:
         """Connect to the listener, and return whether there is one."""
         self._path = _path_of(self._host)
-        made = socket.socket(socket.AF_UNIX)
+        made = _make_socket()
         try:
             owner = self._path.lstat().st_uid
             if owner == os.geteuid():
@@ -128,12 +131,18 @@ def _path_of(host: HostSnapshot) -> Path:
     return host.path.with_name(host.path.name + ".wakes")
 
 
+def _make_socket() -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    forks.keep_from_children(made)
+    return made
+
+
 def _listen(path: Path) -> socket.socket:
     """Return a socket at *path*, in the place of one that an earlier listener left.
 
     :raises OSError: it cannot be made
     """
-    made = socket.socket(socket.AF_UNIX)
+    made = _make_socket()
     try:
         made.setblocking(False)  # noqa: FBT003
         path.unlink(missing_ok=True)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import mmap
 import os
+import socket
 import sys
 import threading
 import weakref
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
-from . import hooks
+from . import concurrency, hooks
 from .resting import end_resting_thread
 
-__all__ = ["OwnNumber", "make_own_number", "watch", "without_fork"]
+__all__ = ["OwnNumber", "keep_from_children", "make_own_number", "watch", "without_fork"]
 
 #: Most seconds that a fork waits for work of other threads: longer than SQLite waits for a lock.
 WORK_SECONDS = 6.0
@@ -27,6 +28,8 @@ WORK_SECONDS = 6.0
 _MADV_WIPEONFORK = 18
 
 _watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
+#: Those that no child is to hold, and the process that made each.
+_sockets: weakref.WeakKeyDictionary[socket.socket, int] = weakref.WeakKeyDictionary()
 _is_watching = False
 
 
@@ -108,9 +111,34 @@ def _after_fork_in_parent() -> None:
         watcher.after_fork_in_parent()
 
 
+def keep_from_children(made: socket.socket) -> None:
+    """Have children that are forked from now on let go of a socket of this process.
+
+    Its other end would not hear of this process's death while such a child lives.
+    """
+    _sockets[made] = os.getpid()
+
+
+def _let_go_of_sockets() -> None:
+    """Let go of the parent's sockets: put something else in their place.
+
+    They are not closed: their objects still have the numbers, and would close them once more.
+    """
+    inherited = [made for made, pid in list(_sockets.items()) if pid != os.getpid()]
+    if not inherited or concurrency.sockets_are_patched():
+        return  # gevent copies the greenlets that wait for them
+    with suppress(OSError):  # there is no descriptor left
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for number in [made.fileno() for made in inherited]:
+            if number >= 0:
+                os.dup2(nothing, number, inheritable=False)
+        os.close(nothing)
+
+
 def _after_fork(*, by_uwsgi: bool) -> None:
     global _gate  # noqa: PLW0603  # its lock may have been held at the fork
     _gate = _Gate()
+    _let_go_of_sockets()
     for watcher in list(_watchers):
         watcher.after_fork(by_uwsgi=by_uwsgi)
 
