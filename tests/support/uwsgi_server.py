@@ -88,9 +88,9 @@ class UwsgiServer(Started):
         self.python = Path(sys.executable)
         #: Where Python finds the app.
         self.python_path = ROOT
-        #: Whether its Python may have loaded libraries before the app imports them. Not where
-        #: gevent patches the standard library, and where an ini file is tested as it stands.
-        self.quick = not isinstance(config, Path) and "gevent" not in str(config)
+        #: Whether it may be a fork, as :func:`quick_start.start` describes: not where gevent
+        #: patches the standard library before the app imports other libraries.
+        self.quick = "gevent" not in str(config)
         self._arguments = list(arguments)
         self._config = config
         self._log_path = self.directory / "uwsgi.log"
