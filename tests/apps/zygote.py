@@ -6,6 +6,7 @@ has imported everything starts a process in milliseconds.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 from flask import Flask
 from pydantic import Field
+from sqlalchemy import create_engine
 
 from tests.support.waiting import SOON_SECONDS, wait_until
 from uwsgi_waffle import NotConverged, WaffleConf, WaffleError, WaffleSettings
@@ -46,6 +48,8 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps them
     vars(reports)["SILENT_SECONDS"] = float(sys.argv[1])
     vars(reporter)["REPORT_SECONDS"] = float(sys.argv[1]) / 8
+    create_engine("sqlite://").dispose()  # has its dialect imported
+    gc.freeze()  # a process need not look at, and so copy, what it has from here
     for line in sys.stdin:
         wanted = json.loads(line)
         pid = os.fork()

@@ -81,7 +81,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         redis_server = stack.enter_context(RedisServer(extra_options=["--unixsocket", str(socket)]))
         database_uri = stack.enter_context(fresh_database("postgresql"))
         urls = [redis_server.url] * (HOSTS - 1) + [f"unix://{socket}"]
-        hosts = []
+        hosts: list[WaffleHost] = []
         for url in urls:
             environment = {
                 "WAFFLE_DATABASE_URI": database_uri,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,8 @@ import yaml
 
 from tests.support import RedisServer, UwsgiServer, fresh_database, wait_until
 from tests.support.command_line import flask_environment
+from tests.support.programs import PROGRAM_SECONDS, output_of_command
+from tests.support.quick_start import run
 from tests.support.uwsgi_server import ROOT
 from tests.support.waiting import SOON_SECONDS
 
@@ -51,12 +52,10 @@ def make_tables(service: dict[str, Any], places: dict[str, str]) -> None:
     """Run the step that makes the tables."""
     program, *arguments = service["command"]
     assert program == "flask"
-    subprocess.run(
+    output_of_command(
         [sys.executable, "-m", program, *arguments],
-        check=True,
-        cwd=ROOT,
-        env=flask_environment({**service["environment"], **places}),
-        timeout=60,
+        directory=ROOT,
+        environment=flask_environment({**service["environment"], **places}),
     )
 
 
@@ -81,8 +80,7 @@ def is_healthy(service: dict[str, Any], host: UwsgiServer) -> bool:
     assert (kind, program) == ("CMD", "python")
     port = service["environment"]["WAFFLE_DEMO_ADDRESS"].rpartition(":")[2]
     command = [re.sub(rf":{port}\b", f":{host.port}", argument) for argument in arguments]
-    done = subprocess.run([sys.executable, *command], check=False, capture_output=True, timeout=30)
-    return done.returncode == 0
+    return run([sys.executable, *command], seconds=PROGRAM_SECONDS).status == 0
 
 
 def test_a_setting_changed_at_one_web_host_is_read_at_the_other(

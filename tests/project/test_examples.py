@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import quick_start
 from tests.support.command_line import flask_environment
+from tests.support.quick_start import Finished
 from tests.support.uwsgi_server import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -82,17 +83,15 @@ def blocks(language: str) -> Iterator[Block]:
 PYTHON = list(blocks("python"))
 
 
-def run(arguments: list[str], directory: Path, typed: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a program to its end."""
-    return subprocess.run(
-        arguments,
-        check=False,
-        cwd=directory,
-        env=flask_environment({"PYTHONWARNINGS": "error"}),
-        input=typed,
-        capture_output=True,
-        text=True,
-        timeout=60,
+def run(directory: Path, *arguments: str, typed: str = "", quick: bool = True) -> Finished:
+    """Run `python` to its end, every warning an error; *quick* is that of `quick_start.run`."""
+    return quick_start.run(
+        [sys.executable, "-W", "error", *arguments],
+        directory=directory,
+        environment=flask_environment({}),
+        typed=typed,
+        seconds=60,
+        quick=quick,
     )
 
 
@@ -113,8 +112,9 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
         if block.page == page:
             lines += [*block.setup.splitlines(), f"# {block}", *block.text.splitlines()]
     (tmp_path / "example.py").write_text("\n".join(lines))
-    done = run([sys.executable, "example.py"], tmp_path)
-    assert done.returncode == 0, done.stderr
+    # The imports of libraries are a part of it: none may warn.
+    done = run(tmp_path, "example.py", quick=False)
+    assert done.status == 0, done.errors
 
 
 def test_each_ini_file_belongs_to_a_session() -> None:
@@ -126,12 +126,11 @@ def test_each_ini_file_belongs_to_a_session() -> None:
 def test_the_commands_of_a_console_do_what_they_show(block: Block, tmp_path: Path) -> None:
     """Each ends as shown: with an error where one is shown, and only there."""
     (tmp_path / "app.py").write_text(APPLICATION)
-    flask = [sys.executable, "-m", "flask"]
     for before in ("MAX_FILESIZE=5", 'TAGS=["a"]'):  # revisions 1 and 2
-        assert run([*flask, "waffle", "set", before], tmp_path).returncode == 0
+        assert run(tmp_path, "-m", "flask", "waffle", "set", before).status == 0
     for shown in block.text.split("$ ")[1:]:
         line, _, output = shown.partition("\n")
         program, *arguments = shlex.split(line, comments=True)
         assert (program, arguments[0]) == ("flask", "waffle"), line
-        done = run([*flask, *arguments], tmp_path, typed="y\n")
-        assert done.returncode == int("Error:" in output), f"{line}\n{done.stdout}{done.stderr}"
+        done = run(tmp_path, "-m", "flask", *arguments, typed="y\n")
+        assert done.status == int("Error:" in output), f"{line}\n{done.output}{done.errors}"

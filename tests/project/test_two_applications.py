@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import RedisServer, UwsgiServer, request, wait_until
-from tests.support.command_line import COMMAND_SECONDS, flask_environment
+from tests.support.command_line import flask_environment
+from tests.support.programs import output_of_command
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -102,17 +102,11 @@ class Session:
             port = self.ports[int(re.findall(r":(\d+)/", arguments[-1])[0])]
             return f"{request('GET', '/', port=port).text}\n"
         assert (program, arguments[0]) == ("flask", "--app")
-        finished = subprocess.run(
+        return output_of_command(
             [sys.executable, "-m", "flask", *arguments],
-            check=False,
-            cwd=self.directory,
-            env=flask_environment(self._environment(arguments[1])),
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
+            directory=self.directory,
+            environment=flask_environment(self._environment(arguments[1])),
         )
-        assert finished.returncode == 0, f"{command}: {finished.stderr}"
-        return finished.stdout
 
 
 @pytest.fixture(name="session")

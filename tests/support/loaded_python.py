@@ -33,7 +33,7 @@ LIBRARIES = (
     *("redis", "redis.sentinel", "redis.cluster", "sqlalchemy.dialects.mysql"),
     *("sqlalchemy.dialects.sqlite", "sqlalchemy.ext.compiler"),
     *("logging.config", "multiprocessing.util", "sqlite3", "uuid"),
-    *("psycopg", "pymysql"),
+    *("flask_wtf", "psycopg", "pymysql"),
 )
 
 

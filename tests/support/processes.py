@@ -139,7 +139,11 @@ class ServerProcess:
 
     def children(self) -> list[int]:
         """Return the pid of every live child of the process that was started."""
-        return [pid for pid in self.pids() if (process_state(pid) or ("", 0))[1] == self.pid]
+        tasks = Path(f"/proc/{self.pid}/task")
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found = [path.read_text() for path in tasks.glob("*/children")]
+            return sorted(pid for pid in map(int, " ".join(found).split()) if is_alive(pid))
+        return []
 
     def send(self, signal_number: signal.Signals) -> None:
         """Send a signal to the process that was started."""

@@ -138,13 +138,14 @@ class Finished:
         return json.loads(self.output)
 
 
-def run(
+def run(  # noqa: PLR0913  # as much as a command has
     command: Sequence[str],
     *,
     seconds: float,
     typed: str = "",
     environment: Mapping[str, str] | None = None,
     directory: Path | None = None,
+    quick: bool = True,
 ) -> Finished:
     """Run a program to its end, as :func:`start` does, *typed* on its standard input.
 
@@ -164,6 +165,7 @@ def run(
             stderr=stderr,
             environment=environment,
             directory=directory,
+            quick=quick,
         )
         try:
             status = process.wait(seconds)
