@@ -17,7 +17,7 @@ jobs: Any = Celery(
 jobs.conf.worker_prefetch_multiplier = 1
 
 
-@jobs.task(name="read")
+@jobs.task(name="read")  # type: ignore[untyped-decorator]
 def read(hold_seconds: float) -> tuple[int, int]:
     """Return this process's pid, and the setting that it serves."""
     time.sleep(hold_seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -200,14 +199,12 @@ def test_a_host_that_ends_does_not_unlist_what_has_joined_it_meanwhile(
     url, path = there.state.config.database_uri, there.state.host.path
     with Program(LATE, url, path, redis_server.url) as newcomer:
         assert newcomer.read() == "loaded"
-        assert newcomer.process.stdout is not None
-        answers = newcomer.process.stdout.fileno()
         forget = there.state.registry.forget
 
         def forget_as_one_joins(host_id: str) -> None:
             newcomer.send()
             wait_until(there.state.host.slots.living, SOON_SECONDS, "one has joined")
-            select.select([answers], [], [], 0.2)  # it is not answered before
+            newcomer.has_printed(within_seconds=0.2)  # not before it is forgotten
             forget(host_id)
 
         there.state.registry.forget = forget_as_one_joins  # type: ignore[method-assign]

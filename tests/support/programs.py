@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,6 +58,10 @@ class Program(Closed):
     def read(self) -> str:
         """Return the next line that it prints; ``""`` where it has ended."""
         return self._stdout.readline().strip()
+
+    def has_printed(self, *, within_seconds: float) -> bool:
+        """Return whether there is something to read, or is in so many seconds."""
+        return bool(select.select([self._stdout], [], [], within_seconds)[0])
 
     def send(self, line: str = "") -> None:
         """Send it a line."""
