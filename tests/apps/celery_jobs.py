@@ -17,8 +17,10 @@ jobs: Any = Celery(
 jobs.conf.worker_prefetch_multiplier = 1
 
 
-@jobs.task(name="read")  # type: ignore[untyped-decorator]
 def read(hold_seconds: float) -> tuple[int, int]:
     """Return this process's pid, and the setting that it serves."""
     time.sleep(hold_seconds)
     return os.getpid(), waffle.settings.S000
+
+
+jobs.task(name="read")(read)

@@ -21,6 +21,9 @@ APP = "tests.apps.elsewhere"
 #: How long a request is held, so that the next one finds this worker busy and goes to another.
 HOLD_SECONDS = 0.02
 
+#: Most seconds for which workers that all load the application at once may hold each other up.
+WORKER_START_SECONDS = 10.0
+
 
 class WebServer(LocalServer):
     """A server of :data:`APP`, with a database, a host snapshot and a journal of its own."""
@@ -36,6 +39,7 @@ class WebServer(LocalServer):
         super().__init__()
         self.quick = True
         self.workers = workers
+        self.start_seconds = max(self.start_seconds, workers * WORKER_START_SECONDS)
         self.journal_path = self.directory / "journal"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("WAFFLE_")}
         self.environment = {

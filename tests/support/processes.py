@@ -183,6 +183,8 @@ class LocalServer(Started):
     unprivileged_users: ClassVar[tuple[str, ...]] = ()
     #: How to ask it to end at once, without waiting for its clients.
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+    #: Ends a wait for its first answer.
+    start_seconds = START_SECONDS
 
     def __init__(self) -> None:
         """Choose a port and make the directory; nothing runs yet."""
@@ -233,7 +235,7 @@ class LocalServer(Started):
             quick=self.quick,
         )
         try:
-            wait_until(self._answers_or_died, START_SECONDS, f"{self.name} answers")
+            wait_until(self._answers_or_died, self.start_seconds, f"{self.name} answers")
         except BaseException:
             print(log_path.read_text(errors="replace"))  # noqa: T201  pytest shows it
             self.kill()

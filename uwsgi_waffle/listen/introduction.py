@@ -47,9 +47,10 @@ class Introduction:
     @property
     def is_due(self) -> bool:
         """Whether this process is to be waited for, and its host may not be known."""
+        if not self._uses_redis or not self._host.slots.follows:
+            return False
         # Twice: a listener that registers it again may be late.
-        is_known = self._host.was_registered_within(2 * REGISTER_SECONDS)
-        return self._uses_redis and self._host.slots.follows and not is_known
+        return not self._host.was_registered_within(2 * REGISTER_SECONDS)
 
     @contextmanager
     def introducing(self, wait_seconds: float) -> Iterator[bool]:

@@ -109,12 +109,12 @@ class Reporter:
             self._seen_sequence = self._host.sequence
             self._converging_until = now + CONVERGING_SECONDS
         converging = now < self._converging_until
+        if self._uses_redis and now >= self._count_at:
+            self._count_hosts()
         is_due = self._host.claim_report(REPORT_SECONDS)
         if is_due:
             self._count_workers()
             self._register(self._registered_reason)
-            if time.monotonic() >= self._count_at:
-                self._count_hosts()
         lags = now >= self._retry_at and self._report(listener, only_changes=not is_due)
         return CONVERGING_TURN_SECONDS if converging and lags else TURN_SECONDS
 
