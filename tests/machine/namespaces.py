@@ -104,6 +104,7 @@ class HostBehindCable(UwsgiHost):
         self.namespace = namespace
         options = {**WITH_MULE, "processes": 2}
         super().__init__(name, world, options, address=namespace.our_address)
+        self.server.quick = False  # the Python that would be forked is outside
 
     def read(self, hold_seconds: float = 0.0) -> dict[str, Any] | None:
         with self.namespace.entered():
