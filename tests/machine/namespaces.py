@@ -111,6 +111,7 @@ class HostBehindCable(UwsgiHost):
         options = {**WITH_MULE, "processes": 2}
         address = namespace.our_address
         super().__init__(name, world, options, abilities="reload mule cable", address=address)
+        self.server.quick = False  # the Python that would be forked is outside
 
     def read(self, hold_seconds: float = 0.0) -> dict[str, Any] | None:
         with self.namespace.entered():

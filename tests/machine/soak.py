@@ -10,7 +10,6 @@ status is 1 if anything was wrong, and each of those is printed with the faults 
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import sys
 import threading
@@ -201,7 +200,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--database", choices=SERVERS, default="postgresql")
     chosen = parser.parse_args()
-    os.environ["TEST_SOAK"] = "1"
     _say(f"seed {chosen.seed}, {chosen.database}")
     with WorldWithCable(chosen.database) as world:
         if world.without_cable:

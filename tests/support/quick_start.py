@@ -96,10 +96,12 @@ def start(  # noqa: PLR0913  # as many as a process has
     new_session: bool = False,
     quick: bool = True,
 ) -> Process:
-    """Start a program: a `python ...` by a fork, anything else as ever; in a soak, all as ever.
+    """Start a program: a `python ...` by a fork, anything else as ever.
 
+    All are started as ever in a soak, and in a benchmark, which is outside pytest.
     What differs in one that was forked: libraries are there before it imports them, its hashes are
-    those of all others, and ``/proc/PID/cmdline`` does not name it.
+    those of all others, ``/proc/PID/cmdline`` does not name it, and it has not the namespaces and
+    limits of the thread that starts it, but those that the tests began with.
 
     :param stderr: that of the tests if it is None
     :param user: who runs it, who runs the tests if it is None
@@ -182,7 +184,11 @@ def _request(
 ) -> dict[str, Any] | None:
     """Return what to ask for, or None where a fork would not be true to the command."""
     environment = dict(os.environ if environment is None else environment)
-    if is_soak() or command[0] != sys.executable or _of_python(environment) != _of_python():
+    in_tests = (
+        "PYTEST_VERSION" in os.environ and not is_soak()
+    )  # nor are there forks in a benchmark
+    is_plain = command[0] == sys.executable and _of_python(environment) == _of_python()
+    if not (in_tests and is_plain):
         return None
     rest = list(command[1:])
     warnings = []

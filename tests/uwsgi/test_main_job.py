@@ -17,7 +17,7 @@ from tests.support.soak import times
 from tests.support.uwsgi_server import Options
 from tests.uwsgi.instance import BOOT, LAZY, NAMES, Instance
 
-UPDATES = times(60, 1000)
+UPDATES = times(30, 1000)
 
 MODES: dict[str, Options] = {"prefork": {}, "lazy-apps": LAZY}
 
