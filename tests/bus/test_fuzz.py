@@ -84,7 +84,7 @@ def show(host: HostStatus) -> None:
     fleet = Fleet(POSITION, (host, other))
     assert isinstance(fleet.total, int)
     assert all(str(found) for found in (*fleet.missing, *fleet.refused))
-    assert json.dumps(_render.fleet_json(fleet))
+    assert json_text(_render.fleet_json(fleet))
     process = ProcessStatus(POSITION, "thread")
     status = Status(POSITION, process, other, (other, host), ())
     assert list(_render.status(status, namespace="default", database="sqlite://"))

@@ -29,7 +29,7 @@ def test_redis_sees_no_secret_and_no_key(apps: Apps, redis_server: RedisServer) 
 
         def refusal_is_seen() -> bool:
             seen.append(overheard.get_message(timeout=0.1))
-            return b'refused_count": 1' in str(seen).encode()
+            return b'refused_count":1' in str(seen).encode()
 
         wait_until(refusal_is_seen, SOON_SECONDS, "the refusal is reported")
         for key in client.scan_iter():

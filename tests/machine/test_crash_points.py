@@ -25,7 +25,11 @@ KINDS: tuple[DatabaseKind, ...] = DATABASE_KINDS if is_soak() else ("sqlite",)
 POLL_SECONDS = 0.1
 
 #: What a writer does outside its own memory, in order; it is killed before and after each.
-BEFORE_COMMIT = ("sql/store.py _replace", "sql/store.py _apply")
+BEFORE_COMMIT = (
+    "sql/changes.py replace",
+    "sql/changes.py write_settings",
+    "sql/changes.py write_history",
+)
 COMMIT = "sql/store.py _commit"
 AFTER_COMMIT = (
     "host/records.py publish",
