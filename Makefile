@@ -22,7 +22,7 @@ INPUTS  ?= 1000000
 SOAK    ?=
 # Tests wait as much as they compute, so there are more of them at once than cores. Those of a file
 # stay together, as they share servers.
-JOBS    ?= 6
+JOBS    ?= 4
 
 BIN := $(abspath $(VENV))/bin
 export UWSGI ?= $(BIN)/uwsgi
