@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+from selenium.common.exceptions import NoSuchElementException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -100,16 +100,6 @@ class Browser:
             return False
 
         wait_until(has_another_page, SOON_SECONDS, "another page came")
-
-    def text_of(self, selector: str) -> str:
-        """Return what an element shows, of a page that may be loading again."""
-
-        def found() -> str:
-            with contextlib.suppress(NoSuchElementException, StaleElementReferenceException):
-                return self.one(selector).text
-            return ""
-
-        return wait_until(found, SOON_SECONDS, f"the page shows {selector}")
 
     def wait_for(self, text: str) -> None:
         """Return when the page shows a text."""
