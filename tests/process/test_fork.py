@@ -183,7 +183,7 @@ time.sleep(600)
 def test_a_child_does_not_keep_the_connections_of_a_listener_that_is_killed(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    """Redis would write to a subscriber that nobody reads, and processes wait for a dead one."""
+    """Else Redis writes to a connection that none reads, and processes wait for a dead one."""
     with Program(LISTENER_AND_CHILD, tmp_path, redis_server.url) as listener:
         child = int(listener.read())
         try:

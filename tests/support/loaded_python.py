@@ -43,7 +43,7 @@ REQUEST = "QUICK_START"
 
 
 def serve() -> dict[str, Any] | None:
-    """Fork for each request; return it in the child, and nothing once nobody can ask any more."""
+    """Fork for each request; return it in the child, and nothing once the test has ended."""
     control = socket.socket(fileno=0)
     poll = select.poll()
     poll.register(control, select.POLLIN)

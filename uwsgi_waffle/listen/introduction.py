@@ -22,9 +22,9 @@ REGISTER_SECONDS = 100.0
 class Introduction:
     """Registers a host in SQL, then compares it with SQL.
 
-    Whoever proves a state looks for hosts after its commit. So one that it did not find registers
-    later, and by the comparison after that serves the state. In the other order a request could be
-    served what is older than a proof.
+    A process that proves a state looks for hosts after the commit. A host that it does not find
+    registers later, compares with SQL after that, and so serves the state. In the other order a
+    request could be served what is older than a proof.
 
     :ivar reconciler: what compares it
     """

@@ -125,7 +125,7 @@ class PlayedHost:
         self.lock = threading.Lock()
         host.publish(record)
         host.register("worker", 1, follows=True)
-        host.note_registered()  # by whoever plays it, with many others at once
+        host.note_registered()  # the simulator registers all hosts at once
 
     def _serve(self) -> None:
         position = self.host.position
