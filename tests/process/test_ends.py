@@ -36,14 +36,7 @@ if __name__ == "__main__":
 """
 
 #: The application is loaded before the fork, so the child follows before multiprocessing is ready.
-CHILD_OF_A_LOADED_PARENT = """
-if __name__ == "__main__":
-    import tests.apps.elsewhere
-    child = multiprocessing.get_context("fork").Process(target=follow)
-    child.start()
-    child.join()
-    os._exit(child.exitcode)
-"""
+CHILD_OF_A_LOADED_PARENT = f"import tests.apps.elsewhere\n{CHILD_OF_MULTIPROCESSING}"
 
 #: As with Celery, whose children end without Python's own end.
 PARENT_OF_CHILDREN_THAT_EXIT_AT_ONCE = """
