@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from tests.machine.ledger import began_at
 from tests.machine.proxy import Proxy
 from tests.machine.writer import Writer, WriterGone
 from tests.support import UwsgiServer, other_servers, request, wait_until
 from tests.support.processes import START_SECONDS, STOP_SECONDS
 from tests.support.uwsgi_server import Options
+from uwsgi_waffle.host import areas
+from uwsgi_waffle.host.lives import LifeLocks
+from uwsgi_waffle.host.processes import SlotTable
 
 if TYPE_CHECKING:
     from tests.machine.world import World
@@ -37,6 +41,8 @@ POLL_SECONDS = 1.0
 NAMES = ("S000", "S001", "S002")
 #: How long a request may take before its client gives up.
 REQUEST_SECONDS = 10.0
+#: How many lines of a server's log are shown with what was wrong.
+LOG_LINES = 20
 #: Most requests at once that are to reach each worker of a host.
 MOST_WORKERS = 8
 
@@ -191,8 +197,18 @@ class Host:
             self.ledger.counts["reads unanswered"] += 1
             return None
         found: dict[str, Any] = answer.json()
-        self.ledger.saw(self.name, floor, found)
+        self.ledger.saw(self.name, floor, found, self.evidence)
         return found
+
+    def evidence(self) -> str:
+        """Return what the host snapshot lists at the moment, and the end of the log."""
+        table = SlotTable()
+        words = memoryview(self.snapshot_path.read_bytes()).cast("Q")
+        table.move(words, LifeLocks(self.snapshot_path))
+        area = areas.in_use(words)
+        lines = [f"pid {pid} began at {began_at(pid)}" for pid in self.workers()]
+        lines += [f"snapshot: {None if area is None else area.position}", *map(str, table.living())]
+        return "\n    ".join(["", *lines, *self.log().splitlines()[-LOG_LINES:]])
 
     def update(self) -> int | None:
         """Set all settings to a new number through a worker; return the revision if it returned."""

@@ -10,12 +10,12 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["WRONGS", "Floor", "Ledger"]
+__all__ = ["WRONGS", "Floor", "Ledger", "began_at"]
 
 #: What must never be: name -> meaning.
 WRONGS = {
@@ -131,8 +131,17 @@ class Ledger:
             here = self._at(host)
             return Floor(here.updated, here.proven, dict(here.seen))
 
-    def saw(self, host: str, floor: Floor, answer: Mapping[str, Any]) -> None:
-        """Judge the answer to a request that started when the floor was taken."""
+    def saw(
+        self,
+        host: str,
+        floor: Floor,
+        answer: Mapping[str, Any],
+        evidence: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Judge the answer to a request that started when the floor was taken.
+
+        :param evidence: returns what else is known of the host, for what is wrong
+        """
         revision, pid = answer["revision"], answer["pid"]
         values = {*answer["values"].values(), *answer["again"].values()}
         what = f"{host} pid {pid} served revision {revision} as {sorted(values)}"
@@ -145,10 +154,11 @@ class Ledger:
             elif revision < floor.seen.get(pid, 0):
                 self.wrong("backwards", f"{what} after {floor.seen[pid]}")
             elif revision < floor.proven:
-                if _began_at(pid) > self._proven_at[floor.proven]:
+                if began_at(pid) > self._proven_at[floor.proven]:
                     self.counts["newcomers behind a proof"] += 1
                 else:
-                    self.wrong("false yes", f"{what} after {self._proofs[floor.proven]}")
+                    known = evidence()
+                    self.wrong("false yes", f"{what} after {self._proofs[floor.proven]}{known}")
             here = self._at(host)
             here.seen[pid] = max(here.seen.get(pid, 0), revision)
             here.latest = max(here.latest, revision)
@@ -170,7 +180,8 @@ class Ledger:
                 if here.up_since is not None and here.up_since < began_at:
                     here.proven = max(here.proven, revision)
             self._proven_at.setdefault(revision, time.clock_gettime(time.CLOCK_BOOTTIME))
-            self._proofs[revision] = f"{host} at {time.monotonic():.3f}: {fleet}"
+            now = f"{time.monotonic():.3f} ({self._proven_at[revision]:.2f} after the boot)"
+            self._proofs[revision] = f"{host} at {now}: {fleet}"
 
     # -- processes ----------------------------------------------------------------------------
 
@@ -221,7 +232,7 @@ class Ledger:
         return self._hosts.setdefault(host, _Host())
 
 
-def _began_at(pid: int) -> float:
+def began_at(pid: int) -> float:
     """Return when a process began, in seconds since the boot; 0 for one that has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -155,7 +156,10 @@ def main() -> None:
                 sys.settrace(None)
             else:
                 fleet = waffle.wait(question["revision"], question["seconds"])
-                answer.update(revision=fleet.revision, fleet=str(fleet))
+                hosts = (replace(host, processes=()) for host in fleet.hosts)
+                answer.update(
+                    revision=fleet.revision, fleet="\n    ".join(map(str, [fleet, *hosts]))
+                )
         except WaffleError as error:
             answer["error"] = str(error)
         print(json.dumps(answer), flush=True)  # noqa: T201  # the answer

@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import Apps, state_of
 from tests.host.test_locks import held_by_another
 from tests.support.waiting import SOON_SECONDS
+from uwsgi_waffle.host import layout
 from uwsgi_waffle.host.files import LOCK_SECONDS
 from uwsgi_waffle.process.serving import Serving
 from uwsgi_waffle.values.position import NOWHERE, Position
@@ -153,3 +154,25 @@ def test_requests_see_each_change_at_once_while_a_stopped_process_holds_the_lock
     writer.update({"SIZE": 5})
     assert served() == [5, 5]
     assert host.read() is not None
+
+
+def test_what_is_published_while_sql_is_asked_in_vain_is_not_missed(
+    apps: Apps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host snapshot is in doubt when a process looks, and is right again right after."""
+    other, writer = apps(WAFFLE_CONFS={"SIZE": {"default": 1}})
+    app, waffle = apps(WAFFLE_CONFS={"SIZE": {"default": 1}}, WAFFLE_POLL_SECONDS=3600)
+    state = state_of(app)
+    assert waffle.settings.SIZE == 1
+    read = state.host.read
+    monkeypatch.setattr(state.serving._asker, "reconcile", lambda: None)  # noqa: SLF001
+
+    def read_too_early() -> None:
+        monkeypatch.setattr(state.host, "read", read)
+        state_of(other).reconciler.reconcile()
+
+    writer.update({"SIZE": 2})
+    state.host.words[layout.SEQUENCE_WORD] = layout.IN_DOUBT | 5
+    monkeypatch.setattr(state.host, "read", read_too_early)
+    state.serving.catch_up()
+    assert waffle.settings.SIZE == 2

@@ -143,22 +143,24 @@ class Serving:
         It waits for no callback, so that the next change does not either.
         """
         # Again where another process has moved the host snapshot while this one decoded.
-        while self._host.words[SEQUENCE_WORD] != self.seen_sequence:
-            found = self._host.read() or self._read_sql()
+        while (looked_at := self._host.words[SEQUENCE_WORD]) != self.seen_sequence:
+            found = self._host.read() or self._read_sql(looked_at)
             if found is None:
                 return
             sequence, record = found
             self._take(record)
             self.seen_sequence = sequence
 
-    def _read_sql(self) -> tuple[int, Record] | None:
-        """Return what SQL holds, where the host snapshot is empty or damaged."""
-        sequence = self._host.sequence
+    def _read_sql(self, looked_at: int) -> tuple[int, Record] | None:
+        """Return what SQL holds, where the host snapshot is empty or damaged.
+
+        :param looked_at: its sequence number before it was found to be so; it may be right by now
+        """
         record = self._asker.reconcile()
         if record is None:
-            self.seen_sequence = sequence  # the next poll asks again
+            self.seen_sequence = looked_at  # the next poll asks again
             return None
-        return self._host.read() or (sequence, record)
+        return self._host.read() or (looked_at, record)
 
     def _take(self, record: Record) -> None:
         """Serve a record that this host has moved to, and start the callbacks.
