@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,14 @@ class ClusterServer(RedisServer):
         self._ask("CLUSTER REPLICATE", other_id)
         wait_until(self._follows, SOON_SECONDS, "the spare holds what that node holds")
 
+    def knows(self, nodes: Sequence[ClusterServer], spare: ClusterServer) -> bool:
+        """Whether it is connected to the others, and knows which of them is the spare."""
+        answer = self._ask("CLUSTER NODES")
+        found = [answer.get(f"127.0.0.1:{node.port}") for node in nodes]
+        return all(one and (one["connected"] or "myself" in one["flags"]) for one in found) and (
+            "slave" in answer[f"127.0.0.1:{spare.port}"]["flags"]
+        )
+
     def _follows(self) -> bool:
         return bool(self._ask("INFO", "replication").get("master_link_status") == "up")
 
@@ -181,7 +189,15 @@ def cluster_of_three(channel: str = "waffleconf") -> Iterator[tuple[ClusterServe
             node.wait_until_whole()
         slot = nodes[0].slot_of(channel)
         number = next(n for n, (first, last) in enumerate(ranges) if first <= slot <= last)
-        stack.enter_context(ClusterServer(0, -1)).replicate(nodes[number])
+        spare = stack.enter_context(ClusterServer(0, -1))
+        spare.replicate(nodes[number])
+        # It has met one only. Nodes that do not know it do not vote for it when that one ends.
+        for node in (every_node := [*nodes, spare]):
+            wait_until(
+                lambda: node.knows(every_node, spare),  # noqa: B023  # called before the next one
+                SOON_SECONDS,
+                f"{node.cluster_url} knows all nodes",
+            )
         yield nodes[number - 1], nodes[number]
 
 
