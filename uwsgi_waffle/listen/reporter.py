@@ -82,6 +82,8 @@ class Reporter:
         self._spread_for: bool | None = None
         self._count_backoff = Backoff(*COUNT_SECONDS)
         self._count_at = 0.0
+        #: The process that has counted the workers.
+        self._counted_pid = 0
         #: The process in which a report is being made; not a lock, which a fork could copy as held.
         self._reporting_pid = 0
 
@@ -112,8 +114,10 @@ class Reporter:
         if self._uses_redis and now >= self._count_at:
             self._count_hosts()
         is_due = self._host.claim_report(REPORT_SECONDS)
-        if is_due:
+        # The first report of a process is rarely due, where it takes the place of another.
+        if is_due or self._counted_pid != os.getpid():
             self._count_workers()
+        if is_due:
             self._register(self._registered_reason)
         lags = now >= self._retry_at and self._report(listener, only_changes=not is_due)
         return CONVERGING_TURN_SECONDS if converging and lags else TURN_SECONDS
@@ -158,6 +162,7 @@ class Reporter:
 
     def _count_workers(self) -> None:
         """Record how many workers uWSGI runs, for those that load no application are not listed."""
+        self._counted_pid = os.getpid()
         server = _uwsgi.server
         if server is None or not server.master_pid():
             return

@@ -1,0 +1,43 @@
+"""What a host reports of itself."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.support.listening import Host
+from tests.support.waiting import NEVER_SECONDS
+from uwsgi_waffle.server import _uwsgi
+
+MASTER_PID = 77
+
+
+class ServerOfTwoWorkers:
+    """A uWSGI whose workers both run."""
+
+    worker_count = 2
+
+    def master_pid(self) -> int:
+        """Return the pid of its master."""
+        return MASTER_PID
+
+    def running_workers(self) -> int:
+        """Return how many run."""
+        return self.worker_count
+
+
+def test_the_first_report_of_a_mule_counts_the_workers(
+    writer: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its predecessor was killed right after it had reported, so the next report is not due."""
+    state: Any = writer.state
+    state.host.register("mule", 1, MASTER_PID, follows=True)
+    state.host.publish(state.store.read())
+    assert state.host.claim_report(NEVER_SECONDS), "the predecessor reports"
+    monkeypatch.setattr(_uwsgi, "server", ServerOfTwoWorkers())
+    listener: Any = SimpleNamespace(is_live=True, error=None)
+    state.loop._reporter.report_if_due(listener)  # noqa: SLF001  # what runs it would also listen
+    (reported,) = state.reports.read(state.host.position.lineage).hosts
+    assert (reported.following, reported.unlisted) == (1, 2)
