@@ -1,6 +1,7 @@
 """Everything at once for some minutes, and one table at the end.
 
     python -m tests.machine.soak --minutes 60
+    python -m tests.machine.soak --minutes 5 --only "restart SQL" --only "delete snapshot"
 
 Readers and writers work on each host without a pause. Round after round some faults begin, last a
 moment together, and end; then each process must serve SQL's revision within one poll. The exit
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.machine.faults import FAULTS, Faults
+from tests.machine.faults import FAULTS, Fault, Faults
 from tests.machine.hosts import Host
 from tests.machine.ledger import WRONGS
 from tests.machine.namespaces import WorldWithCable
@@ -48,16 +49,24 @@ Usage = dict[str, tuple[int, int, int]]
 class Soak:
     """One run."""
 
-    def __init__(self, world: World, seed: int, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        world: World,
+        seed: int,
+        say: Callable[[str], None] = print,
+        faults: Sequence[Fault] = FAULTS,
+    ) -> None:
         """Run nothing yet.
 
         :param seed: chooses faults, in which order, and how long they last
+        :param faults: from which it chooses
         """
         self.world = world
         self.ledger = world.ledger
         self.rounds = 0
         self.seconds = 0.0
         self._say = say
+        self._faults = faults
         self._random = random.Random(seed)  # noqa: S311  a run must be repeatable
         self._ends = threading.Event()
         self.usage: list[Usage] = []
@@ -74,9 +83,8 @@ class Soak:
                 self._round(())  # so that every process has served something
                 self.usage.append(usage(self.world))
                 while time.monotonic() - began_at < seconds:
-                    self._round(
-                        self._random.choices(FAULTS, k=self._random.randint(1, MOST_FAULTS))
-                    )
+                    count = self._random.randint(1, MOST_FAULTS)
+                    self._round(self._random.choices(self._faults, k=count))
                     for done in [work for work in running if work.done()]:
                         done.result()
                 self.usage.append(usage(self.world))
@@ -199,12 +207,17 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--database", choices=SERVERS, default="postgresql")
+    names = {str(fault): fault for fault in FAULTS}
+    parser.add_argument(
+        "--only", metavar="FAULT", action="append", choices=names, help=", ".join(names)
+    )
     chosen = parser.parse_args()
     _say(f"seed {chosen.seed}, {chosen.database}")
     with WorldWithCable(chosen.database) as world:
         if world.without_cable:
             _say(f"no host has a network of its own: {world.without_cable}")
-        soak = Soak(world, chosen.seed, _say)
+        faults = [names[name] for name in chosen.only or names]
+        soak = Soak(world, chosen.seed, _say, faults)
         try:
             soak.run(60 * chosen.minutes)
         except BaseException:
