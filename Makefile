@@ -34,7 +34,7 @@ EXTRAS = admin,encryption,gevent,mysql,postgresql
 FLASK_WAFFLE = $(BIN)/flask --app $(abspath uwsgi_configs/demo.py) waffle
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak fuzz lint verifytypes coverage lowest wheel-test pictures applications bench bench-scale clean
+.PHONY: help run test suite provision soak fuzz lint verifytypes coverage lowest wheel-test pictures applications bench bench-scale clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -46,12 +46,16 @@ run: $(VENV)/.demo ## Start the demo at http://127.0.0.1:8080 (Ctrl-C ends it)
 	@WAFFLE_DEMO_ADDRESS=$(ADDRESS) exec $(UWSGI) $(BINARY_PATH) --virtualenv $(abspath $(VENV)) \
 		--ini uwsgi_configs/$(CONFIG).ini
 
-test: lint ## Check style and types, start throw-away servers, run all tests
-	@tests/provision.sh
-	$(PYTEST) $(TESTS)
+test: lint suite ## Check style and types, start throw-away servers, run all tests
 
-soak: $(VENV)/.dev $(VENV)/.servers ## Run the tests at full counts; with MINUTES=60, all faults mixed for so long
+# Not its own flags for the `make` that a test runs.
+suite: $(VENV)/.dev provision
+	MAKEFLAGS= $(PYTEST) $(TESTS)
+
+provision:
 	@tests/provision.sh
+
+soak: $(VENV)/.dev $(VENV)/.servers provision ## Run the tests at full counts; with MINUTES=60, all faults mixed for so long
 	$(if $(MINUTES),$(BIN)/python -m tests.machine.soak --minutes $(MINUTES) $(SOAK), \
 		TEST_SOAK=1 $(PYTEST) --timeout 3600 --hypothesis-profile default $(TESTS))
 
@@ -69,8 +73,7 @@ verifytypes: $(VENV)/.dev ## Check that every public name is typed in full
 	$(BIN)/python -m pytest tests/project/test_types.py
 
 coverage: export COVERAGE_FILE = $(abspath .coverage)
-coverage: $(VENV)/.dev ## Run the tests and show what they do not reach, in any process
-	@tests/provision.sh
+coverage: $(VENV)/.dev provision ## Run the tests and show what they do not reach, in any process
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --timeout 300 $(TESTS)
 	$(BIN)/coverage combine --quiet
@@ -82,23 +85,20 @@ lowest: ## Run the tests of the core on the oldest versions that pyproject.toml 
 wheel-test: $(VENV)/.dev ## Build the package, install it elsewhere, and test it there
 	tests/wheel.sh $(BIN)/python
 
-pictures: $(VENV)/.dev ## Take the pictures of docs/images anew
-	@tests/provision.sh
+pictures: $(VENV)/.dev provision ## Take the pictures of docs/images anew
 	$(BIN)/python -m tests.admin.pictures
 
 applications: $(VENV)/.dev ## Fetch applications by others, and test them with the extension
 	$(BIN)/python tests/applications/fetch.py
 	$(BIN)/python -m pytest tests/applications
 
-bench: ## Measure, and print the tables that docs/performance.md explains
-	@tests/provision.sh
+bench: provision ## Measure, and print the tables that docs/performance.md explains
 	@$(MAKE) --no-print-directory VENV=$(VENV)-bench $(VENV)-bench/.bench
 	for name in reads peers catch_up updates propagation looks beside_updates; do \
 		UWSGI=$(abspath $(VENV)-bench)/bin/uwsgi $(VENV)-bench/bin/python -m tests.bench.$$name || exit 1; \
 	done
 
-bench-scale: $(VENV)/.dev ## Measure fleets of 100 to 3,000 hosts; HOSTS="1000" for one, in half an hour all
-	@tests/provision.sh
+bench-scale: $(VENV)/.dev provision ## Measure fleets of 100 to 3,000 hosts; HOSTS="1000" for one, in half an hour all
 	$(BIN)/python -m tests.bench.fleet $(if $(HOSTS),--hosts $(HOSTS))
 
 clean: ## Remove the virtual environment and the caches
