@@ -12,7 +12,8 @@ from tests.admin.visitor import Visitor
 from tests.conftest import state_of
 from tests.support import RedisServer
 from uwsgi_waffle.bus.fleet import HostStatus
-from uwsgi_waffle.host.processes import ListenerState, ProcessSlot, RefusedValue
+from uwsgi_waffle.host.processes import ListenerState, ProcessSlot
+from uwsgi_waffle.values.snapshot import RefusedValue
 
 REASON = "Input should be less than or equal to 0.1"
 FAULT = "its processes share no memory"

@@ -99,7 +99,7 @@ def _answer(  # noqa: PLR0911  # one for each question
         case "serves":
             served = state.serving.current
             state_of = f"{served.position.lineage}:{served.position.stamp}"
-            return [state_of, served.settings.SIZE, bool(served.problems)]  # type: ignore[attr-defined]
+            return [state_of, served.settings.SIZE, bool(served.refused)]  # type: ignore[attr-defined]
         case "update":
             try:
                 return waffle.update({"SIZE": question["size"]}).revision

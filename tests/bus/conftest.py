@@ -12,8 +12,9 @@ from uwsgi_waffle.bus.client import SharedClient
 from uwsgi_waffle.bus.fleet import HostStatus
 from uwsgi_waffle.bus.reports import HostReports
 from uwsgi_waffle.config import Config
-from uwsgi_waffle.host.processes import ListenerState, ProcessSlot, RefusedValue
+from uwsgi_waffle.host.processes import ListenerState, ProcessSlot
 from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.snapshot import RefusedValue
 
 LINEAGE, OTHER_LINEAGE = "00000000000000aa", "00000000000000bb"
 POSITION = Position(LINEAGE, 7, "0123456789abcdef")

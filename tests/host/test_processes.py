@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from tests.host.states import LINEAGE, at
 from tests.support.programs import Program, output_of
 from uwsgi_waffle.host import layout, processes
-from uwsgi_waffle.host.processes import ListenerState, ProcessSlot, RefusedValue
+from uwsgi_waffle.host.processes import ListenerState, ProcessSlot
 from uwsgi_waffle.host.records import HostSnapshot
+from uwsgi_waffle.values.snapshot import RefusedValue
 
 FIRST_WORD = layout.SLOTS_OFFSET // layout.WORD_BYTES
 REFUSAL = RefusedValue("SIZE", "last good value", "Input should be less than 5")

@@ -14,8 +14,8 @@ from tests.host.states import at, record
 from tests.support import require
 from tests.support.programs import Program, output_of
 from uwsgi_waffle.host import layout
-from uwsgi_waffle.host.processes import RefusedValue
 from uwsgi_waffle.host.records import HostSnapshot
+from uwsgi_waffle.values.snapshot import RefusedValue
 
 #: Maps the file, and prints the revision that it finds for each line that it is sent.
 READER = """

@@ -243,11 +243,11 @@ def rows() -> Iterator[Check]:
         served = snapshot.settings
         assert DECLARATION.validate(served, {}) == served
         fallback = LAST_GOOD.settings if last_good else DECLARATION.defaults
-        refused = {problem.name for problem in snapshot.problems}
+        refused = {value.name for value in snapshot.refused}
         for name in DECLARATION.names:
             if name in refused or None in refused:
                 assert getattr(served, name) == getattr(fallback, name)
-        assert "swordfish" not in "".join(map(str, snapshot.problems))
+        assert "swordfish" not in "".join(map(str, snapshot.refused))
 
     yield check
 

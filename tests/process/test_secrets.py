@@ -189,7 +189,7 @@ def test_with_the_wrong_key_the_default_is_served_and_the_log_says_what_to_do(
     ):
         app, waffle = apps(Settings, host=f"{len(config)}", **config)
         assert (waffle.settings.TOKEN, waffle.settings.SITENAME) == (None, "New")
-        assert reason in state_of(app).serving.current.problems[0].reason
+        assert reason in state_of(app).serving.current.refused[0].reason
         assert reason in caplog.text
         assert [(c.old, c.new) for c in waffle.history("TOKEN", reveal=True)] == [(MASK, MASK)] * 2
         with pytest.raises(InvalidSetting, match=reason):

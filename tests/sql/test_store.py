@@ -182,7 +182,7 @@ def test_any_text_comes_back_as_it_was(database_apps: Apps) -> None:
         assert text == there.settings.TEXT
         assert waffle.history(limit=1)[0].new == text
         assert waffle.history(limit=1)[0].actor == "Zoë 🧇"
-    assert state_of(app).serving.current.problems == ()
+    assert state_of(app).serving.current.refused == ()
 
 
 def test_a_reset_removes_the_row_and_is_marked_in_the_history(database_apps: Apps) -> None:

@@ -100,7 +100,7 @@ def test_a_snapshot_is_the_same_whether_it_is_built_on_the_one_before_or_anew(se
             if chosen.random() < 0.8:
                 rows[name] = chosen.choice(good)
         here = record(number, dict(rows))
-        anew = build(declaration, CIPHER, here, replace(on_last, problems=on_last.problems or _ANY))
+        anew = build(declaration, CIPHER, here, replace(on_last, refused=on_last.refused or _ANY))
         on_last = build(declaration, CIPHER, here, on_last)
         assert on_last == anew
         assert (dict(on_last.values), on_last.changeable) == (dict(anew.values), anew.changeable)
@@ -111,7 +111,7 @@ def test_a_snapshot_is_the_same_whether_it_is_built_on_the_one_before_or_anew(se
 
 
 #: A problem, which says that all must be looked at.
-_ANY: Any = ("a problem",)
+_ANY: Any = ("a value",)
 
 
 DECLARATION = Declaration(Settings)
@@ -209,7 +209,7 @@ def test_where_a_validator_sees_other_settings_all_are_validated(
     declaration = Declaration(model)
     first = build(declaration, CIPHER, record(1, {"MAX": "5"}))
     second = build(declaration, CIPHER, record(2, {"MAX": "5", "MIN": "7"}), first)
-    assert second.problems
+    assert second.refused
     assert json.loads(second.settings.model_dump_json()) == {"MIN": 0, "MAX": 5}
     with pytest.raises(InvalidSetting, match="MIN is above MAX"):
         declaration.changed(first.settings, {"MIN": 7})

@@ -83,7 +83,7 @@ def test_any_rows_make_a_snapshot_and_spoil_no_good_value(
     served = snapshot.settings
     assert DECLARATION.validate(served, {}) == served, "what is served is as declared"
     fallback = LAST_GOOD.settings if has_last_good else DECLARATION.defaults
-    refused = {problem.name for problem in snapshot.problems}
+    refused = {value.name for value in snapshot.refused}
     for name in DECLARATION.names:
         if name in refused or None in refused:
             assert getattr(served, name) == getattr(fallback, name)
@@ -96,5 +96,5 @@ def test_any_rows_make_a_snapshot_and_spoil_no_good_value(
             "HI",
         }
     assert set(snapshot.undeclared) == set(rows) - set(DECLARATION.names)
-    shown = repr(snapshot) + "".join(map(str, snapshot.problems))
+    shown = repr(snapshot) + "".join(map(str, snapshot.refused))
     assert "swordfish" not in shown

@@ -335,6 +335,6 @@ def test_a_stored_value_that_a_validator_refuses_is_not_repeated(apps: Apps) -> 
 
     apps(Before)[1].update({"X": MARK})
     app, _ = apps(After)
-    (problem,) = state_of(app).serving.current.problems
-    assert MARK not in str(problem)
-    assert problem.name == "X"
+    (refused,) = state_of(app).serving.current.refused
+    assert MARK not in str(refused)
+    assert refused.name == "X"

@@ -169,7 +169,7 @@ def test_a_value_of_each_type_is_stored_and_served_as_it_is(
         assert type(getattr(reader.settings, name)) is type(served)
         others = {other: getattr(reader.settings, other) for other in Typed.model_fields}
         assert {**others, name: None} == {**dict(Typed()), name: None}
-    assert state_of(elsewhere).serving.current.problems == ()
+    assert state_of(elsewhere).serving.current.refused == ()
     # The same value again is no change, and a reset is one.
     assert waffle.update({name: given}).revision == 1
     assert waffle.reset(name).changes == {name: (served, getattr(Typed(), name))}

@@ -13,7 +13,7 @@ from tests.support.declarations import Bounds
 from uwsgi_waffle.values.cipher import Cipher
 from uwsgi_waffle.values.declaration import Declaration
 from uwsgi_waffle.values.position import Position
-from uwsgi_waffle.values.snapshot import Delta, Problem, Record, Snapshot, build
+from uwsgi_waffle.values.snapshot import Delta, Record, RefusedValue, Snapshot, build
 
 
 class Settings(Bounds):
@@ -46,7 +46,7 @@ def test_what_is_not_stored_has_its_default() -> None:
     snapshot = built({"LO": "3"})
     assert snapshot.settings == Settings(LO=3)
     assert snapshot.values == dict(Settings(LO=3))
-    assert snapshot.problems == ()
+    assert snapshot.refused == ()
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_for_a_bad_value_the_last_good_one_or_the_default_is_served(
     """The good values beside it are served."""
     fresh = built({"HI": "20", name: text})
     assert fresh.settings == Settings(HI=20)
-    assert [(p.name, p.serving) for p in fresh.problems] == [(name, "default")]
-    assert reason in fresh.problems[0].reason
+    assert [(p.name, p.serving) for p in fresh.refused] == [(name, "default")]
+    assert reason in fresh.refused[0].reason
 
     good = built({"LO": "7", "TEXT": '"good"'})
     later = built({"HI": "30", "LO": "7", "TEXT": '"good"', name: text}, good)
     assert later.settings == Settings(HI=30, LO=7, TEXT="good")
-    assert [(p.name, p.serving) for p in later.problems] == [(name, "last good value")]
+    assert [(p.name, p.serving) for p in later.refused] == [(name, "last good value")]
 
 
 def test_for_settings_refused_as_a_whole_the_last_good_ones_are_served() -> None:
@@ -84,8 +84,8 @@ def test_for_settings_refused_as_a_whole_the_last_good_ones_are_served() -> None
     refused = built({"LO": "6", "HI": "5", "TEXT": '"new"'}, good, revision=2)
     assert refused.settings == good.settings
     assert refused.position.revision == 2
-    assert refused.problems == (
-        Problem(None, "Value error, LO must not exceed HI", "last good value"),
+    assert refused.refused == (
+        RefusedValue("", "last good value", "Value error, LO must not exceed HI"),
     )
     assert built({"LO": "6", "HI": "5"}).settings == Settings()
 
@@ -100,12 +100,12 @@ def test_a_validator_may_raise_anything() -> None:
     """Its message is left out, as it may repeat one of the secrets."""
     snapshot = built({"TEXT": '"raise"', "LO": "3"})
     assert snapshot.settings == Settings()
-    assert snapshot.problems == (Problem(None, "a validator raised RuntimeError", "default"),)
+    assert snapshot.refused == (RefusedValue("", "default", "a validator raised RuntimeError"),)
 
 
 def test_a_problem_of_a_secret_never_repeats_it() -> None:
     for text in ('"ab"', "Geheim7", "[7]"):
-        (problem,) = built({"PASSWORD": text}).problems
+        (problem,) = built({"PASSWORD": text}).refused
         assert "Geheim7" not in str(problem)
         assert "ab" not in problem.reason.split()
     assert "Geheim7" not in repr(built({"PASSWORD": '"Geheim7"'}))
@@ -115,7 +115,7 @@ def test_a_problem_of_a_secret_never_repeats_it() -> None:
 def test_what_another_release_declares_is_noted() -> None:
     snapshot = built({"GONE": "1", "LO": "2", "ALSO_GONE": "broken"})
     assert snapshot.undeclared == ("ALSO_GONE", "GONE")
-    assert (snapshot.settings, snapshot.problems) == (Settings(LO=2), ())
+    assert (snapshot.settings, snapshot.refused) == (Settings(LO=2), ())
 
 
 json_texts = st.recursive(
@@ -138,7 +138,7 @@ def test_a_process_builds_valid_settings_from_any_record(
     assert Settings.model_validate(dict(snapshot.settings)) == snapshot.settings
     assert snapshot.position.revision == 5
     for name in Settings.model_fields:
-        if name not in rows and not snapshot.problems:
+        if name not in rows and not snapshot.refused:
             assert getattr(snapshot.settings, name) == getattr(Settings(), name)
 
 

@@ -127,7 +127,7 @@ def settings_page(
         whole_errors=[*(problems or ()), *errors.get("", ())],
         wrong=[one for one in fields if one.errors],
         edited=[one for one in fields if one.is_edited],
-        stored_problems=here.problems(tuple(str(problem) for problem in snapshot.problems)),
+        stored_problems=here.problems(tuple(map(str, snapshot.refused))),
     )
 
 

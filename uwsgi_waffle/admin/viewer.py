@@ -126,9 +126,9 @@ class Viewer:
             return list(problems)
         current = self.state.serving.current
         hidden = {
-            str(problem)
-            for problem in current.problems
-            if problem.name is None or not self.permission.may_see(problem.name)
+            str(refused)
+            for refused in current.refused
+            if not refused.name or not self.permission.may_see(refused.name)
         }
         if not all(map(self.permission.may_see, current.undeclared)):
             hidden.add(describe_undeclared(current.undeclared))

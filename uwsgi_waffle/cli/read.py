@@ -46,8 +46,8 @@ def list_settings(*, reveal: bool, as_json: bool) -> None:
         for line in _render.table(("", "NAME", "VALUE", "DESCRIPTION"), rows, most=(1, 30, 30)):
             click.echo(line)
         click.echo(f"\nRevision {current.revision}. * differs from the default.")
-    for problem in current.problems:
-        note(f"Warning: {problem}")
+    for refused in current.refused:
+        note(f"Warning: {refused}")
 
 
 def describe(state: State, name: str, *, reveal: bool) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from typing import Annotated
 from pydantic import Field
 
 from uwsgi_waffle.values.position import NOWHERE, Position
+from uwsgi_waffle.values.snapshot import RefusedValue
 
 from . import layout
 from .lives import LifeLocks
 
-__all__ = ["ListenerState", "Moment", "ProcessSlot", "RefusedValue", "SlotTable"]
+__all__ = ["ListenerState", "Moment", "ProcessSlot", "SlotTable"]
 
 # Words of a slot. What is written last of a change, the stamp, stands before what is written first,
 # the refusal: a reader copies upwards, so it never sees a new position with an old refusal.
@@ -56,20 +57,6 @@ class ListenerState:
     state: str = "absent"
     since: Moment = 0.0
     error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedValue:
-    """A stored value that a process does not serve, as its release refuses it.
-
-    :ivar name: the setting, ``""`` where the settings as a whole are refused
-    :ivar serving: what is served instead
-    :ivar reason: why, without the value of a secret
-    """
-
-    name: str
-    serving: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

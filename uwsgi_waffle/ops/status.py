@@ -184,7 +184,7 @@ def collect(state: State) -> Status:
 def _problems(state: State, host: HostStatus, position: Position | None) -> Iterator[str]:
     """Yield what is wrong on this host, and with the stored values."""
     current = state.serving.current
-    yield from map(str, current.problems)
+    yield from map(str, current.refused)
     if current.undeclared:
         yield describe_undeclared(current.undeclared)
     yield from map(str, slow_callbacks(host))

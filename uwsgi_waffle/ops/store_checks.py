@@ -151,11 +151,11 @@ def values(state: State, status: Status) -> Iterator[Finding]:
             "Set a value that every release accepts, or deploy the release that does.",
         )
     current = state.serving.current
-    for problem in current.problems:
-        name = problem.name or "the settings named there"
+    for refused in current.refused:
+        name = refused.name or "the settings named there"
         yield Finding(
             "value-unusable",
-            str(problem),
+            str(refused),
             f"Run `flask waffle set {name}=...` or `flask waffle reset {name}`, or add the key "
             "that opens it to WAFFLE_ENCRYPTION_KEYS.",
         )

@@ -12,7 +12,7 @@ from uwsgi_waffle.sql.store import RowChange
 from uwsgi_waffle.values.cipher import Undecipherable
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.settings import MASK, WaffleSettings
-from uwsgi_waffle.values.snapshot import Delta, Problem, Record, Snapshot, build
+from uwsgi_waffle.values.snapshot import Delta, Record, RefusedValue, Snapshot, build
 
 from .parts import Parts
 
@@ -24,7 +24,7 @@ class Edit:
 
     :ivar changes: name -> (old, new) of the settings that it changed the last time it was called;
         the old value is the stored one, also where this release cannot use that
-    :ivar unusable: the problems that those changes replaced
+    :ivar unusable: the refused values that those changes replaced
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Edit:
         self._defaults = defaults
         self._wanted = wanted
         self.changes: dict[str, tuple[Any, Any]] = {}
-        self.unusable: tuple[Problem, ...] = ()
+        self.unusable: tuple[RefusedValue, ...] = ()
         self._record, self._before = Record(), served
         self._rows: dict[str, RowChange] = {}
 
@@ -86,9 +86,9 @@ class Edit:
             self.changes[name] = old, new
             self._rows[name] = self._row_change(name, old_text, text, resets=resets)
         self.unusable = tuple(
-            p
-            for p in before.problems
-            if p.name in self._rows or (p.name is None and unusable & self._rows.keys())
+            value
+            for value in before.refused
+            if value.name in self._rows or (not value.name and unusable & self._rows.keys())
         )
         self._check_size()
         return self._rows
@@ -166,7 +166,7 @@ class Edit:
 
 def _unusable(record: Record, before: Snapshot) -> frozenset[str]:
     """Return the settings that have a stored value which is not what is served."""
-    refused = {problem.name for problem in before.problems}
+    refused = {value.name for value in before.refused}
     if not refused:
         return frozenset()
-    return frozenset(name for name in record.rows if name in refused or None in refused)
+    return frozenset(name for name in record.rows if name in refused or "" in refused)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 
 from uwsgi_waffle.host.layout import SEQUENCE_WORD
-from uwsgi_waffle.host.processes import RefusedValue
 from uwsgi_waffle.server import forks
 from uwsgi_waffle.values.snapshot import Record, Snapshot, build
 
@@ -65,8 +64,8 @@ class Serving:
         self.seen_sequence, record = (-1, Record()) if found is None else found
         self.current = build(parts.declaration, parts.cipher, record)
         parts.app.config.update(self.current.values)
-        for problem in self.current.problems:
-            logger.warning("waffle: %s", problem)
+        for refused in self.current.refused:
+            logger.warning("waffle: %s", refused)
 
     def after_fork(self) -> None:
         """Replace a lock that another thread may have held at the fork."""
@@ -216,8 +215,7 @@ class Serving:
     def record(self) -> None:
         """Record in the host's list what this process serves, and what of it it refuses."""
         current = self.current
-        refused = tuple(RefusedValue(p.name or "", p.serving, p.reason) for p in current.problems)
-        self._host.slots.record(current.position, refused)
+        self._host.slots.record(current.position, current.refused)
 
     def _swapped(self, old: Snapshot, new: Snapshot) -> None:
         """Follow a swap, in order of revisions: runs under the lock."""
@@ -230,6 +228,6 @@ class Serving:
         # The application's callbacks must not delay a process that only listens.
         if changes and self.runs_callbacks and self._queue.is_needed:
             self._queue.put(changes, new.position.revision)
-        for problem in new.problems:
-            if problem not in old.problems:
-                logger.warning("waffle: %s", problem)
+        for refused in new.refused:
+            if refused not in old.refused:
+                logger.warning("waffle: %s", refused)

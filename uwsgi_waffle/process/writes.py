@@ -18,7 +18,7 @@ from uwsgi_waffle.server.hooks import wake_workers
 from uwsgi_waffle.sql.joining import Connection, JoinedTransaction
 from uwsgi_waffle.sql.store import Signature
 from uwsgi_waffle.values.position import Position
-from uwsgi_waffle.values.snapshot import Problem, Record, build
+from uwsgi_waffle.values.snapshot import Record, RefusedValue, build
 
 from .edit import Edit
 from .parts import Parts
@@ -57,7 +57,7 @@ class Preview:
 
     revision: int
     changes: Mapping[str, tuple[Any, Any]] = field(repr=False)
-    unusable: tuple[Problem, ...]
+    unusable: tuple[RefusedValue, ...]
 
 
 class Writer:

@@ -24,7 +24,7 @@ from .declaration import Declaration
 from .position import NOWHERE, Position
 from .settings import WaffleSettings
 
-__all__ = ["Delta", "Problem", "Record", "Snapshot", "build"]
+__all__ = ["Delta", "Record", "RefusedValue", "Snapshot", "build"]
 
 #: Types of values that nothing can change in place, so that two snapshots may share one.
 _FIXED = SCALARS | {
@@ -99,17 +99,17 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """A stored value that this process cannot use.
+class RefusedValue:
+    """A stored value that a process does not serve, as its release refuses it.
 
-    :ivar name: the setting, ``None`` where the settings as a whole were refused
+    :ivar name: the setting, ``""`` where the settings as a whole are refused
+    :ivar serving: what is served instead: ``"last good value"`` or ``"default"``
     :ivar reason: why, without the value of a secret
-    :ivar serving: what is served in its place: ``"last good value"`` or ``"default"``
     """
 
-    name: str | None
-    reason: str
+    name: str
     serving: str
+    reason: str
 
     def __str__(self) -> str:
         subject = f"The stored value of {self.name}" if self.name else "The stored settings"
@@ -131,7 +131,7 @@ class Snapshot:
     position: Position
     settings: WaffleSettings
     values: Mapping[str, object] = field(repr=False)  # secrets among them
-    problems: tuple[Problem, ...] = ()
+    refused: tuple[RefusedValue, ...] = ()
     undeclared: tuple[str, ...] = ()
     record: Record = field(default=Record(), repr=False, compare=False)
     changeable: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
@@ -152,12 +152,12 @@ def build(
     """Decode and validate a record; never fails, as a bad value must not stop a process.
 
     In the place of a value that cannot be used stands the last good one, or the default at the
-    first start; ``problems`` names it. Of the last good ones, only what has another text is decoded
+    first start; ``refused`` names it. Of the last good ones, only what has another text is decoded
     again, where the declaration allows that.
 
     :param decoded: values of the record that the caller has decoded
     """
-    if last_good is not None and not last_good.problems:
+    if last_good is not None and not last_good.refused:
         made = _build_on(declaration, cipher, record, last_good, decoded)
         if made is not None:
             return made
@@ -206,21 +206,21 @@ def _build_anew(
     """Decode and validate a whole record."""
     rows = record.rows
     texts: dict[str, str] = {}
-    problems: dict[str | None, str] = {}
+    refused: dict[str, str] = {}
     for name in declaration.names:
         if name in rows:
             try:
                 texts[name] = _plain_json(cipher.open(rows[name]))
             except (Undecipherable, ValueError, RecursionError) as error:
-                problems[name] = _reason(declaration, name, error)
-    settings = _decode(declaration, texts, problems, last_good)
+                refused[name] = _reason(declaration, name, error)
+    settings = _decode(declaration, texts, refused, last_good)
     substitute = "last good value" if last_good is not None else "default"
     values = declaration.values(settings)
     return Snapshot(
         position=record.position,
         settings=settings,
         values=MappingProxyType(values),
-        problems=tuple(Problem(name, reason, substitute) for name, reason in problems.items()),
+        refused=tuple(RefusedValue(name, substitute, why) for name, why in refused.items()),
         undeclared=_undeclared(declaration, record),
         record=record,
         changeable=_changeable(values.items()),
@@ -238,13 +238,13 @@ def _changeable(values: Iterable[tuple[str, object]]) -> frozenset[str]:
 def _decode(
     declaration: Declaration,
     texts: dict[str, str],
-    problems: dict[str | None, str],
+    refused: dict[str, str],
     last_good: Snapshot | None,
 ) -> WaffleSettings:
     """Return the settings that the texts make, without those that are refused."""
     fallback = last_good.settings if last_good is not None else declaration.defaults
     while True:
-        kept = {name: getattr(fallback, name) for name in problems if name is not None}
+        kept = {name: getattr(fallback, name) for name in refused if name}
         try:
             settings = declaration.from_json(texts)
             # Typed values are added now, as from_json reads JSON only.
@@ -253,17 +253,17 @@ def _decode(
             bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]} & texts.keys()
             for finding in declaration.describe(error):
                 if finding["loc"]:
-                    problems.setdefault(str(finding["loc"][0]), finding["msg"])
+                    refused.setdefault(str(finding["loc"][0]), finding["msg"])
             if not bad:
-                problems[None] = str(declaration.describe(error)[0]["msg"])
+                refused[""] = str(declaration.describe(error)[0]["msg"])
                 return fallback
             for name in bad:
                 del texts[name]
         except InvalidSetting as error:  # the whole refuses what is kept of the last good values
-            problems[None] = str(error)
+            refused[""] = str(error)
             return fallback
         except Exception as error:  # noqa: BLE001  # an application's validator may raise anything
-            problems[None] = declaration.raised(error)
+            refused[""] = declaration.raised(error)
             return fallback
 
 
