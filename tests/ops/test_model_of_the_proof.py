@@ -81,15 +81,11 @@ class Process:
 
 
 class Zygote:
-    """The program that forks processes, and the socket that they answer on."""
+    """The program that forks processes, each of which answers on a socket of its own."""
 
     def __init__(self, directory: Path) -> None:
         self.lock = threading.Lock()
-        self.path = directory / "socket"
-        self.server = socket.socket(socket.AF_UNIX)
-        self.server.bind(str(self.path))
-        self.server.listen()
-        self.server.settimeout(SOON_SECONDS / 3)
+        self.paths = (directory / str(number) for number in itertools.count())
         self.program = subprocess.Popen(
             [sys.executable, "-m", "tests.apps.zygote", str(SILENT_SECONDS)],
             cwd=ROOT,
@@ -107,18 +103,23 @@ class Zygote:
         unblock: Callable[[], None],
     ) -> Process:
         """Start a process, and return it once it is reported."""
-        wanted = {"release": release, "socket": str(self.path), "directory": str(directory)}
+        wanted = {"release": release, "directory": str(directory), "config": config}
         assert self.program.stdin is not None
         assert self.program.stdout is not None
-        with self.lock:
-            self.program.stdin.write(json.dumps({**wanted, "config": config}) + "\n")
-            self.program.stdin.flush()
-            pid = int(self.program.stdout.readline())
+        with socket.socket(socket.AF_UNIX) as server:
+            server.settimeout(SOON_SECONDS / 3)
+            with self.lock:
+                path = str(next(self.paths))
+                server.bind(path)
+                server.listen()
+                self.program.stdin.write(json.dumps({**wanted, "socket": path}) + "\n")
+                self.program.stdin.flush()
+                pid = int(self.program.stdout.readline())
             try:
-                connection, _ = self.server.accept()
+                connection, _ = server.accept()
             except TimeoutError:
                 unblock()  # a stopped process may hold a lock that the new one needs
-                connection, _ = self.server.accept()
+                connection, _ = server.accept()
         connection.settimeout(SOON_SECONDS)
         stream = connection.makefile("rw")
         host_id = stream.readline().strip()
@@ -131,7 +132,6 @@ class Zygote:
         for pipe in (self.program.stdin, self.program.stdout):
             assert pipe is not None
             pipe.close()
-        self.server.close()
 
 
 @pytest.fixture(scope="module")
