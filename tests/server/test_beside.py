@@ -11,10 +11,8 @@ import pytest
 from tests.support import wait_until
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.server import forks, resting
-from uwsgi_waffle.server.concurrency import run_beside
+from uwsgi_waffle.server.concurrency import THREAD_NAME, run_beside
 from uwsgi_waffle.server.resting import end_resting_thread
-
-NAME = "waffle-test"
 
 
 @pytest.fixture(autouse=True)
@@ -26,13 +24,13 @@ def none_rests() -> Iterator[None]:
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == NAME]
+    return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
 
 
 def run(*, then_rest: bool = True) -> int:
     """Run something; return the thread that it ran in, once that rests."""
     found: list[int] = []
-    ended = run_beside(lambda: found.append(threading.get_ident()), NAME)
+    ended = run_beside(lambda: found.append(threading.get_ident()))
     assert ended.wait(SOON_SECONDS)
     if then_rest:
         wait_until(lambda: bool(resting._resting), SOON_SECONDS, "it rests")  # noqa: SLF001
@@ -51,7 +49,7 @@ def test_what_runs_at_once_has_a_thread_each_of_which_one_is_kept() -> None:
     def wait() -> None:
         proceed.wait(SOON_SECONDS)
 
-    both = [run_beside(wait, NAME) for _ in range(2)]
+    both = [run_beside(wait) for _ in range(2)]
     assert len(threads()) == 2
     assert not any(ended.wait(0) for ended in both)
     proceed.set()
@@ -67,7 +65,7 @@ def test_an_error_in_it_leaves_no_thread_and_the_next_has_another(
     def fail() -> None:
         raise LookupError
 
-    assert run_beside(fail, NAME).wait(SOON_SECONDS)
+    assert run_beside(fail).wait(SOON_SECONDS)
     wait_until(lambda: not threads(), SOON_SECONDS, "the thread ends")
     run()
 

@@ -83,7 +83,7 @@ class Patience:
                 errors.append(error)
 
         began = time.monotonic()
-        run_beside(ask, "waffle-redis").wait(self._left_seconds)
+        run_beside(ask).wait(self._left_seconds)
         self._left_seconds = max(0.0, self._left_seconds - (time.monotonic() - began))
         if errors:
             raise errors[0]

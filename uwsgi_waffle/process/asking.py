@@ -81,7 +81,7 @@ class Asker:
         if not self._may_ask(PATIENCE_SECONDS):
             return
         self._is_late = False
-        self._task = task = concurrency.run_beside(partial(_answer, question), "waffle-asker")
+        self._task = task = concurrency.run_beside(partial(_answer, question))
         self._is_late = not task.wait(max(0.0, deadline - time.monotonic()))
 
     def _may_ask(self, patience_seconds: float) -> bool:

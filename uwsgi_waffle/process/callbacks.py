@@ -92,7 +92,7 @@ _calling: ContextVar[ChangeQueue | None] = ContextVar("waffle_calling", default=
 class ChangeQueue:
     """Runs callbacks in the order of revisions, whichever threads the changes arrive in.
 
-    They run one after another in a thread, or greenlet, that exists only while there are changes to
+    They run one after another in a thread, or greenlet, that runs only while there are changes to
     call back for: so neither the request nor the listener that brings a change depends on them.
     """
 
@@ -142,7 +142,7 @@ class ChangeQueue:
         with self._lock:
             if self._task is not None or not self.events:
                 return
-            self._task = task = concurrency.Task(lambda: self._drain(task), "waffle-callbacks")
+            self._task = task = concurrency.Task(lambda: self._drain(task))
         if concurrency.threads_run_while_idle():
             task.start()
         else:

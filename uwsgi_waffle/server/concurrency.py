@@ -24,6 +24,7 @@ from ._uwsgi import Role
 from .resting import run_and_rest, run_in_resting_thread
 
 __all__ = [
+    "THREAD_NAME",
     "Backoff",
     "Environment",
     "GreenletEnvironment",
@@ -43,6 +44,10 @@ __all__ = [
     "stop_event",
     "threads_run_while_idle",
 ]
+
+
+#: Of a thread that does work beside a caller, for debuggers.
+THREAD_NAME = "waffle-beside"
 
 
 class StopEvent(Protocol):
@@ -193,34 +198,27 @@ def ctrl_c_is_raised_here() -> bool:
 class Task:
     """Work that is done once beside the caller, in a greenlet or a daemon thread."""
 
-    def __init__(self, work: Callable[[], None], name: str) -> None:
-        """Do nothing yet.
-
-        :param name: that of the thread
-        """
+    def __init__(self, work: Callable[[], None]) -> None:
+        """Do nothing yet."""
         self._work = work
-        self._name = name
         self._in_greenlet = sockets_are_cooperative()
         self._ended: Any = stop_event() if self._in_greenlet else threading.Event()
         self._made_at = time.monotonic()
 
-    def start(self, *, leaves_nothing: bool = False) -> None:
+    def start(self) -> None:
         """Do the work beside the caller.
 
         Where neither greenlet nor thread may be started, or can be (no more threads are allowed, or
         the interpreter ends), it has been done when this returns.
-
-        :param leaves_nothing: the work, unlike an application's, leaves nothing in its thread,
-            which may then be used again
         """
         if is_about_to_fork():
             self.run()
         elif self._in_greenlet:
             spawn(self.run)
-        elif not (leaves_nothing and run_in_resting_thread(self.run)):
-            run = partial(run_and_rest, self.run) if leaves_nothing else self.run
+        elif not run_in_resting_thread(self.run):
+            run = partial(run_and_rest, self.run)
             try:
-                threading.Thread(target=run, name=self._name, daemon=True).start()
+                threading.Thread(target=run, name=THREAD_NAME, daemon=True).start()
             except RuntimeError:
                 self.run()
 
@@ -240,10 +238,10 @@ class Task:
         return time.monotonic() - self._made_at
 
 
-def run_beside(work: Callable[[], None], name: str) -> Task:
-    """Start *work* of our own beside the caller, see :meth:`Task.start`."""
-    task = Task(work, name)
-    task.start(leaves_nothing=True)
+def run_beside(work: Callable[[], None]) -> Task:
+    """Start *work* beside the caller, see :meth:`Task.start`."""
+    task = Task(work)
+    task.start()
     return task
 
 

@@ -1,6 +1,7 @@
 """A thread that has done what it was started for, and is used again if that is soon.
 
-To start one costs a change on PostgreSQL a tenth of its time, and there are two.
+To start one costs an update on PostgreSQL a tenth of its time, and a worker that is woken for a
+change two thirds.
 """
 
 from __future__ import annotations
