@@ -17,10 +17,11 @@ from tests.ops.conftest import Site, codes, proved, refusal_of, start
 from tests.support import RedisServer, wait_until
 from tests.support.listening import Host, messages
 from tests.support.waiting import SOON_SECONDS
-from uwsgi_waffle import NotConverged
+from uwsgi_waffle import NotConverged, StoreUnavailable
 from uwsgi_waffle.bus import reports
 from uwsgi_waffle.ops import convergence
 from uwsgi_waffle.ops.doctor import examine
+from uwsgi_waffle.values.position import Position
 
 
 def test_every_process_of_every_host_is_proved(site: Site) -> None:
@@ -91,6 +92,34 @@ def test_an_acknowledgement_that_is_replayed_does_not_replace_a_later_one(site: 
     for published in ([lagging], [host_at(served=3, reported_at=19.9)]):
         view.receive(lambda _seconds, hosts=published: hosts)  # type: ignore[misc]
     assert view._hosts == {lagging.id: lagging}  # noqa: SLF001
+
+
+def test_a_state_before_the_one_that_is_waited_for_is_none_of_the_later_ones(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQL has moved on twice, and was away in between, as at a restart."""
+    monkeypatch.setattr(convergence, "ASK_SQL_SECONDS", 0.0)
+    here = site.here
+    here.change(2)
+    view = convergence._View(here.state)  # noqa: SLF001
+    view.ask_sql(1)
+    here.change(3)
+    second = here.position
+    view.ask_sql(1)
+    assert view.fleet(0.0).is_served(second), "what has moved on has the state that is waited for"
+
+    def refuse() -> Position:
+        message = "it restarts"
+        raise StoreUnavailable(message, url="")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(here.state.store, "peek", refuse)
+        assert not view.is_still_right()
+    third = here.commit().position
+    view.ask_sql(1)
+    fleet = view.fleet(0.0)
+    assert fleet.is_served(third)
+    assert not fleet.is_served(second)
 
 
 @pytest.mark.parametrize("hosts", [10, 1000])

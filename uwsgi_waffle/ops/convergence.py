@@ -174,7 +174,7 @@ class _View:
             if is_known:
                 self._later = self._later_than(present)
             elif present != self._position:
-                self._position, self.has_looked = present, False
+                self._wait_for(present)
         except StoreUnavailable as error:
             self._unknown_state = str(error)
             return
@@ -194,7 +194,7 @@ class _View:
             return False
         if stamps.get(self._position.revision) == self._position.stamp:
             return present.lineage == self._position.lineage
-        self._position, self._later, self.has_looked = present, frozenset(), False
+        self._wait_for(present)
         return False
 
     def fleet(self, seconds: float) -> Fleet:
@@ -202,6 +202,10 @@ class _View:
         hosts = known_hosts(own_host(self._state), self._hosts.values())
         unknown = self._unknown_state or self._unknown_hosts
         return Fleet(self._position, hosts, seconds, self._later, unknown)
+
+    def _wait_for(self, position: Position) -> None:
+        """Wait for another state than so far; what is later than the former may be before it."""
+        self._position, self._later, self.has_looked = position, frozenset(), False
 
     def _before(self, lineage: str) -> tuple[str, ...]:
         """Return the other lineages that this host knows, where other hosts may still be."""
