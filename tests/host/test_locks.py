@@ -127,6 +127,35 @@ def test_a_writer_that_was_stopped_leaves_the_doubt_that_it_finds(
     assert host.sequence == doubt
 
 
+def test_a_writer_that_was_stopped_right_before_it_puts_its_record_in_use_does_not_end_the_doubt(
+    tmp_path: Path,
+) -> None:
+    """It has just seen that there is none; the record that it does not know of may be later."""
+    host, other = (HostSnapshot(tmp_path / "snapshot") for _ in range(2))
+    assert host.publish(record(1))
+    words = host.words
+
+    class StoppedWords:
+        """Words before whose store another process gives up waiting for the lock."""
+
+        def __getitem__(self, index: Any) -> Any:
+            return words[index]
+
+        def __setitem__(self, index: Any, value: Any) -> None:
+            if index == layout.SEQUENCE_WORD:
+                other._doubt(record(3), None)  # noqa: SLF001  as `publish` does after a second
+            words[index] = value
+
+        def cast(self, kind: Any) -> Any:
+            return words.cast(kind)
+
+    host.words = StoppedWords()  # type: ignore[assignment]
+    host.publish(record(2))
+    assert other.read() is None, "each process asks SQL"
+    assert other.publish(record(3), since=other.sequence)
+    assert other.position == at(3)
+
+
 def test_without_a_free_descriptor_the_others_are_sent_to_sql(tmp_path: Path) -> None:
     host, other = (HostSnapshot(tmp_path / "snapshot") for _ in range(2))
     assert host.publish(record(1))

@@ -266,7 +266,7 @@ class HostSnapshot(HostMarks):
             found = areas.in_use(self.words)
             if found is not None and not record.position.supersedes(found.position):
                 return
-        self.words[layout.SEQUENCE_WORD] = layout.IN_DOUBT | secrets.randbits(62)
+        areas.leave_in_doubt(self.words)
 
     def _exclusively(
         self, act: Callable[[], T], otherwise: Callable[[], T], wait_seconds: float | None = None
