@@ -111,9 +111,10 @@ def test_a_record_that_a_killed_writer_never_put_in_use_keeps_no_process_at_a_de
         write(*arguments)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-        context.setattr(areas, "write", write_and_die)
+    monkeypatch.setattr(areas, "write", write_and_die)
+    with pytest.raises(KeyboardInterrupt):
         writer.publish(record(2))
+    monkeypatch.setattr(areas, "write", write)
     assert busy.position == at(1)
     host.path.unlink()
     assert host.publish(record(3))

@@ -248,15 +248,11 @@ class HostSnapshot(HostMarks):
                 layout.ROOM_BYTES,
             )
             return None
-
-        def write() -> int | None:
-            if self.sequence & layout.IN_DOUBT and self.sequence != since:
-                self._doubt(record, since)  # its record may be later than this one
-                return None
-            return self._publish(record, before, payload, at_start=at_start)
-
-        wait_seconds = None if since is None else READER_WAIT_SECONDS
-        return self._exclusively(write, lambda: self._doubt(record, since), wait_seconds)
+        return self._exclusively(
+            lambda: self._publish(record, before, payload, since, at_start=at_start),
+            lambda: self._doubt(record, since),
+            None if since is None else READER_WAIT_SECONDS,
+        )
 
     def _doubt(self, record: Record, since: int | None) -> None:
         """Make each process ask SQL, unless the others know all that this one does."""
@@ -297,13 +293,12 @@ class HostSnapshot(HostMarks):
         return act()
 
     def _publish(
-        self, record: Record, before: Before, payload: bytes, *, at_start: bool
+        self, record: Record, before: Before, payload: bytes, since: int | None, *, at_start: bool
     ) -> int | None:
-        last = self.words[layout.SEQUENCE_WORD]
-        present: Position | None = self._known[1]
-        if not last or last != self._known[0]:
-            found = areas.in_use(self.words)
-            present = None if found is None else found.position
+        last, present = self.words[layout.SEQUENCE_WORD], self._present()
+        if present is None and last != (since or 0):
+            self._doubt(record, since)  # what is in doubt, damaged or gone may be later than this
+            return None
         if present is not None and not record.position.supersedes(present):
             is_emptied = not record.position.exists and present.exists
             others = (process.pid != os.getpid() for process in self.slots.living())
@@ -320,6 +315,14 @@ class HostSnapshot(HostMarks):
         self._decoded = sequence, record.position.lineage, record.keys, before
         self._logged.clear()
         return sequence
+
+    def _present(self) -> Position | None:
+        """Return the position of the record in use, ``None`` where there is none to be read."""
+        sequence, position = self._known  # once: another thread may note another one
+        if sequence and self.sequence == sequence:
+            return position
+        found = areas.in_use(self.words)
+        return None if found is None else found.position
 
     # -- keys ---------------------------------------------------------------------------------
 
