@@ -214,6 +214,20 @@ def test_a_damaged_record_is_logged_once_and_replaced(
     assert held_by(host) == record(7)
 
 
+def test_the_process_that_wrote_a_record_learns_that_another_one_found_it_damaged(
+    host: HostSnapshot,
+) -> None:
+    """A listener that went by what it has written would find nothing to repair at its polls."""
+    host.publish(record(7))
+    other = HostSnapshot(host.path)
+    host.words.cast("B")[used_area(host) + layout.AREA_HEADER_BYTES] ^= 0xFF
+    assert host.position == at(7)
+    assert other.read() is None
+    assert host.position == NOWHERE
+    assert host.publish(record(7), since=host.sequence)
+    assert held_by(other) == record(7)
+
+
 @pytest.mark.parametrize("is_committed", [True, False], ids=["committed", "read from SQL"])
 def test_a_damaged_record_is_not_replaced_by_an_earlier_one(
     host: HostSnapshot, *, is_committed: bool

@@ -201,12 +201,13 @@ class HostSnapshot(HostMarks):
 
     def _latest(self) -> areas.Area | None:
         """Return the area in use, ``None`` where there is none yet, or it is damaged."""
+        sequence = self.sequence
         found = areas.in_use(self.words)
-        if found is None and self.sequence and self.verify():
+        if found is None and sequence and self.verify():
             found = areas.in_use(self.words)  # it was not damaged, but abandoned
-        if found is None and self.sequence:
-            self._known = 0, NOWHERE  # the same position repairs the file
-        if found is None and self.sequence and not self.sequence & layout.IN_DOUBT:
+        is_damaged = found is None and sequence and not sequence & layout.IN_DOUBT
+        if is_damaged and self.sequence == sequence:
+            areas.leave_in_doubt(self.words)  # others may know of its position, and not look again
             self._log_once(
                 "damaged",
                 "waffle: the record in the host snapshot %s is damaged. It is read from SQL, and "
@@ -295,7 +296,12 @@ class HostSnapshot(HostMarks):
     def _publish(
         self, record: Record, before: Before, payload: bytes, since: int | None, *, at_start: bool
     ) -> int | None:
-        last, present = self.words[layout.SEQUENCE_WORD], self._present()
+        present: Position | None
+        # Both parts of what is known at once, as another thread may learn of a later record.
+        last, (seen, present) = self.words[layout.SEQUENCE_WORD], self._known
+        if not last or last != seen:
+            found = areas.in_use(self.words)
+            present = None if found is None else found.position
         if present is None and last != (since or 0):
             self._doubt(record, since)  # what is in doubt, damaged or gone may be later than this
             return None
@@ -315,14 +321,6 @@ class HostSnapshot(HostMarks):
         self._decoded = sequence, record.position.lineage, record.keys, before
         self._logged.clear()
         return sequence
-
-    def _present(self) -> Position | None:
-        """Return the position of the record in use, ``None`` where there is none to be read."""
-        sequence, position = self._known  # once: another thread may note another one
-        if sequence and self.sequence == sequence:
-            return position
-        found = areas.in_use(self.words)
-        return None if found is None else found.position
 
     # -- keys ---------------------------------------------------------------------------------
 
