@@ -16,6 +16,7 @@ from tests.host.states import at, record
 from tests.support import require
 from tests.support.programs import Program, output_of
 from tests.support.waiting import SOON_SECONDS
+from uwsgi_waffle.bus.fleet import this_host
 from uwsgi_waffle.host import areas, files, layout
 from uwsgi_waffle.host.files import locked
 from uwsgi_waffle.host.records import HostSnapshot
@@ -96,6 +97,23 @@ def test_where_a_stopped_process_holds_the_lock_every_process_is_sent_to_sql(
     assert other.publish(record(3), since=other.sequence)
     assert host.position == at(3)
     assert [process.pid for process in host.slots.living()] == [os.getpid()]
+
+
+def test_where_a_stopped_process_holds_the_lock_each_process_is_listed_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a new file too. The count of the workers is that of a process that is listed."""
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
+    host = HostSnapshot(tmp_path / "snapshot")
+    host.register("mule", 1, 77, follows=True)
+    host.slots.record_expected_workers(2)
+    host.path.unlink()
+    HostSnapshot(host.path)  # a command makes another one
+    with held_by_another(host.path) as holder:
+        holder.process.send_signal(signal.SIGSTOP)
+        assert host.verify()
+        found = this_host(host, "here", 3.0)
+    assert (found.following, found.unlisted) == (1, 2)
 
 
 def test_an_earlier_record_does_not_end_the_doubt_about_a_later_one(tmp_path: Path) -> None:

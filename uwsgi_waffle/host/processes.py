@@ -147,19 +147,20 @@ class SlotTable:
         self._identity = (ROLES.index(role), worker, master, int(follows))
 
     def claim(self) -> bool:
-        """Take a slot for this process; call it under the file's lock.
+        """Take a slot for this process.
 
         :return: whether one was free
         :raises OSError: the file of the locks cannot be used
         """
         held = () if self._lives is None else self._lives.held_here()
-        free = (n for n in range(layout.SLOT_COUNT) if not self._is_living(n))
-        # A process that has not seen yet that the file was replaced holds the lock of a free slot.
-        number = next((n for n in chain(held, free) if self._hold(n)), None)
+        # Of others those are free whose lock can be had. It may be held by a process that has not
+        # seen yet that the file was replaced, though its slot is empty here.
+        numbers = chain(held, range(layout.SLOT_COUNT))
+        number = next((n for n in numbers if self._hold(n)), None)
         if number is None:
             return False
         start = _start(number)
-        for word in range(start + _PID + 1, start + layout.SLOT_WORDS):
+        for word in range(start, start + layout.SLOT_WORDS):
             self._words[word] = 0
         for word, value in enumerate(self._identity, start + _ROLE):
             self._words[word] = value
