@@ -109,7 +109,7 @@ def test_a_record_that_no_release_writes_is_a_damaged_one(directory: Path, paylo
     areas.write(host.words, sequence, at(8), payload)
     look(HostSnapshot(path))
     again = HostSnapshot(path)
-    assert again.publish(record(9)) is not None
+    assert again.publish(record(9), since=again.sequence) is not None
     found = again.read()
     assert found is not None
     assert found[1].rows == record(9).rows

@@ -16,6 +16,7 @@ from tests.host.states import at, record
 from tests.support import require
 from tests.support.programs import Program, output_of
 from tests.support.waiting import SOON_SECONDS
+from uwsgi_waffle.bus.fleet import this_host
 from uwsgi_waffle.host import areas, files, layout
 from uwsgi_waffle.host.files import locked
 from uwsgi_waffle.host.records import HostSnapshot
@@ -98,6 +99,23 @@ def test_where_a_stopped_process_holds_the_lock_every_process_is_sent_to_sql(
     assert [process.pid for process in host.slots.living()] == [os.getpid()]
 
 
+def test_where_a_stopped_process_holds_the_lock_each_process_is_listed_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a new file too. The count of the workers is that of a process that is listed."""
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
+    host = HostSnapshot(tmp_path / "snapshot")
+    host.register("mule", 1, 77, follows=True)
+    host.slots.record_expected_workers(2)
+    host.path.unlink()
+    HostSnapshot(host.path)  # a command makes another one
+    with held_by_another(host.path) as holder:
+        holder.process.send_signal(signal.SIGSTOP)
+        assert host.verify()
+        found = this_host(host, "here", 3.0)
+    assert (found.following, found.unlisted) == (1, 2)
+
+
 def test_an_earlier_record_does_not_end_the_doubt_about_a_later_one(tmp_path: Path) -> None:
     """It was read from SQL, or written, before another process sent all to SQL."""
     host = HostSnapshot(tmp_path / "snapshot")
@@ -125,6 +143,35 @@ def test_a_writer_that_was_stopped_leaves_the_doubt_that_it_finds(
     monkeypatch.setattr(areas, "write", write_late)
     assert host.publish(record(2)) is None
     assert host.sequence == doubt
+
+
+def test_a_writer_that_was_stopped_right_before_it_puts_its_record_in_use_does_not_end_the_doubt(
+    tmp_path: Path,
+) -> None:
+    """It has just seen that there is none; the record that it does not know of may be later."""
+    host, other = (HostSnapshot(tmp_path / "snapshot") for _ in range(2))
+    assert host.publish(record(1))
+    words = host.words
+
+    class StoppedWords:
+        """Words before whose store another process gives up waiting for the lock."""
+
+        def __getitem__(self, index: Any) -> Any:
+            return words[index]
+
+        def __setitem__(self, index: Any, value: Any) -> None:
+            if index == layout.SEQUENCE_WORD:
+                other._doubt(record(3), None)  # noqa: SLF001  as `publish` does after a second
+            words[index] = value
+
+        def cast(self, kind: Any) -> Any:
+            return words.cast(kind)
+
+    host.words = StoppedWords()  # type: ignore[assignment]
+    host.publish(record(2))
+    assert other.read() is None, "each process asks SQL"
+    assert other.publish(record(3), since=other.sequence)
+    assert other.position == at(3)
 
 
 def test_without_a_free_descriptor_the_others_are_sent_to_sql(tmp_path: Path) -> None:

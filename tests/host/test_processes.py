@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.host.states import LINEAGE, at
+from tests.host.test_locks import held_by_another
 from tests.support.programs import Program, output_of
+from uwsgi_waffle.bus.fleet import this_host
 from uwsgi_waffle.host import layout, processes
 from uwsgi_waffle.host.processes import ListenerState, ProcessSlot
 from uwsgi_waffle.host.records import HostSnapshot
@@ -159,6 +162,61 @@ def test_a_new_process_is_listed_beside_one_that_still_uses_a_deleted_snapshot(
         assert pids(host) == [os.getpid()]
         assert set(member.ask("verify").split()) == {str(os.getpid()), str(member.pid)}
         assert set(pids(host)) == {os.getpid(), member.pid}
+
+
+@pytest.mark.parametrize("is_idle", [False, True], ids=["stopped", "idle"])
+def test_a_host_proves_nothing_while_a_process_still_uses_a_deleted_snapshot(
+    host: HostSnapshot, *, is_idle: bool
+) -> None:
+    """It serves what it served, and the new file does not list it."""
+    host.register("worker", 1, follows=True)
+    with Program(MEMBER, host.path) as member:
+        assert member.ask() == f"{os.getpid()} {member.pid}"
+        if not is_idle:
+            os.kill(member.pid, signal.SIGSTOP)
+        host.path.unlink()
+        assert host.verify()
+        host.beat()
+        found = this_host(host, "here", 3.0)
+        assert found.following == 1
+        assert "have yet to see that its host snapshot was replaced" in found.fault
+        os.kill(member.pid, signal.SIGCONT)
+        member.ask("verify")
+        found = this_host(host, "here", 3.0)
+        assert (found.following, found.fault) == (2, "")
+        host.path.unlink()
+        assert host.verify()
+        host.beat()
+        member.kill()
+        assert this_host(host, "here", 3.0).fault == ""
+
+
+def test_a_host_proves_nothing_while_a_process_of_it_has_private_memory(
+    host: HostSnapshot,
+) -> None:
+    """It could not have the lock to make a new file, which another process then makes."""
+    host.register("worker", 1, follows=True)
+    with Program(MEMBER, host.path) as member:
+        assert member.ask() == f"{os.getpid()} {member.pid}"
+        host.path.unlink()
+        with held_by_another(host.path):
+            assert member.ask("verify") == str(member.pid)
+        assert host.verify()
+        host.beat()
+        assert "have yet to see" in this_host(host, "here", 3.0).fault
+        assert set(member.ask("verify").split()) == {str(os.getpid()), str(member.pid)}
+        assert this_host(host, "here", 3.0).fault == ""
+
+
+def test_a_process_that_is_not_waited_for_keeps_no_host_from_a_proof(host: HostSnapshot) -> None:
+    """Such as a shell that was opened before the file was deleted."""
+    host.register("worker", 1, follows=True)
+    with Program(MEMBER.replace("follows=True", "follows=False"), host.path) as member:
+        assert member.ask() == f"{os.getpid()} {member.pid}"
+        host.path.unlink()
+        assert host.verify()
+        host.beat()
+        assert this_host(host, "here", 3.0).fault == ""
 
 
 # -- slots -----------------------------------------------------------------------------------------

@@ -210,8 +210,38 @@ def test_a_damaged_record_is_logged_once_and_replaced(
     assert host.read() is None
     assert host.read() is None
     assert len(caplog.records) == 1
-    assert host.publish(record(7))
+    assert host.publish(record(7), since=host.sequence)
     assert held_by(host) == record(7)
+
+
+def test_the_process_that_wrote_a_record_learns_that_another_one_found_it_damaged(
+    host: HostSnapshot,
+) -> None:
+    """A listener that went by what it has written would find nothing to repair at its polls."""
+    host.publish(record(7))
+    other = HostSnapshot(host.path)
+    host.words.cast("B")[used_area(host) + layout.AREA_HEADER_BYTES] ^= 0xFF
+    assert host.position == at(7)
+    assert other.read() is None
+    assert host.position == NOWHERE
+    assert host.publish(record(7), since=host.sequence)
+    assert held_by(other) == record(7)
+
+
+@pytest.mark.parametrize("is_committed", [True, False], ids=["committed", "read from SQL"])
+def test_a_damaged_record_is_not_replaced_by_an_earlier_one(
+    host: HostSnapshot, *, is_committed: bool
+) -> None:
+    """It was committed, or read from SQL, before the damaged one, by a process that was slow."""
+    host.publish(record(7))
+    before = host.sequence
+    host.publish(record(8))
+    host.words.cast("B")[used_area(host) + layout.AREA_HEADER_BYTES] ^= 0xFF
+    slow = HostSnapshot(host.path)
+    assert slow.publish(record(7), since=None if is_committed else before) is None
+    assert host.read() is None, "each process asks SQL"
+    assert host.publish(record(8), since=host.sequence)
+    assert held_by(host) == record(8)
 
 
 def test_keys_are_those_of_the_latest_record(host: HostSnapshot) -> None:
@@ -257,10 +287,11 @@ class Model(RuleBasedStateMachine):
 
     @rule(published=records)
     def publish(self, published: Record) -> None:
-        """Publish a record, which is taken if it supersedes the present one."""
+        """Publish a record of SQL, which is taken if it supersedes the present one."""
         present = self.expected
         is_newer = present is None or published.position.supersedes(present.position)
-        assert (self.host.publish(published) is not None) == is_newer
+        sequence = self.host.publish(published, since=self.host.sequence)
+        assert (sequence is not None) == is_newer
         if is_newer:
             self.expected = published
 

@@ -7,13 +7,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.host.states import at, record
 from tests.support import require
 from tests.support.programs import Program, output_of
-from uwsgi_waffle.host import layout
+from uwsgi_waffle.host import areas, layout
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.values.snapshot import RefusedValue
 
@@ -97,6 +98,27 @@ def test_a_process_that_moves_to_a_new_file_leads_the_others_there(
     assert busy.sequence != seen, "the number that every request compares"
     assert busy.position == at(2)
     assert caplog.records == [], "the record was not damaged"
+
+
+def test_a_record_that_a_killed_writer_never_put_in_use_keeps_no_process_at_a_deleted_file(
+    host: HostSnapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is whole, and bears the number that would have come next."""
+    busy, writer = HostSnapshot(host.path), HostSnapshot(host.path)
+    write = areas.write
+
+    def write_and_die(*arguments: Any) -> None:
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(areas, "write", write_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        writer.publish(record(2))
+    monkeypatch.setattr(areas, "write", write)
+    assert busy.position == at(1)
+    host.path.unlink()
+    assert host.publish(record(3))
+    assert busy.position == at(3)
 
 
 def test_a_new_file_never_repeats_a_number_of_the_old_one(host: HostSnapshot) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.host.test_processes import MEMBER
 from tests.support.listening import Host
+from tests.support.programs import Program
 from tests.support.waiting import NEVER_SECONDS
 from uwsgi_waffle.server import _uwsgi
 
@@ -41,3 +43,23 @@ def test_the_first_report_of_a_mule_counts_the_workers(
     state.loop._reporter.report_if_due(listener)  # noqa: SLF001  # what runs it would also listen
     (reported,) = state.reports.read(state.host.position.lineage).hosts
     assert (reported.following, reported.unlisted) == (1, 2)
+
+
+def test_the_last_listed_process_does_not_retire_a_host_that_another_one_has_yet_to_find(
+    writer: Host,
+) -> None:
+    """It is at a file that was replaced, and serves on."""
+    host = writer.state.host
+    host.register("process", follows=True)
+    writer.state.registry.register(host.host_id, "here")
+    with Program(MEMBER, host.path) as member:
+        assert member.ask().endswith(f" {member.pid}")
+        host.path.unlink()
+        assert host.verify()
+        host.note_registered()
+        writer.state.retire()
+        assert [known.id for known in writer.state.registry.read()] == [host.host_id]
+        member.kill()
+    host.note_registered()
+    writer.state.retire()
+    assert writer.state.registry.read() == []

@@ -272,6 +272,8 @@ def this_host(
         fault = (
             f"its processes share no memory, so each asks SQL for itself ({host.not_shared_reason})"
         )
+    elif host.slots.has_unseen:
+        fault = "some of its processes have yet to see that its host snapshot was replaced"
     elif listener.state == "live" and listener.error:
         fault = f"it {listener.error}"
     elif following and not lives:

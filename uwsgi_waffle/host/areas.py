@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import zlib
 from typing import Annotated, NamedTuple
 
@@ -14,7 +15,7 @@ from uwsgi_waffle.values.snapshot import Record
 from . import layout
 from .processes import position_of
 
-__all__ = ["Area", "Before", "encode_record", "in_use", "read", "write"]
+__all__ = ["Area", "Before", "encode_record", "in_use", "leave_in_doubt", "read", "write"]
 
 #: Lineages that a host was at before, the latest first, each with its keys.
 Before = tuple[tuple[str, ...], ...]
@@ -87,6 +88,17 @@ def write(words: memoryview[int], sequence: int, position: Position, payload: by
     words.cast("B")[start + layout.AREA_HEADER_BYTES :][: len(payload)] = payload
     for offset, value in enumerate(header):
         words[word + offset] = value
+
+
+def leave_in_doubt(words: memoryview[int]) -> None:
+    """Have no record count: neither the one in use, nor one that is about to be put in use.
+
+    That needs no lock, whose holder may have been stopped between its last look at the number of
+    the record and the moment when it moves that on. Its record is disowned, as it was whole before.
+    """
+    words[layout.SEQUENCE_WORD] = layout.IN_DOUBT | secrets.randbits(62)
+    for start in layout.AREA_OFFSETS:
+        words[start // layout.WORD_BYTES + layout.AREA_SEQUENCE] = 0
 
 
 def _crc(header: list[int], payload: bytes) -> int:

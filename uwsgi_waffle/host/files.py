@@ -20,7 +20,7 @@ from pathlib import Path
 
 from uwsgi_waffle.config import Config, redact_url
 
-from . import layout
+from . import areas, layout
 from .leftovers import note_of, sweep
 from .lives import LifeLocks
 
@@ -78,11 +78,10 @@ class MappedFile:
     def abandon(self) -> None:
         """Make other processes that still map this file look for the one in its place.
 
-        They find the sequence number of a record that does not exist, and so verify the file.
+        They find no record, and so verify the file.
         """
         if self.memory.size() >= layout.FILE_BYTES:
-            moved_on = self.words[layout.SEQUENCE_WORD] + 1
-            self.words[layout.SEQUENCE_WORD] = moved_on & layout.WORD_MAX
+            areas.leave_in_doubt(self.words)
 
     def close(self) -> None:
         """Unmap the file; readers must have released ``words``."""

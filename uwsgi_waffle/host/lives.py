@@ -136,6 +136,26 @@ class LifeLocks:
         found = _FLOCK.unpack(fcntl.fcntl(self._file().descriptor, fcntl.F_GETLK, asked))
         return bool(found[0] != fcntl.F_UNLCK)
 
+    def held_within(self, first: int, end: int) -> set[int]:
+        """Return which locks of a range living processes hold.
+
+        :raises OSError: the file of the locks cannot be used
+        """
+        file = self._file()
+        held = {number for number in file.held if first <= number < end}
+        ranges = [(first, end)]
+        while ranges:
+            start, stop = ranges.pop()
+            if start == stop:
+                continue
+            asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, stop - start, 0)
+            kind, _, number, *_ = _FLOCK.unpack(fcntl.fcntl(file.descriptor, fcntl.F_GETLK, asked))
+            # It names any of those there. One that begins before them is that of a sweep.
+            if kind != fcntl.F_UNLCK and number >= start:
+                held.add(number)
+                ranges += [(start, number), (number + 1, stop)]
+        return held
+
     def are_in_place(self) -> bool:
         """Return whether the file of the locks is the one that others open."""
         return self._used is not None and self._used.is_at(self._path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated
@@ -34,6 +35,9 @@ _REFUSED_BYTES = 232
 _CALLING_SINCE_NS = _REFUSED + _REFUSED_BYTES // layout.WORD_BYTES
 _CALLING_LENGTH, _CALLING = _CALLING_SINCE_NS + 1, _CALLING_SINCE_NS + 2
 _CALLING_BYTES = (layout.SLOT_WORDS - _CALLING) * layout.WORD_BYTES
+
+#: The lock of a process that is waited for, beside that of its slot: its number after this one.
+_FOLLOWERS = layout.SLOT_COUNT
 
 #: What a process is, as a number in its slot.
 ROLES = ("process", "worker", "mule", "spooler", "listener")
@@ -109,6 +113,7 @@ class SlotTable:
 
     def __init__(self) -> None:
         """List nothing; :meth:`move` gives it memory."""
+        self._kept_lives: LifeLocks | None = None
         self._pid = 0
         self._mine: int | None = None
         self._identity = (0, 0, 0, 0)
@@ -123,6 +128,8 @@ class SlotTable:
         """
         self._words = words
         self._lives = lives
+        # Those of the file before show it that this process lives, until it is listed in another.
+        self._kept_lives = lives or self._kept_lives
         self._mine = None
 
     def introduce(self, role: str, worker: int, master: int, *, follows: bool) -> None:
@@ -134,19 +141,22 @@ class SlotTable:
         self._identity = (ROLES.index(role), worker, master, int(follows))
 
     def claim(self) -> bool:
-        """Take a slot for this process; call it under the file's lock.
+        """Take a slot for this process.
 
         :return: whether one was free
         :raises OSError: the file of the locks cannot be used
         """
-        held = () if self._lives is None else self._lives.held_here()
-        free = (n for n in range(layout.SLOT_COUNT) if not self._is_living(n))
-        # A process that has not seen yet that the file was replaced holds the lock of a free slot.
-        number = next((n for n in chain(held, free) if self._hold(n)), None)
+        held = [] if self._lives is None else self._lives.held_here()
+        # Of others those are free whose lock can be had. It may be held by a process that has not
+        # seen yet that the file was replaced, though its slot is empty here.
+        numbers = chain((n for n in held if n < _FOLLOWERS), range(layout.SLOT_COUNT))
+        number = next((n for n in numbers if self._hold(n)), None)
         if number is None:
             return False
+        if self.follows:
+            self._hold(_FOLLOWERS + number)
         start = _start(number)
-        for word in range(start + _PID + 1, start + layout.SLOT_WORDS):
+        for word in range(start, start + layout.SLOT_WORDS):
             self._words[word] = 0
         for word, value in enumerate(self._identity, start + _ROLE):
             self._words[word] = value
@@ -222,14 +232,27 @@ class SlotTable:
         """Give this process's slot back, and list it no more."""
         start, self._pid = self._own(), 0
         if start is not None:
+            number = (start - _start(0)) // layout.SLOT_WORDS
+            if self._lives is not None:
+                self._lives.release(_FOLLOWERS + number)
             self._words[start + _PID] = 0
             if self._lives is not None:
-                self._lives.release((start - _start(0)) // layout.SLOT_WORDS)
+                self._lives.release(number)
 
     def living(self) -> list[ProcessSlot]:
         """Return the living processes in order of their slots."""
         pids = self._words[_start(0) : _start(layout.SLOT_COUNT) : layout.SLOT_WORDS].tolist()
         return [self._slot(n) for n, pid in enumerate(pids) if pid and self._is_living(n)]
+
+    @property
+    def has_unseen(self) -> bool:
+        """Whether a living process that is waited for is not listed here, but in a file before."""
+        if self._lives is None:
+            return False
+        with suppress(OSError):  # the directory is gone, and with it the list
+            held = self._lives.held_within(_FOLLOWERS, 2 * _FOLLOWERS)
+            return not all(self._words[_start(n - _FOLLOWERS) + _PID] for n in held)
+        return False
 
     def _is_living(self, number: int) -> bool:
         """Return whether the slot is that of a living process."""

@@ -13,8 +13,8 @@ import logging
 import os
 import secrets
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from uwsgi_waffle.values.position import NOWHERE, Position
 from uwsgi_waffle.values.snapshot import Record
@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 #: How many lineages a host remembers, as other hosts may still be at one of them.
 KEPT_LINEAGES = 4
-
-T = TypeVar("T")
 
 
 class HostSnapshot(HostMarks):
@@ -166,15 +164,18 @@ class HostSnapshot(HostMarks):
         self._list()
 
     def _list(self) -> None:
-        """Take a slot for this process."""
-        if not self._exclusively(self.slots.claim, lambda: True):
+        """Take a slot for this process; no lock is needed, which a stopped process may hold."""
+        try:
+            reason = "" if self.slots.claim() else f"there are {layout.SLOT_COUNT} already"
+        except OSError as error:
+            reason = str(error)
+        if reason:
             self._log_once(
                 "unlisted",
-                "waffle: the host snapshot %s lists %d processes already, so this one (pid %d) "
-                "does not show in status. It serves the settings like any other.",
-                self.path,
-                layout.SLOT_COUNT,
+                "waffle: this process (pid %d) does not show in status, as %s cannot list it (%s).",
                 os.getpid(),
+                self.path,
+                reason,
             )
 
     # -- records ------------------------------------------------------------------------------
@@ -201,12 +202,13 @@ class HostSnapshot(HostMarks):
 
     def _latest(self) -> areas.Area | None:
         """Return the area in use, ``None`` where there is none yet, or it is damaged."""
+        sequence = self.sequence
         found = areas.in_use(self.words)
-        if found is None and self.sequence and self.verify():
+        if found is None and sequence and self.verify():
             found = areas.in_use(self.words)  # it was not damaged, but abandoned
-        if found is None and self.sequence:
-            self._known = 0, NOWHERE  # the same position repairs the file
-        if found is None and self.sequence and not self.sequence & layout.IN_DOUBT:
+        is_damaged = found is None and sequence and not sequence & layout.IN_DOUBT
+        if is_damaged and self.sequence == sequence:
+            areas.leave_in_doubt(self.words)  # others may know of its position, and not look again
             self._log_once(
                 "damaged",
                 "waffle: the record in the host snapshot %s is damaged. It is read from SQL, and "
@@ -248,15 +250,8 @@ class HostSnapshot(HostMarks):
                 layout.ROOM_BYTES,
             )
             return None
-
-        def write() -> int | None:
-            if self.sequence & layout.IN_DOUBT and self.sequence != since:
-                self._doubt(record, since)  # its record may be later than this one
-                return None
-            return self._publish(record, before, payload, at_start=at_start)
-
-        wait_seconds = None if since is None else READER_WAIT_SECONDS
-        return self._exclusively(write, lambda: self._doubt(record, since), wait_seconds)
+        write = partial(self._publish, record, before, payload, since, at_start=at_start)
+        return self._exclusively(write, record, since)
 
     def _doubt(self, record: Record, since: int | None) -> None:
         """Make each process ask SQL, unless the others know all that this one does."""
@@ -266,15 +261,16 @@ class HostSnapshot(HostMarks):
             found = areas.in_use(self.words)
             if found is not None and not record.position.supersedes(found.position):
                 return
-        self.words[layout.SEQUENCE_WORD] = layout.IN_DOUBT | secrets.randbits(62)
+        areas.leave_in_doubt(self.words)
 
     def _exclusively(
-        self, act: Callable[[], T], otherwise: Callable[[], T], wait_seconds: float | None = None
-    ) -> T:
-        """Write to the file, alone; do what needs no lock where that cannot be had.
+        self, write: Callable[[], int | None], record: Record, since: int | None
+    ) -> int | None:
+        """Write a record to the file, alone; leave that in doubt where the lock cannot be had.
 
-        *act* must not log: under gevent that may switch to a greenlet that waits for the lock.
+        *write* must not log: under gevent that may switch to a greenlet that waits for the lock.
         """
+        wait_seconds = None if since is None else READER_WAIT_SECONDS
         while self._file is not None:
             try:
                 with locked(self.path, wait_seconds=wait_seconds) as is_held:
@@ -282,7 +278,7 @@ class HostSnapshot(HostMarks):
                         raise TimeoutError(LOCK_IS_HELD)
                     # A process that replaces the file holds the lock too, so it now stays in place.
                     if self._file.is_in_place():
-                        return act()
+                        return write()
             except OSError as error:
                 if self._file.is_in_place():
                     self._log_once(
@@ -292,18 +288,23 @@ class HostSnapshot(HostMarks):
                         self.path,
                         error,
                     )
-                    return otherwise()
+                    self._doubt(record, since)
+                    return None
             self._open()
-        return act()
+        return write()
 
     def _publish(
-        self, record: Record, before: Before, payload: bytes, *, at_start: bool
+        self, record: Record, before: Before, payload: bytes, since: int | None, *, at_start: bool
     ) -> int | None:
-        last = self.words[layout.SEQUENCE_WORD]
-        present: Position | None = self._known[1]
-        if not last or last != self._known[0]:
+        present: Position | None
+        # Both parts of what is known at once, as another thread may learn of a later record.
+        last, (seen, present) = self.words[layout.SEQUENCE_WORD], self._known
+        if not last or last != seen:
             found = areas.in_use(self.words)
             present = None if found is None else found.position
+        if present is None and last != (since or 0):
+            self._doubt(record, since)  # what is in doubt, damaged or gone may be later than this
+            return None
         if present is not None and not record.position.supersedes(present):
             is_emptied = not record.position.exists and present.exists
             others = (process.pid != os.getpid() for process in self.slots.living())
