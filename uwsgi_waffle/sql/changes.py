@@ -18,7 +18,7 @@ from uwsgi_waffle.errors import invalid_setting
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.snapshot import Record
 
-from .schema import CHANGE, NAMESPACE, SETTING
+from .declared import CHANGE, NAMESPACE, SETTING
 
 __all__ = [
     "MAX_COMMENT_LENGTH",
