@@ -94,7 +94,7 @@ applications: $(VENV)/.dev ## Fetch applications by others, and test them with t
 
 bench: provision ## Measure, and print the tables that docs/performance.md explains
 	@$(MAKE) --no-print-directory VENV=$(VENV)-bench $(VENV)-bench/.bench
-	for name in reads peers catch_up updates propagation looks beside_updates; do \
+	for name in reads peers start catch_up updates propagation looks beside_updates; do \
 		UWSGI=$(abspath $(VENV)-bench)/bin/uwsgi $(VENV)-bench/bin/python -m tests.bench.$$name || exit 1; \
 	done
 

@@ -11,11 +11,8 @@ import pydantic_core  # noqa: F401  # (as above)
 from flask import current_app, has_app_context
 
 from . import boot
-from .bus.fleet import Fleet
 from .config import Config
 from .errors import ConfigError
-from .ops.convergence import wait
-from .ops.status import Status, collect
 from .process.applications import EXTENSION_NAME, AncestorState, Applications
 from .process.callbacks import ChangeHandler
 from .process.overrides import Override
@@ -36,6 +33,8 @@ if TYPE_CHECKING:
 
     from .admin.permission import Authorize
     from .bus.client import RedisClient
+    from .bus.fleet import Fleet
+    from .ops.status import Status
 
     class _GivenObjects(TypedDict, total=False):
         db: FlaskDatabase | None
@@ -284,6 +283,8 @@ class WaffleConf(Generic[S]):
         :param timeout: how long to wait for them, in seconds
         :raises NotConverged: some do not in time, refuse a value, or may exist without being known
         """
+        from .ops.convergence import wait
+
         return wait(self._applications.find(), revision, timeout)
 
     def status(self) -> Status:
@@ -291,6 +292,8 @@ class WaffleConf(Generic[S]):
 
         Asks SQL and Redis once each; where one does not answer, the status reports it.
         """
+        from .ops.status import collect
+
         return collect(self._applications.find())
 
     def override(self, **values: object) -> Override:

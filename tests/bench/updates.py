@@ -23,7 +23,8 @@ from flask import Flask
 from tests.bench.table import print_table
 from tests.support import DatabaseKind, RedisServer, fresh_database
 from uwsgi_waffle import WaffleConf
-from uwsgi_waffle.sql.schema import CHANGE, NAMESPACE, SETTING
+from uwsgi_waffle.sql import schema
+from uwsgi_waffle.sql.declared import CHANGE, NAMESPACE, SETTING
 
 CHANGES = 400
 SETTINGS = 20
@@ -66,7 +67,7 @@ def _bare(kind: DatabaseKind) -> Iterator[Callable[[int], None]]:
     """Give what writes the rows of one change in a transaction of its own."""
     with fresh_database(kind) as uri:
         engine = sa.create_engine(uri)
-        NAMESPACE.metadata.create_all(engine)
+        schema.metadata.create_all(engine)
         mine = {"namespace": "default", "revision": 0}
         with engine.begin() as connection:
             connection.execute(

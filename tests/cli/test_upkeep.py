@@ -22,7 +22,7 @@ from tests.support.command_line import run_in_process as run
 from tests.support.soak import is_soak, times
 from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS, wait_until
 from uwsgi_waffle import WaffleConf, WaffleSettings
-from uwsgi_waffle.sql.schema import CHANGE, NAMESPACE, SETTING
+from uwsgi_waffle.sql.declared import CHANGE, NAMESPACE, SETTING
 
 
 class Settings(WaffleSettings):

@@ -11,8 +11,8 @@ from tests.support import RedisServer, wait_until
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle import NotConverged
 from uwsgi_waffle.listen import reporter
+from uwsgi_waffle.sql.declared import HOST
 from uwsgi_waffle.sql.hosts import FORGET_SECONDS
-from uwsgi_waffle.sql.schema import HOST
 
 CONFS = {"SIZE": {"default": 1}}
 

@@ -17,8 +17,8 @@ from tests.support.soak import is_soak
 from uwsgi_waffle import InvalidSetting, UnknownRevision, WaffleConf, WaffleSettings
 from uwsgi_waffle.bus.signing import is_signed, sign
 from uwsgi_waffle.process.state import State
+from uwsgi_waffle.sql.declared import CHANGE
 from uwsgi_waffle.sql.maintenance import Pruned, Rotated, prune, resync, rotate_keys
-from uwsgi_waffle.sql.schema import CHANGE
 from uwsgi_waffle.values.position import NOWHERE, Position
 
 NAMES = ("A", "B", "C", "D")

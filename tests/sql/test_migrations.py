@@ -20,7 +20,8 @@ from tests.sql.test_namespace import CONFS, OLD_DATABASE, old_change
 from tests.support import DATABASE_KINDS, DatabaseKind, fresh_database
 from tests.support.release_0_1_0 import source_of_0_1_0
 from uwsgi_waffle.sql import migrations
-from uwsgi_waffle.sql.schema import RELEASES, metadata
+from uwsgi_waffle.sql.declared import RELEASES
+from uwsgi_waffle.sql.schema import metadata
 
 #: The one line of it that concerns us is that of the documentation.
 ENVIRONMENT = """

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -50,9 +51,12 @@ MAX_MESSAGE_BYTES = 4_000
 #: At most what databases and snapshots hold.
 _Revision = Annotated[int, Field(strict=True, ge=0, le=MAX_REVISION)]
 _Changed = tuple[str, _Revision, str, dict[str, str | None]]
-_MESSAGE: TypeAdapter[tuple[Any, ...]] = TypeAdapter(
-    tuple[Literal["waffle"], str, str, _Revision, str, _Changed | None, str]
-)
+_Message = tuple[Literal["waffle"], str, str, _Revision, str, _Changed | None, str]
+
+
+@cache
+def _messages() -> TypeAdapter[tuple[Any, ...]]:
+    return TypeAdapter(_Message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ class Announcement:
         if not isinstance(message, str | bytes) or len(message) > MAX_MESSAGE_BYTES:
             return None
         try:
-            _, namespace, *at, changed, signatures = _MESSAGE.validate_json(message)
+            _, namespace, *at, changed, signatures = _messages().validate_json(message)
         except ValidationError:
             return None
         position = Position(*at)
@@ -138,6 +142,8 @@ class Bus:
         self.location = client.location
         self._namespace = config.namespace
         self._client = client
+        if config.multiproc:
+            _messages()  # now, as nothing is shared that is made after a fork
         self._keys = keys
         self._poll_seconds = config.poll_seconds
         self._down_until = 0.0

@@ -18,8 +18,6 @@ from uwsgi_waffle.errors import ConfigError
 from uwsgi_waffle.server import forks
 from uwsgi_waffle.server.concurrency import run_beside
 
-from . import addresses
-
 __all__ = [
     "ANSWER_SECONDS",
     "BusUnavailable",
@@ -207,6 +205,8 @@ def _make_client(config: Config) -> RedisClient:
     }
     if config.redis_url is None:
         return redis.Redis(host=config.redis_host, port=config.redis_port, **options)
+    from . import addresses
+
     servers = addresses.servers_of(config.redis_url)
     if servers is not None:
         several: RedisClient = addresses.make_client(servers, options)
@@ -236,6 +236,8 @@ def _check_url(config: Config) -> None:
     :raises ConfigError: it does not
     """
     from redis.exceptions import RedisError
+
+    from . import addresses
 
     client: Any = _make_client
     try:

@@ -13,7 +13,8 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 from pydantic_core import from_json
@@ -23,8 +24,10 @@ from uwsgi_waffle.sql.hosts import FORGET_SECONDS
 from uwsgi_waffle.values.position import NOWHERE, Position, Revision
 
 from .client import BusUnavailable, SharedClient, failures, reason
-from .fleet import HostStatus
 from .signing import is_signed, sign
+
+if TYPE_CHECKING:
+    from .fleet import HostStatus
 
 __all__ = ["REPORT_SECONDS", "SILENT_SECONDS", "HostReports", "Reported"]
 
@@ -82,6 +85,8 @@ class HostReports:
         self._lineages = f"{self._prefix}:lineages"
         self._ahead_seconds = 0.0  # Redis's clock of our monotonic one, by the last answer
         self._answered_at = -ASK_TIME_SECONDS
+        if config.multiproc:
+            _hosts(), _positions()  # now, as nothing is shared that is made after a fork
 
     def put(self, host: HostStatus, *, left: Sequence[str] = ()) -> None:
         """Report a host; nothing is reported before it has a position.
@@ -271,14 +276,22 @@ class HostReports:
                 raise BusUnavailable(message)
 
 
-_host: TypeAdapter[HostStatus] = TypeAdapter(HostStatus)
-_position: TypeAdapter[tuple[str, Revision, str]] = TypeAdapter(tuple[str, Revision, str])
+@cache
+def _hosts() -> TypeAdapter[HostStatus]:
+    from .fleet import HostStatus
+
+    return TypeAdapter(HostStatus)
+
+
+@cache
+def _positions() -> TypeAdapter[tuple[str, Revision, str]]:
+    return TypeAdapter(tuple[str, Revision, str])
 
 
 def encode_host(host: HostStatus, seconds: float) -> str:
     """Return a host as it is reported at *seconds* by Redis's clock; never a value."""
     reported = replace(host, exceptions=host.exceptions[:MAX_EXCEPTIONS], reported_at=seconds)
-    return _host.dump_json(reported, exclude_defaults=True).decode()
+    return _hosts().dump_json(reported, exclude_defaults=True).decode()
 
 
 def decode_host(keys: Sequence[str], entry: object, now: float) -> HostStatus | None:
@@ -294,7 +307,7 @@ def decode_host(keys: Sequence[str], entry: object, now: float) -> HostStatus | 
         # Where Redis's clock was set back, what seems to come from the future is as old as early.
         age = abs(now - fields["reported_at"])
         fields.update(reported_seconds_ago=age, is_silent=age > SILENT_SECONDS)
-        return _host.validate_python(fields)
+        return _hosts().validate_python(fields)
     except (ValueError, TypeError, LookupError):  # pydantic's own among them
         return None
 
@@ -305,7 +318,7 @@ def decode_position(keys: Sequence[str], entry: object, lineage: str) -> Positio
     if text is None:
         return NOWHERE
     try:
-        position = Position(*_position.validate_json(text, strict=True))
+        position = Position(*_positions().validate_json(text, strict=True))
     except ValueError:
         return NOWHERE
     return position if position.lineage == lineage else NOWHERE

@@ -9,7 +9,6 @@ import time
 from contextlib import suppress
 
 from uwsgi_waffle.bus.client import BusUnavailable
-from uwsgi_waffle.bus.fleet import this_host
 from uwsgi_waffle.bus.reports import REPORT_SECONDS, HostReports
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.errors import StoreUnavailable
@@ -175,6 +174,8 @@ class Reporter:
 
     def _report(self, listener: Listener, *, only_changes: bool) -> bool:
         """Report the host; return whether some process has yet to serve its position."""
+        from uwsgi_waffle.bus.fleet import this_host
+
         host = this_host(
             self._host, self._host_name, self._stale_seconds, declaration=self._declaration
         )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from . import _uwsgi, traps
+from . import _uwsgi
 from ._uwsgi import Role
 
 __all__ = [
@@ -64,6 +64,8 @@ def install(mule_program: Callable[[], None]) -> None:
     server.chain_post_fork(_post_fork)
     if role is Role.MASTER:
         _registered = _register(server)
+    from . import traps
+
     for finding in traps.find(server):
         logger.warning("waffle: %s", finding)
 

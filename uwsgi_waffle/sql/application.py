@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from uwsgi_waffle.errors import ConfigError
 
 from .engine import engine_of
-from .schema import metadata
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -94,9 +93,11 @@ def _add_tables(target: sa.MetaData) -> None:
 
     Without the schema that the application may have chosen for its own.
     """
+    from . import schema as ours
+
     schema, target.schema = target.schema, None
     try:
-        for table in metadata.tables.values():
+        for table in ours.metadata.tables.values():
             if table.name not in target.tables:
                 table.to_metadata(target)
     finally:

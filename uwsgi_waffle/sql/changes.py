@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from uwsgi_waffle.errors import invalid_setting
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.snapshot import Record
 
-from .schema import CHANGE, NAMESPACE, SETTING
+from .declared import CHANGE, NAMESPACE, SETTING
 
 __all__ = [
     "MAX_COMMENT_LENGTH",
@@ -165,5 +165,15 @@ def write_history(
 
     :param line: what they have in common
     """
-    lines = [{**line, "name": name, **asdict(change)} for name, change in changes.items()]
+    lines = [
+        {
+            **line,
+            "name": name,
+            "old": change.old,
+            "new": change.new,
+            "is_default": change.is_default,
+            "is_secret": change.is_secret,
+        }
+        for name, change in changes.items()
+    ]
     connection.execute(_LOG, lines)

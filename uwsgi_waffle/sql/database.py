@@ -18,6 +18,7 @@ from uwsgi_waffle.errors import ConfigError, StoreUnavailable
 from uwsgi_waffle.server import forks
 
 from .application import ApplicationDatabase, missing
+from .declared import NAMESPACE
 from .engine import autocommitting, guard, make_engine, sqlite_path
 from .failures import (
     could_not_connect,
@@ -30,7 +31,6 @@ from .failures import (
     waited_for_a_lock,
     was_disconnected,
 )
-from .holders import holder_of_lock, owner_of_file
 from .limits import (
     LOCK_SECONDS,
     MOST_CONNECTIONS,
@@ -40,7 +40,6 @@ from .limits import (
     WRITE_SECONDS,
 )
 from .locks import one_at_a_time
-from .schema import NAMESPACE
 from .tables import create_missing, missing_tables
 from .watchdog import Watchdog
 
@@ -280,6 +279,8 @@ class Database:
         :param waited_seconds: how long the caller has waited
         :param limit_seconds: after how long the connection was cut
         """
+        from .holders import holder_of_lock, owner_of_file
+
         holder = None
         if waited_for_a_lock(error):
             holder = holder_of_lock(self._path, self._connected)

@@ -14,8 +14,8 @@ from uwsgi_waffle.values.declaration import Declaration
 from uwsgi_waffle.values.position import MAX_REVISION
 from uwsgi_waffle.values.settings import MASK
 
+from .declared import CHANGE, NAMESPACE
 from .limits import DEAD_SECONDS
-from .schema import CHANGE, NAMESPACE
 from .store import Store
 
 __all__ = ["Change", "History"]

@@ -13,8 +13,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from .declared import NAMESPACE
 from .limits import CONNECT_SECONDS
-from .schema import NAMESPACE
 
 __all__ = ["holder_of_lock", "owner_of_file", "user_name"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from .schema import HOST
+from .declared import HOST
 from .store import Store
 
 __all__ = ["FORGET_SECONDS", "HostRegistry", "RegisteredHost"]

@@ -16,8 +16,8 @@ from uwsgi_waffle.values.cipher import SEALED_PREFIX, Cipher
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.snapshot import Record
 
+from .declared import CHANGE, NAMESPACE, SETTING
 from .limits import LONG_SECONDS
-from .schema import CHANGE, NAMESPACE, SETTING
 from .store import Store, new_key
 
 __all__ = ["Pruned", "Rotated", "prune", "resync", "rotate_keys"]

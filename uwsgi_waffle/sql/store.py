@@ -29,9 +29,9 @@ from . import changes as statements
 from .application import ApplicationDatabase
 from .changes import Edit, RowChange, Signature
 from .database import Database
+from .declared import CHANGE, NAMESPACE, SETTING
 from .failures import is_unanswered, lost_a_race, waited_for_a_lock
 from .limits import LONG_SECONDS
-from .schema import CHANGE, NAMESPACE, SETTING
 
 __all__ = ["Edit", "RowChange", "Signature", "Store", "new_key"]
 

@@ -1,4 +1,4 @@
-"""Making the tables, release by release; :mod:`.schema` holds what each release has added.
+"""Making the tables, release by release; :mod:`.declared` holds what each release has added.
 
 A start, ``flask waffle init-db`` and the scripts for Alembic run the same steps, under one lock. A
 step adds what is missing, so it does no harm where another of them has run it.
@@ -6,7 +6,7 @@ step adds what is missing, so it does no harm where another of them has run it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable, ExecutableDDLElement
 
+from .declared import RELEASES, metadata
 from .locks import one_at_a_time
-from .schema import RELEASES, metadata
 
 __all__ = ["create_missing", "downgrade", "missing_tables", "upgrade"]
 
@@ -23,7 +23,7 @@ __all__ = ["create_missing", "downgrade", "missing_tables", "upgrade"]
 def create_missing(connection: sa.Connection) -> None:
     """Run the steps of all releases, under the lock of the caller."""
     for release in RELEASES:
-        for statement in _statements(release, connection):
+        for statement in _statements(release, connection.dialect.name, connection):
             connection.execute(statement)
 
 
@@ -40,23 +40,25 @@ def upgrade(op: Any, release: str) -> None:
     """
     connection = None if op.get_context().as_sql else op.get_bind()
     with nullcontext() if connection is None else one_at_a_time(connection):
-        for statement in _statements(release, connection):
+        for statement in _statements(release, op.get_context().dialect.name, connection):
             op.execute(statement)
 
 
 def downgrade(op: Any, release: str) -> None:
     """Drop what a release has added, and what that holds; used as :func:`upgrade` is."""
-    for item in reversed(_additions(release)):
+    for item in reversed(_additions(release, metadata.tables.values())):
         if isinstance(item, sa.Table):
             op.drop_table(item.name)
         else:
             op.drop_column(item.table.name, item.name)
 
 
-def _statements(release: str, connection: sa.Connection | None) -> Iterator[ExecutableDDLElement]:
+def _statements(
+    release: str, dialect: str, connection: sa.Connection | None
+) -> Iterator[ExecutableDDLElement]:
     """Yield what adds what a release has added; all of it where there is no connection."""
     inspector = None if connection is None else sa.inspect(connection)
-    for item in _additions(release):
+    for item in _additions(release, _tables(dialect)):
         if isinstance(item, sa.Table):
             if inspector is None or not inspector.has_table(item.name):
                 table = _as_of(release, item)
@@ -69,10 +71,19 @@ def _statements(release: str, connection: sa.Connection | None) -> Iterator[Exec
                 yield _AddColumn(item)
 
 
-def _additions(release: str) -> list[sa.Table | sa.Column[Any]]:
+def _tables(dialect: str) -> Collection[sa.Table]:
+    """Return the tables as they are made in a database."""
+    if dialect not in ("mysql", "mariadb"):
+        return metadata.tables.values()
+    from . import schema
+
+    return schema.metadata.tables.values()
+
+
+def _additions(release: str, tables: Collection[sa.Table]) -> list[sa.Table | sa.Column[Any]]:
     """Return the tables that a release has added, and the columns of other tables."""
     found: list[sa.Table | sa.Column[Any]] = []
-    for table in metadata.tables.values():
+    for table in tables:
         if table.info["since"] == release:
             found.append(table)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal
 
 import pydantic
@@ -67,6 +68,7 @@ def _field(name: str, conf: Mapping[str, Any]) -> tuple[Any, FieldInfo]:
         raise ConfigError(message, key=name) from error
 
 
+@cache
 def _field_parameters() -> frozenset[str]:
     """Return the parameters of pydantic's ``Field``, so that a misspelt one is an error."""
     return frozenset(inspect.signature(Field).parameters) - {

@@ -34,6 +34,8 @@ MAX_VALUE_BYTES = 262_144
 HIDDEN = "The value was refused; the reason is hidden, as the setting is secret"
 #: What pydantic's own messages take from the value; everything else is from the declaration.
 _FROM_VALUE = frozenset({"error", "encoding_error", "tag", "attribute"})
+#: ``json.dumps`` would make an encoder for each value.
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 #: Shortest secret that is looked for in the message of a validator of all settings.
 _SHORTEST_SECRET = 4
 
@@ -186,7 +188,7 @@ class Declaration:
         is_secret = name in self.secrets
         try:
             plain = value if type(value) in SCALARS else plain_json(value, reveal=is_secret)
-            text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+            text = _encode(plain)
         except (ValueError, TypeError, RecursionError) as error:
             reason = type(error).__name__ if is_secret else error
             message = f"JSON has no form for it: {reason}"

@@ -38,8 +38,8 @@ from uwsgi_waffle.listen.listener import Listener
 from uwsgi_waffle.listen.reconcile import Reconciler
 from uwsgi_waffle.listen.reporter import Reporter
 from uwsgi_waffle.listen.telling import Teller
+from uwsgi_waffle.sql.declared import HOST
 from uwsgi_waffle.sql.hosts import HostRegistry
-from uwsgi_waffle.sql.schema import HOST
 from uwsgi_waffle.sql.store import Store
 from uwsgi_waffle.values.snapshot import Record
 
