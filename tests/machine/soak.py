@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import threading
 import time
@@ -212,6 +213,8 @@ def main() -> int:
         "--only", metavar="FAULT", action="append", choices=names, help=", ".join(names)
     )
     chosen = parser.parse_args()
+    # A shell that starts it with `&` has it ignore Ctrl-C, which ends all that it has started.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _say(f"seed {chosen.seed}, {chosen.database}")
     with WorldWithCable(chosen.database) as world:
         if world.without_cable:
