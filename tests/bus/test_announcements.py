@@ -260,6 +260,23 @@ def test_a_ready_client_wins_over_the_address(
 
 
 @pytest.mark.skipif(redis.VERSION < (6,), reason="redis-py 5 raises, and does not reconnect itself")
+def test_a_process_that_stood_still_does_not_take_the_server_for_dead(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was stopped, or the machine was, for longer than a server may be silent."""
+    monkeypatch.setattr(announcements, "PING_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(announcements, "DEAD_AFTER_SECONDS", 0.1)
+    bus = bus_at(redis_server.url)
+    with bus.subscribe() as subscription:
+        for _ in range(2):
+            time.sleep(0.2)
+            assert not subscription.receive(SOON_SECONDS).reconnected
+        assert bus.publish(POSITION)
+        wait_until(
+            lambda: subscription.receive(SOON_SECONDS).announcements, SOON_SECONDS, "it is heard"
+        )
+
+
 def test_that_a_ready_client_reconnected_by_itself_is_noted(redis_server: RedisServer) -> None:
     """redis-py subscribes again without raising; messages in between are lost."""
     with redis.Redis(port=redis_server.port) as ready:

@@ -252,8 +252,9 @@ class Subscription:
         self._pubsub = pubsub
         self._namespace = namespace
         self._keys = keys
-        self._heard = time.monotonic()
-        self._asked = False
+        self._heard_at = time.monotonic()
+        #: When the server was sent a ping that it has not answered, 0 where there is none.
+        self._pinged_at = 0.0
 
     def wait_for_confirmation(self) -> None:
         """Wait until the server has confirmed.
@@ -274,13 +275,14 @@ class Subscription:
         """
         heard = Heard([])
         try:
-            self._keep_alive()
+            self._ping_if_silent()
             for _ in range(_MAX_AT_ONCE):
                 message = self._next(timeout_seconds)
                 if message is None:
                     break
                 timeout_seconds = 0
                 self._sort(message, heard)
+            self._check_alive()
         except failures() as error:
             raise BusUnavailable(reason(error)) from error
         return heard
@@ -306,22 +308,28 @@ class Subscription:
     def _next(self, timeout_seconds: float) -> dict[str, Any] | None:
         message: dict[str, Any] | None = self._pubsub.get_message(timeout=max(timeout_seconds, 0))
         if message is not None:
-            self._heard = time.monotonic()
-            self._asked = False
+            self._heard_at = time.monotonic()
+            self._pinged_at = 0.0
         return message
 
-    def _keep_alive(self) -> None:
-        """Ping a silent server, and give up on one that does not answer for too long.
-
-        :raises TimeoutError: it did not answer
-        """
-        silent_seconds = time.monotonic() - self._heard
-        if silent_seconds > DEAD_AFTER_SECONDS:
-            message = f"no sign of life for {silent_seconds:.0f} s"
-            raise TimeoutError(message)
-        if silent_seconds > PING_AFTER_SECONDS and not self._asked:
-            self._asked = True
+    def _ping_if_silent(self) -> None:
+        now = time.monotonic()
+        if not self._pinged_at and now - self._heard_at > PING_AFTER_SECONDS:
+            self._pinged_at = now
             self._pubsub.ping()
+
+    def _check_alive(self) -> None:
+        """Give up on a server that has not answered a ping for too long.
+
+        After what has come was read, as it may have waited while this process stood still.
+
+        :raises TimeoutError: it has not
+        """
+        now = time.monotonic()
+        most_seconds = DEAD_AFTER_SECONDS - PING_AFTER_SECONDS
+        if self._pinged_at and now - self._pinged_at > most_seconds:
+            message = f"no sign of life for {now - self._heard_at:.0f} s"
+            raise TimeoutError(message)
 
 
 #: Messages received in one go, so that a flood cannot keep a listener from its other work.
