@@ -134,10 +134,13 @@ class WaffleConf(Generic[S]):
     @property
     def settings(self) -> S:
         """The typed settings; within a request, those of the snapshot it started with."""
-        pin = self._pin()
+        # By a name of its own: CPython 3.11 looks for a method on each call of an attribute.
+        find_pin = self._pin
+        pin = find_pin()
         snapshot = pin.snapshot
         if snapshot is None or pin.thread != get_ident():
-            snapshot = self._unpinned()
+            see = self._unpinned
+            snapshot = see()
         return snapshot.settings  # type: ignore[return-value]  # the model that init_app was given
 
     @property

@@ -23,11 +23,14 @@ class Overrides:
 
     :ivar active: returns those of the context at hand, in the order in which they began; each with
         the application that it is for, ``None`` for all of them
+    :ivar were_used: whether there has been one in this process; to ask the context in each read
+        takes longer, and where no test runs there is none
     """
 
     def __init__(self) -> None:
         self._active: ContextVar[_Active] = ContextVar("waffle_overrides", default=())
         self.active: Callable[[], _Active] = self._active.get
+        self.were_used = False
 
     def values(self, app: Flask) -> Mapping[str, object]:
         """Return what the context at hand overrides for an application."""
@@ -36,6 +39,7 @@ class Overrides:
 
     def begin(self, override: Override, app: Flask | None) -> None:
         """Have the context at hand see an override."""
+        self.were_used = True
         self._active.set((*self.active(), (override, app)))
 
     def end(self, override: Override) -> None:

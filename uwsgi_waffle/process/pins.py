@@ -99,14 +99,14 @@ class Pins:
     def _wrap(self, app: Flask, host: HostSnapshot) -> None:
         serving, inner = self._serving, app.wsgi_app
         check_at, now = serving.check_at, time.monotonic
-        overrides, environ_key, here = self._overrides.active, self._environ_key, self.here
+        overrides, environ_key, here = self._overrides, self._environ_key, self.here
 
         def wsgi_app(environ: Any, start_response: Any) -> Iterable[bytes]:
             # Serving.fresh(), inlined: a call costs a sixth of all that is added to a request.
             if now() > check_at[0] or host.words[SEQUENCE_WORD] != serving.seen_sequence:
                 serving.freshen()
             snapshot = serving.current
-            if overrides():
+            if overrides.were_used:
                 snapshot = self.overlay(snapshot)
             environ[environ_key] = snapshot
             pin = here()
@@ -141,20 +141,18 @@ class Pins:
     def _make_unpinned(self, host: HostSnapshot) -> Callable[[], Snapshot]:
         """Return :attr:`unpinned`: one function, as each call in it costs a read a tenth."""
         serving, environ_key, overlay = self._serving, self._environ_key, self.overlay
-        check_at, now, overrides = serving.check_at, time.monotonic, self._overrides.active
+        check_at, now, overrides = serving.check_at, time.monotonic, self._overrides
         find_context = _context_finder()
 
         def unpinned() -> Snapshot:
+            kept: Snapshot | None
             context = find_context(None)
-            kept: Snapshot | None = None
-            if context is not None:
-                kept = context.request.environ.get(environ_key)
-            if kept is None:
+            if context is None or (kept := context.request.environ.get(environ_key)) is None:
                 # Serving.fresh(), inlined.
                 if now() > check_at[0] or host.words[SEQUENCE_WORD] != serving.seen_sequence:
                     serving.freshen()
                 kept = serving.current
-            return overlay(kept) if overrides() else kept
+            return overlay(kept) if overrides.were_used else kept
 
         return unpinned
 
