@@ -215,9 +215,10 @@ class Serving:
 
     def record(self) -> None:
         """Record in the host's list what this process serves, and what of it it refuses."""
-        current = self.current
-        refused = tuple(RefusedValue(p.name or "", p.serving, p.reason) for p in current.problems)
-        self._host.slots.record(current.position, refused)
+        with self._lock:  # another thread may swap, and record that, meanwhile
+            problems = self.current.problems
+            refused = tuple(RefusedValue(p.name or "", p.serving, p.reason) for p in problems)
+            self._host.slots.record(self.current.position, refused)
 
     def _swapped(self, old: Snapshot, new: Snapshot) -> None:
         """Follow a swap, in order of revisions: runs under the lock."""
