@@ -90,6 +90,27 @@ def test_threads_that_swap_at_once_never_take_a_process_back(
     assert all(old < new for old, new in swaps)
 
 
+def test_threads_that_swap_at_once_record_the_later_state_last(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the process would count as behind until the next change."""
+    slots = serving._host.slots  # noqa: SLF001
+    recorded: list[Position] = []
+    later = snapshot_at(serving, HERE.next())
+    other = threading.Thread(target=serving.swap, args=(later,))
+
+    def record_late(position: Position, *_: object) -> None:
+        if not recorded and not other.ident:
+            other.start()
+            other.join(0.2)
+        recorded.append(position)
+
+    monkeypatch.setattr(slots, "record", record_late)
+    serving.swap(snapshot_at(serving, HERE))
+    other.join()
+    assert recorded[-1] == later.position
+
+
 def test_a_child_forked_while_a_thread_swapped_can_swap(serving: Serving) -> None:
     serving._lock.acquire()  # noqa: SLF001  as another thread of the parent may have
     serving.after_fork()

@@ -214,8 +214,8 @@ class Serving:
 
     def record(self) -> None:
         """Record in the host's list what this process serves, and what of it it refuses."""
-        current = self.current
-        self._host.slots.record(current.position, current.refused)
+        with self._lock:  # another thread may swap, and record that, meanwhile
+            self._host.slots.record(self.current.position, self.current.refused)
 
     def _swapped(self, old: Snapshot, new: Snapshot) -> None:
         """Follow a swap, in order of revisions: runs under the lock."""
