@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.host.states import LINEAGE, at
 from tests.host.test_locks import held_by_another
 from tests.support.programs import Program, output_of
-from uwsgi_waffle.bus.fleet import this_host
+from uwsgi_waffle.bus.fleet import Fleet, this_host
 from uwsgi_waffle.host import layout, processes
 from uwsgi_waffle.host.processes import ListenerState, ProcessSlot
 from uwsgi_waffle.host.records import HostSnapshot
@@ -178,13 +178,15 @@ def test_a_host_proves_nothing_while_a_process_still_uses_a_deleted_snapshot(
         assert host.verify()
         host.beat()
         found = this_host(host, "here", 3.0)
-        assert found.following == 1
+        assert (found.following, found.served) == (2, 1)
         assert "have yet to see that its host snapshot was replaced" in found.fault
         os.kill(member.pid, signal.SIGCONT)
         member.ask("verify")
         found = this_host(host, "here", 3.0)
         assert (found.following, found.fault) == (2, "")
         host.path.unlink()
+        (laggard,) = Fleet(at(42), (this_host(HostSnapshot(host.path), "here", 3.0),)).missing
+        assert "have yet to see" in laggard.reason, "in a file that a command makes, too"
         assert host.verify()
         host.beat()
         member.kill()

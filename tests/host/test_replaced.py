@@ -149,6 +149,20 @@ def test_what_a_process_recorded_moves_with_it_to_a_new_file(host: HostSnapshot)
     assert host.host_id == host_id, "it is the same host"
 
 
+def test_a_host_stays_the_same_where_a_process_that_starts_makes_the_new_file(
+    host: HostSnapshot,
+) -> None:
+    """Such as a command. As another host, the one before would count as silent for minutes."""
+    host_id = host.host_id
+    host.path.unlink()
+    assert HostSnapshot(host.path).host_id == host_id
+    assert host.verify()
+    assert host.host_id == host_id
+    for path in (host.path, host.path.with_name("snapshot.lock")):
+        path.unlink()
+    assert HostSnapshot(host.path).host_id != host_id, "of a directory that was emptied"
+
+
 def test_a_file_that_cannot_be_replaced_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

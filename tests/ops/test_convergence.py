@@ -7,18 +7,23 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.bus.conftest import host_at
 from tests.conftest import Apps, state_of
+from tests.host.test_processes import MEMBER
 from tests.ops.conftest import Site, codes, proved, refusal_of, start
 from tests.support import RedisServer, wait_until
 from tests.support.listening import Host, messages
+from tests.support.programs import Program
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle import NotConverged, StoreUnavailable
 from uwsgi_waffle.bus import reports
+from uwsgi_waffle.bus.fleet import Fleet, this_host
+from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.ops import convergence
 from uwsgi_waffle.ops.doctor import examine
 from uwsgi_waffle.values.position import Position
@@ -42,6 +47,25 @@ def test_a_worker_that_waits_follows_what_others_commit_meanwhile(apps: Apps) ->
     other.update({"SIZE": 2})
     fleet = waffle.wait(1, timeout=SOON_SECONDS)
     assert (fleet.applied, fleet.total) == (1, 1)
+
+
+def test_a_process_at_a_deleted_snapshot_is_waited_for_by_one_that_makes_another(
+    site: Site, tmp_path: Path
+) -> None:
+    """Such as a command, whose own file lists none; other hosts are known."""
+    site.here.change(2)
+    (elsewhere,) = proved(site.there).hosts[:1]
+    host = HostSnapshot(tmp_path / "snapshot")
+    with Program(MEMBER, host.path) as member:
+        assert member.ask() == str(member.pid)
+        host.path.unlink()
+        own = this_host(HostSnapshot(host.path), "web", 3.0)
+        assert not own.processes
+        reported = replace(elsewhere, id=host.host_id)
+        known = convergence.known_hosts(own, [elsewhere, reported])
+        assert known == tuple(sorted([own, elsewhere], key=lambda h: (h.name, h.id)))
+        (laggard,) = Fleet(elsewhere.position, known).missing
+        assert laggard.host == "web"
 
 
 def test_a_revision_that_sql_does_not_have_yet_is_not_proved(site: Site) -> None:

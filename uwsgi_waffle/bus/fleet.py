@@ -192,7 +192,7 @@ class Fleet:
                 if not self.is_served(process.position):
                     yield Laggard(label, process, self._describe(process.position))
             unnamed = host.following - host.served - len(host.exceptions)
-            if unnamed > 0 and self.is_served(host.position):
+            if unnamed > 0 and not host.fault and self.is_served(host.position):
                 more = "1 more process does" if unnamed == 1 else f"{unnamed} more processes do"
                 yield Laggard(label, None, f"{more} not serve revision {host.revision}")
         if self.unknown:
@@ -266,13 +266,14 @@ def this_host(
     lives = age is not None and age < stale_seconds
     listener = _best(process.listener for process in processes) if lives else ListenerState()
     following = [process for process in processes if process.follows]
+    elsewhere = host.slots.count_elsewhere()
     exceptions = tuple(p for p in following if p.position != position or p.refused_count)
     fault = ""
     if host.not_shared_reason is not None:
         fault = (
             f"its processes share no memory, so each asks SQL for itself ({host.not_shared_reason})"
         )
-    elif host.slots.has_unseen:
+    elif elsewhere:
         fault = "some of its processes have yet to see that its host snapshot was replaced"
     elif listener.state == "live" and listener.error:
         fault = f"it {listener.error}"
@@ -283,7 +284,7 @@ def this_host(
         name=name,
         position=position,
         listener=listener,
-        following=len(following),
+        following=len(following) + elsewhere,
         served=len(following) - len(exceptions),
         exceptions=exceptions,
         unlisted=_unlisted(processes),

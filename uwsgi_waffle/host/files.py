@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
+_LOCK_SUFFIX = ".lock"
+
 #: Seconds to wait for a lock that is held for microseconds: its holder is stopped, or hangs.
 LOCK_SECONDS = 1.0
 #: The same for a process that has read SQL, as a request may wait for it.
@@ -92,7 +94,7 @@ class MappedFile:
 def open_file(path: Path, namespace: str, host_id: int, database: Path | None = None) -> MappedFile:
     """Return the snapshot file at *path*, made or replaced where it cannot be used.
 
-    :param host_id: the random number that identifies this host in a new file
+    :param host_id: the random number that identifies this host, unless it is known by another one
     :param database: the SQLite file with which a new file ends, where the path is the default one
     :raises RefusedFile: the directory cannot be trusted, or the file must be left to its owner
     :raises OSError: the file system has no room, is read-only, ...
@@ -122,7 +124,7 @@ def _open_or_create(path: Path, namespace: str, host_id: int, database: Path | N
             _lengthen(path)
         if database is not None:
             sweep(path.parent)
-        _create(path, namespace, host_id, note_of(database))
+        _create(path, namespace, _kept_host_id(path, host_id), note_of(database))
         mapped = _open_checked(path, namespace)
     if refusal is not None:
         logger.warning(
@@ -142,7 +144,7 @@ class locked:  # noqa: N801  # used as a function is; a generator would cost eac
     """
 
     def __init__(
-        self, path: Path, suffix: str = ".lock", *, wait_seconds: float | None = None
+        self, path: Path, suffix: str = _LOCK_SUFFIX, *, wait_seconds: float | None = None
     ) -> None:
         """Take no lock yet.
 
@@ -292,6 +294,25 @@ def _lengthen(path: Path) -> None:
                 os.posix_fallocate(descriptor, 0, layout.FILE_BYTES)
         finally:
             os.close(descriptor)
+
+
+def _kept_host_id(path: Path, host_id: int) -> int:
+    """Return the number that the lock file keeps for each new snapshot file.
+
+    Call it under the lock.
+
+    :param host_id: the one that it keeps from now on, if it keeps none
+    """
+    with suppress(OSError):
+        descriptor = os.open(path.with_name(path.name + _LOCK_SUFFIX), _OPEN)
+        try:
+            kept = os.pread(descriptor, layout.WORD_BYTES, 0)
+            if len(kept) == layout.WORD_BYTES:
+                return int(struct.unpack("=Q", kept)[0])
+            os.pwrite(descriptor, struct.pack("=Q", host_id), 0)
+        finally:
+            os.close(descriptor)
+    return host_id
 
 
 def _create(path: Path, namespace: str, host_id: int, note: bytes) -> None:

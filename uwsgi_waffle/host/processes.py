@@ -244,15 +244,17 @@ class SlotTable:
         pids = self._words[_start(0) : _start(layout.SLOT_COUNT) : layout.SLOT_WORDS].tolist()
         return [self._slot(n) for n, pid in enumerate(pids) if pid and self._is_living(n)]
 
-    @property
-    def has_unseen(self) -> bool:
-        """Whether a living process that is waited for is not listed here, but in a file before."""
+    def count_elsewhere(self) -> int:
+        """Count the living processes that are waited for, and not listed here but in a file before.
+
+        Or in memory of their own.
+        """
         if self._lives is None:
-            return False
+            return 0
         with suppress(OSError):  # the directory is gone, and with it the list
             held = self._lives.held_within(_FOLLOWERS, 2 * _FOLLOWERS)
-            return not all(self._words[_start(n - _FOLLOWERS) + _PID] for n in held)
-        return False
+            return sum(not self._words[_start(n - _FOLLOWERS) + _PID] for n in held)
+        return 0
 
     def _is_living(self, number: int) -> bool:
         """Return whether the slot is that of a living process."""

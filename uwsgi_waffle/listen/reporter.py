@@ -143,7 +143,7 @@ class Reporter:
         was_registered = host.is_registered
         host.note_deserted()
         with only_reader(host, wait_seconds=LAST_REPORT_SECONDS):
-            if not host.slots.has_unseen and not any(p.follows for p in host.slots.living()):
+            if not (host.slots.count_elsewhere() or any(p.follows for p in host.slots.living())):
                 self._forget(was_registered=was_registered)
 
     def _forget(self, *, was_registered: bool) -> None:

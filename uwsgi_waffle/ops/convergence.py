@@ -46,7 +46,7 @@ def known_hosts(own: HostStatus, reported: Iterable[HostStatus]) -> tuple[HostSt
     A host without a process, such as one where only a command runs, is left out.
     """
     others = [host for host in reported if host.id != own.id]
-    mine = [own] if own.processes or not others else []
+    mine = [own] if own.processes or own.following or not others else []
     return tuple(sorted(mine + others, key=lambda host: (host.name, host.id)))
 
 
