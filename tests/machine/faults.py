@@ -160,11 +160,13 @@ def _chain_reload(_world: World, host: Host) -> Heal:
 def _cheaper(_world: World, host: Host) -> Heal:
     """Have one worker less for a while; uWSGI would end the last one, too."""
     assert isinstance(host, UwsgiHost)
+    before = host.processes()
     host.fifo("-")
 
     def heal() -> None:
         host.fifo("+")
-        host.wait_until_ready()
+        # A chain reload passes over one that still loads.
+        host.wait_until_whole(before)
 
     return heal
 
