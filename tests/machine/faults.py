@@ -85,6 +85,8 @@ class Faults:
         if not fault.can_happen_to(host):
             return False
         self._world.ledger.counts[f"fault: {fault}"] += 1
+        for without in self._hosts_without_sql(fault, host):
+            self._world.ledger.sql_may_be_away(without)
         self._active.append(Active(fault, target, fault.begin(self._world, host)))
         return True
 
@@ -94,6 +96,14 @@ class Faults:
         for one in sorted(active, key=lambda one: one.fault.what == "processes"):
             if one.heal is not None:
                 one.heal()
+        for host in self._world.hosts:
+            self._world.ledger.sql_is_back(host.name)
+
+    def _hosts_without_sql(self, fault: Fault, host: Host) -> list[str]:
+        """Return the hosts that may not reach SQL during a fault."""
+        if fault.what == "SQL":
+            return [each.name for each in self._world.hosts]
+        return [host.name] if fault.what in {"sql", "cable"} else []
 
     def __str__(self) -> str:
         return ", ".join(f"{one.fault.kind} ({one.target})" for one in self._active) or "none"

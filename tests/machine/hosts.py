@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from tests.machine.ledger import began_at
+from tests.machine.ledger import LISTED_AT, began_at
 from tests.machine.proxy import Proxy
 from tests.machine.writer import Writer, WriterGone
 from tests.support import UwsgiServer, other_servers, request, wait_until
@@ -196,7 +196,7 @@ class Host:
         if answer.status != 200:
             self.ledger.counts["reads unanswered"] += 1
             return None
-        found: dict[str, Any] = answer.json()
+        found: dict[str, Any] = {**answer.json(), "listed_at": float(answer.headers[LISTED_AT])}
         self.ledger.saw(self.name, floor, found, self.evidence)
         return found
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["WRONGS", "Floor", "Ledger", "began_at"]
+__all__ = ["LISTED_AT", "WRONGS", "Floor", "Ledger", "began_at"]
 
 #: What must never be: name -> meaning.
 WRONGS = {
@@ -31,6 +31,8 @@ WRONGS = {
 }
 
 
+#: The header of an answer that says when its process was listed, in seconds since the boot.
+LISTED_AT = "listed-at"
 #: How many findings are shown with all that is known of the host.
 MOST_EVIDENCE = 3
 
@@ -55,6 +57,7 @@ class _Host:
     proven: int = 0
     up_since: float | None = None
     latest: int = 0
+    without_sql: tuple[float, float] = (0.0, 0.0)
     unseen: dict[int, float] = field(default_factory=dict)
     seen: dict[int, int] = field(default_factory=dict)
 
@@ -158,7 +161,7 @@ class Ledger:
             elif revision < floor.seen.get(pid, 0):
                 self.wrong("backwards", f"{what} after {floor.seen[pid]}")
             elif revision < floor.proven:
-                if began_at(pid) > self._proven_at[floor.proven]:
+                if self._came_later(host, answer, self._proven_at[floor.proven]):
                     self.counts["newcomers behind a proof"] += 1
                 else:
                     known = evidence() if self.counts["false yes"] < MOST_EVIDENCE else ""
@@ -169,6 +172,17 @@ class Ledger:
             for made in [made for made in here.unseen if made <= revision]:
                 lasted = time.monotonic() - here.unseen.pop(made)
                 self.longest_divergence_seconds = max(self.longest_divergence_seconds, lasted)
+
+    def _came_later(self, host: str, answer: Mapping[str, Any], proven_at: float) -> bool:
+        """Whether no process that proves a state could know of one that has answered.
+
+        It began after the proof; or it was listed after that, while its host could not have SQL
+        tell the others of it (see "Where it stops" in docs/design.md).
+        """
+        since, until = self._at(host).without_sql
+        listed_at = answer["listed_at"]
+        is_alone = since < listed_at < until
+        return began_at(answer["pid"]) > proven_at or (is_alone and listed_at > proven_at)
 
     # -- proofs -------------------------------------------------------------------------------
 
@@ -201,6 +215,18 @@ class Ledger:
             here.up_since, here.proven = None, 0
             here.seen.clear()
             here.unseen.clear()
+
+    def sql_may_be_away(self, host: str) -> None:
+        """Note that a host may not reach SQL from now on."""
+        with self._lock:
+            self._at(host).without_sql = time.clock_gettime(time.CLOCK_BOOTTIME), float("inf")
+
+    def sql_is_back(self, host: str) -> None:
+        """Note that a host reaches SQL from now on, if it may not have done so."""
+        with self._lock:
+            here = self._at(host)
+            since, until = here.without_sql
+            here.without_sql = since, min(until, time.clock_gettime(time.CLOCK_BOOTTIME))
 
     def stopped(self, pid: int) -> None:
         """Note that a process that must be waited for cannot do anything from now on."""

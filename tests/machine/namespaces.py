@@ -40,8 +40,9 @@ class Namespace:
         """
         self._name = f"waffle-{os.getpid()}-{number}"
         self._here, self._there = f"wfh{number}-{os.getpid()}"[:15], "cable"
-        self.our_address = f"10.213.{number}.1"
-        self.its_address = f"10.213.{number}.2"
+        network = f"10.{128 + os.getpid() % 100}.{number}"  # other tests may have some, too
+        self.our_address = f"{network}.1"
+        self.its_address = f"{network}.2"
         if find_program("ip") is None:
             message = "it needs the program ip"
             raise NotAllowed(message)

@@ -43,10 +43,13 @@ def ledger() -> Ledger:
     return made
 
 
-def answer(revision: int, value: int, again: int | None = None, pid: int = 7) -> dict[str, object]:
+def answer(
+    revision: int, value: int, again: int | None = None, pid: int = 7, listed_at: float = 0.0
+) -> dict[str, object]:
     values = {"S000": value, "S001": value}
     return {
         "pid": pid,
+        "listed_at": listed_at,
         "revision": revision,
         "values": values,
         "again": {**values, "S001": value if again is None else again},
@@ -112,3 +115,25 @@ def test_a_process_that_began_after_a_proof_is_no_false_yes(ledger: Ledger) -> N
         ledger.saw("there", ledger.floor("there"), answer(1, 1, pid=newcomer.pid))
     assert ledger.is_right, ledger.findings
     assert ledger.counts["newcomers behind a proof"] == 1
+
+
+@pytest.mark.parametrize("sql", ["was never away", "is away", "is back"])
+def test_a_process_that_is_listed_after_a_proof_without_sql_is_no_false_yes(
+    ledger: Ledger, sql: str
+) -> None:
+    """No process could know of it, as its host could not tell; with SQL it is one."""
+    ledger.made("here", ledger.attempt(), 2)
+    ledger.proven("here", 2, began_at=float("inf"), fleet="all")
+    ledger.sql_is_back("there")
+    if sql != "was never away":
+        ledger.sql_may_be_away("there")
+    if sql == "is back":
+        ledger.sql_is_back("there")
+    is_right = sql == "is away"
+    now, floor = time.clock_gettime(time.CLOCK_BOOTTIME), ledger.floor("there")
+    if not is_right:
+        ledger.sql_is_back("there")  # each round says so at its end
+    ledger.saw("there", floor, answer(1, 1, pid=os.getpid(), listed_at=now))
+    assert found(ledger) == ({} if is_right else {"false yes": 1})
+    ledger.saw("there", floor, answer(1, 1, pid=os.getpid()))
+    assert ledger.counts["false yes"] == 2 - is_right, "it was listed before"
