@@ -30,7 +30,7 @@ class Overrides:
     def __init__(self) -> None:
         self._active: ContextVar[_Active] = ContextVar("waffle_overrides", default=())
         self.active: Callable[[], _Active] = self._active.get
-        self.were_used = False
+        self.were_used: bool = False
 
     def values(self, app: Flask) -> Mapping[str, object]:
         """Return what the context at hand overrides for an application."""
