@@ -18,6 +18,8 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.bus.conftest import (
     KEY,
@@ -279,7 +281,12 @@ def test_a_process_that_stood_still_does_not_take_the_server_for_dead(
 
 def test_that_a_ready_client_reconnected_by_itself_is_noted(redis_server: RedisServer) -> None:
     """redis-py subscribes again without raising; messages in between are lost."""
-    with redis.Redis(port=redis_server.port) as ready:
+    # By default it does so of late only.
+    again: dict[str, Any] = {
+        "retry": Retry(NoBackoff(), 1),
+        "retry_on_error": [redis.ConnectionError],
+    }
+    with redis.Redis(port=redis_server.port, **again) as ready:
         bus = bus_at(None, ready)
         with bus.subscribe() as subscription:
             ready.client_kill_filter(_type="pubsub")
