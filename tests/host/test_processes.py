@@ -168,8 +168,9 @@ def test_a_new_process_is_listed_beside_one_that_still_uses_a_deleted_snapshot(
 def test_a_host_proves_nothing_while_a_process_still_uses_a_deleted_snapshot(
     host: HostSnapshot, *, is_idle: bool
 ) -> None:
-    """It serves what it served, and the new file does not list it."""
-    host.register("worker", 1, follows=True)
+    """It serves what it served, and the new file does not list it; it is counted once."""
+    host.register("worker", 1, 77, follows=True)
+    host.slots.record_expected_workers(2)
     with Program(MEMBER, host.path) as member:
         assert member.ask() == f"{os.getpid()} {member.pid}"
         if not is_idle:
@@ -178,7 +179,7 @@ def test_a_host_proves_nothing_while_a_process_still_uses_a_deleted_snapshot(
         assert host.verify()
         host.beat()
         found = this_host(host, "here", 3.0)
-        assert (found.following, found.served) == (2, 1)
+        assert (found.following, found.served, found.unlisted) == (2, 1, 0)
         assert "have yet to see that its host snapshot was replaced" in found.fault
         os.kill(member.pid, signal.SIGCONT)
         member.ask("verify")

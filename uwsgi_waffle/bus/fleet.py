@@ -287,7 +287,7 @@ def this_host(
         following=len(following) + elsewhere,
         served=len(following) - len(exceptions),
         exceptions=exceptions,
-        unlisted=_unlisted(processes),
+        unlisted=max(_unlisted(processes) - elsewhere, 0),
         fault=fault,
         declaration=declaration,
         processes=processes,
