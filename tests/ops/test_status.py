@@ -8,9 +8,11 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conftest import Apps
-from tests.ops.conftest import Site, start
+from tests.host.test_processes import MEMBER
+from tests.ops.conftest import Site, codes, start
 from tests.support import RedisServer, wait_until
 from tests.support.listening import Host, messages
+from tests.support.programs import Program
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.ops.doctor import examine
 from uwsgi_waffle.values.position import Position
@@ -108,3 +110,15 @@ def test_a_listener_that_only_polls_is_named(
     problems = here.waffle.status().problems
     assert any("does not answer" in problem for problem in problems)
     assert any("only polls SQL, every 0.2 s" in problem for problem in problems)
+
+
+def test_the_doctor_names_a_process_at_a_host_snapshot_that_was_deleted(site: Site) -> None:
+    path = site.here.state.host.path
+    site.here.change(2)
+    with Program(MEMBER, path) as member:
+        assert str(member.pid) in member.ask()
+        assert "snapshot-replaced" not in codes(site.here)
+        path.unlink()
+        wait_until(lambda: "snapshot-replaced" in codes(site.here), SOON_SECONDS, "it is named")
+        member.ask("verify")
+        assert "snapshot-replaced" not in codes(site.here)

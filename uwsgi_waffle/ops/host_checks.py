@@ -116,6 +116,15 @@ def _certainty(path: Path) -> str | None:
 
 def processes(state: State, host: HostStatus) -> Iterator[Finding]:
     """Yield what is wrong with the processes of this host and their listener."""
+    elsewhere = state.host.slots.count_elsewhere()
+    if elsewhere:
+        use = "1 process of this host uses" if elsewhere == 1 else f"{elsewhere} processes use"
+        yield Finding(
+            "snapshot-replaced",
+            f"{use} the host snapshot that was at {state.host.path} before the present one.",
+            "It moves within a second, or at its next request. If it is stopped (state T in `ps`) "
+            "or hangs, end it or let it go on.",
+        )
     if not host.processes:
         yield Finding(
             "no-process",
