@@ -119,19 +119,25 @@ def postgresql_apps(tmp_path: Path) -> Iterator[Apps]:
         yield made
 
 
-def test_a_connection_that_psycopg_takes_for_open_is_left(postgresql_apps: Apps) -> None:
+def test_a_connection_that_psycopg_takes_for_open_is_left(
+    postgresql_apps: Apps, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its first error names no state of the server, and its rollback fails for another reason."""
     app, waffle = postgresql_apps(WAFFLE_CONFS=CONFS)
     waffle.update({"SIZE": 2})
     broken: list[str] = []
 
-    def lose_socket(line: Any, _cursor: object, statement: str, *_: object) -> None:
+    dialect = state_of(app).store.database.engine.dialect
+    execute = dialect.do_execute
+
+    def lose_socket(cursor: Any, statement: str, *rest: Any) -> None:
         if not broken:
             broken.append(statement)
-            line.connection.driver_connection.pgconn.send_query(b"SELECT pg_sleep(60)")
+            cursor.connection.pgconn.send_query(b"SELECT pg_sleep(60)")
             raise SOCKET_CLOSED
+        execute(cursor, statement, *rest)
 
-    sa.event.listen(state_of(app).store.database.engine, "before_cursor_execute", lose_socket)
+    monkeypatch.setattr(dialect, "do_execute", lose_socket)
     assert [change.new for change in waffle.history()] == [2]
     assert "waffle_change" in broken.pop()
     assert waffle.update({"SIZE": 3}).revision == 2
