@@ -118,12 +118,13 @@ def processes(state: State, host: HostStatus) -> Iterator[Finding]:
     """Yield what is wrong with the processes of this host and their listener."""
     elsewhere = state.host.slots.count_elsewhere()
     if elsewhere:
-        use = "1 process of this host uses" if elsewhere == 1 else f"{elsewhere} processes use"
+        use = "1 process uses" if elsewhere == 1 else f"{elsewhere} processes use"
         yield Finding(
             "snapshot-replaced",
-            f"{use} the host snapshot that was at {state.host.path} before the present one.",
-            "It moves within a second, or at its next request. If it is stopped (state T in `ps`) "
-            "or hangs, end it or let it go on.",
+            f"On this host, {use} the host snapshot that was at {state.host.path} before the "
+            "present one.",
+            "A process moves within a second, or at its next request. End one that hangs, or is "
+            "stopped (state T in `ps`), or let it go on.",
         )
     if not host.processes:
         yield Finding(
