@@ -17,15 +17,15 @@ from tests.support import require
 from tests.support.programs import Program, output_of
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.bus.fleet import this_host
-from uwsgi_waffle.host import areas, files, layout
-from uwsgi_waffle.host.files import locked
+from uwsgi_waffle.host import areas, layout, locks
+from uwsgi_waffle.host.locks import locked
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.host.turns import asking, only_reader
 
 #: Takes a lock, prints whether it holds it, and keeps it until its input ends.
 HOLDER = """
 import pathlib, sys
-from uwsgi_waffle.host.files import locked
+from uwsgi_waffle.host.locks import locked
 with locked(pathlib.Path(sys.argv[1]), sys.argv[2]) as held:
     print(held, flush=True)
     sys.stdin.read()
@@ -74,7 +74,7 @@ def test_where_a_stopped_process_holds_the_lock_every_process_is_sent_to_sql(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is logged once, the memory stays shared, and the next writer that has the lock ends it."""
-    monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.1)
     host = HostSnapshot(tmp_path / "snapshot")
     host.register("process", follows=True)
     other = HostSnapshot(host.path)
@@ -103,7 +103,7 @@ def test_where_a_stopped_process_holds_the_lock_each_process_is_listed_and_waite
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a new file too. The count of the workers is that of a process that is listed."""
-    monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.1)
     host = HostSnapshot(tmp_path / "snapshot")
     host.register("mule", 1, 77, follows=True)
     host.slots.record_expected_workers(2)
@@ -258,7 +258,7 @@ def test_greenlets_of_one_process_do_not_lock_each_other_out() -> None:
 from gevent import monkey
 monkey.patch_all()
 import gevent, pathlib, sys, tempfile
-from uwsgi_waffle.host.files import locked
+from uwsgi_waffle.host.locks import locked
 
 with tempfile.TemporaryDirectory() as directory:
     path = pathlib.Path(directory) / "snapshot"

@@ -122,7 +122,7 @@ def test_forked_children_exclude_each_other(host: HostSnapshot, tmp_path: Path) 
     """Two children of a process that has opened the file never write at the same time."""
     program = """
 import os, pathlib, sys
-from uwsgi_waffle.host.files import locked
+from uwsgi_waffle.host.locks import locked
 from uwsgi_waffle.host.records import HostSnapshot
 path, counter, rounds = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 host = HostSnapshot(path)

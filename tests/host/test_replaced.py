@@ -100,6 +100,40 @@ def test_a_process_that_moves_to_a_new_file_leads_the_others_there(
     assert caplog.records == [], "the record was not damaged"
 
 
+def deleted(path: Path) -> None:
+    path.unlink()
+
+
+def replaced(path: Path) -> None:
+    other = HostSnapshot(path.with_name("other"))
+    other.publish(record(1))
+    other.path.rename(path)
+
+
+@pytest.mark.parametrize("lost", [deleted, replaced])
+def test_a_process_that_starts_leads_the_others_to_the_new_file(
+    lost: Callable[[Path], None], host: HostSnapshot
+) -> None:
+    """It never mapped the file that they still serve from, and no listener may run to find out."""
+    for revision in (2, 3):
+        seen = host.sequence
+        lost(host.path)
+        started = HostSnapshot(host.path)
+        assert started.publish(record(revision))
+        assert host.sequence != seen, "the number that every request compares"
+        assert host.position == at(revision)
+
+
+def test_a_file_that_is_in_place_is_left_as_it_is(host: HostSnapshot) -> None:
+    """Whatever the second name belongs to: another program may have moved the files."""
+    second, seen = host.path.with_name("snapshot.second"), host.sequence
+    assert HostSnapshot(host.path).sequence == seen
+    second.unlink()
+    second.write_text("not a snapshot")
+    assert HostSnapshot(host.path).sequence == seen
+    assert host.path.samefile(second)
+
+
 def test_a_record_that_a_killed_writer_never_put_in_use_keeps_no_process_at_a_deleted_file(
     host: HostSnapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:

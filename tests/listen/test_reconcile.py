@@ -19,7 +19,7 @@ from tests.support.listening import Host
 from tests.support.statements import Statements, recording
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host import layout
-from uwsgi_waffle.host.files import locked
+from uwsgi_waffle.host.locks import locked
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.host.turns import only_reader
 from uwsgi_waffle.listen import reconcile

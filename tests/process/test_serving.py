@@ -14,7 +14,7 @@ from tests.conftest import Apps, state_of
 from tests.host.test_locks import held_by_another
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.host import layout
-from uwsgi_waffle.host.files import LOCK_SECONDS
+from uwsgi_waffle.host.locks import LOCK_SECONDS
 from uwsgi_waffle.process.serving import Serving
 from uwsgi_waffle.values.position import NOWHERE, Position
 from uwsgi_waffle.values.snapshot import Snapshot

@@ -5,7 +5,6 @@ Another user's file or directory, a link, and a file that others may write are r
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import logging
@@ -14,7 +13,6 @@ import os
 import stat
 import struct
 import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,22 +21,14 @@ from uwsgi_waffle.config import Config, redact_url
 from . import areas, layout
 from .leftovers import note_of, sweep
 from .lives import LifeLocks
+from .locks import LOCK_SUFFIX, OPEN_FLAGS, locked
 
-__all__ = ["MappedFile", "RefusedFile", "default_path", "locked", "open_file"]
+__all__ = ["MappedFile", "RefusedFile", "default_path", "open_file"]
 
 logger = logging.getLogger(__name__)
 
-_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-
-_LOCK_SUFFIX = ".lock"
-
-#: Seconds to wait for a lock that is held for microseconds: its holder is stopped, or hangs.
-LOCK_SECONDS = 1.0
-#: The same for a process that has read SQL, as a request may wait for it.
-READER_WAIT_SECONDS = 0.05
-LOCK_IS_HELD = "another process holds its lock"
-#: Seconds between two tries to take a lock.
-LOCK_RETRY_SECONDS = 0.001
+#: Of the second name of the file, see :func:`_lead_here`.
+_SECOND_SUFFIX = ".second"
 
 
 class RefusedFile(Exception):
@@ -104,6 +94,7 @@ def open_file(path: Path, namespace: str, host_id: int, database: Path | None = 
     lives.held_here()  # first, so that no sweep removes what is opened next
     mapped = _open_or_create(path, namespace, host_id, database)
     mapped.lives = lives
+    _lead_here(path, namespace)
     return mapped
 
 
@@ -134,74 +125,6 @@ def _open_or_create(path: Path, namespace: str, host_id: int, database: Path | N
             refusal,
         )
     return mapped
-
-
-class locked:  # noqa: N801  # used as a function is; a generator would cost each update two more calls
-    """Hold the lock of a snapshot file.
-
-    The lock file is opened anew each time: a descriptor inherited through a fork would share the
-    parent's lock instead of competing for it.
-    """
-
-    def __init__(
-        self, path: Path, suffix: str = _LOCK_SUFFIX, *, wait_seconds: float | None = None
-    ) -> None:
-        """Take no lock yet.
-
-        :param wait_seconds: how long to wait for it at most, after which the block runs without
-            it; if left out, :data:`LOCK_SECONDS`, after which the block does not run
-        """
-        self._path = path.with_name(path.name + suffix)
-        self._wait_seconds = wait_seconds
-        self._descriptor = -1
-        self._is_held = False
-
-    def __enter__(self) -> bool:
-        """Return whether the lock is held.
-
-        :raises OSError: it cannot be opened, or belongs to another user, who could block us
-        :raises TimeoutError: another process holds it for too long
-        """
-        mode = stat.S_IRUSR | stat.S_IWUSR
-        self._descriptor = os.open(self._path, _OPEN | os.O_CREAT, mode)
-        try:
-            owner = os.fstat(self._descriptor).st_uid
-            if owner != os.geteuid():
-                message = f"{self._path.name} belongs to user {owner}"
-                raise PermissionError(message)  # noqa: TRY301  # a call less for each update
-            with suppress(BlockingIOError):
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._is_held = True
-            self._is_held = self._is_held or self._acquire()
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-        return self._is_held
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_held:
-            # Closing it is not enough: a child forked meanwhile has the descriptor too, and would
-            # hold the lock until it ends.
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        os.close(self._descriptor)
-
-    def _acquire(self) -> bool:
-        """Wait for the lock, and return whether it is held.
-
-        By trying again: under gevent, a greenlet that waits within ``flock`` blocks the one of its
-        own process that may hold the lock.
-        """
-        wait_seconds = LOCK_SECONDS if self._wait_seconds is None else self._wait_seconds
-        deadline = time.monotonic() + wait_seconds
-        while time.monotonic() < deadline:
-            time.sleep(LOCK_RETRY_SECONDS)
-            with suppress(BlockingIOError):
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-        if self._wait_seconds is None:
-            message = f"another process has held {self._path.name} for {LOCK_SECONDS:g} s"
-            raise TimeoutError(message)
-        return False
 
 
 def default_path(config: Config) -> Path:
@@ -238,7 +161,7 @@ def _open_checked(path: Path, namespace: str) -> MappedFile:
 
     :raises RefusedFile: it is not this user's, or not of this size and layout
     """
-    descriptor = os.open(path, _OPEN)
+    descriptor = os.open(path, OPEN_FLAGS)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
@@ -280,13 +203,31 @@ def _check_layout(words: memoryview[int], namespace: str) -> None:
         )
 
 
+def _lead_here(path: Path, namespace: str) -> None:
+    """Have the processes that map a file which was at *path* before look for the one there now.
+
+    Each file has a second name, by which it is found when it has lost the first. Where it has lost
+    both, the first process that moves from it to another leads the others.
+    """
+    second = path.with_name(path.name + _SECOND_SUFFIX)
+    with suppress(OSError):  # as where files cannot have two names
+        if second.exists() and path.samefile(second):
+            return
+        with suppress(OSError, RefusedFile):
+            former = _open_checked(second, namespace)
+            former.abandon()
+            former.close()
+        second.unlink(missing_ok=True)
+        os.link(path, second, follow_symlinks=False)
+
+
 def _lengthen(path: Path) -> None:
     """Restore the length of a file that was cut short, before another takes its place.
 
     Processes that still map it would be killed when they touch the missing part.
     """
     with suppress(OSError):
-        descriptor = os.open(path, _OPEN)
+        descriptor = os.open(path, OPEN_FLAGS)
         try:
             found = os.fstat(descriptor)
             is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
@@ -304,7 +245,7 @@ def _kept_host_id(path: Path, host_id: int) -> int:
     :param host_id: the one that it keeps from now on, if it keeps none
     """
     with suppress(OSError):
-        descriptor = os.open(path.with_name(path.name + _LOCK_SUFFIX), _OPEN)
+        descriptor = os.open(path.with_name(path.name + LOCK_SUFFIX), OPEN_FLAGS)
         try:
             kept = os.pread(descriptor, layout.WORD_BYTES, 0)
             if len(kept) == layout.WORD_BYTES:

@@ -22,7 +22,7 @@ __all__ = ["NO_DATABASE", "database_in", "note_of", "sweep"]
 #: Of a host snapshot that no sweep may remove.
 NO_DATABASE = b""
 #: Beside a host snapshot. The life locks go last: until then no process begins to use it.
-_SUFFIXES = (".lock", ".reader", ".listeners", ".wakes", "", ".processes")
+_SUFFIXES = (".lock", ".reader", ".listeners", ".wakes", ".second", "", ".processes")
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NOTE = struct.Struct("=2Q")
 

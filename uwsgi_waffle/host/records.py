@@ -3,8 +3,7 @@
 It is written under ``flock`` and read without a lock: a reader copies a record, then believes it
 only if its CRC is right. A writer that cannot have the lock writes no record, but a sequence number
 that says so: each process then asks SQL, and the next writer that has the lock ends that. Where the
-file cannot be used, private memory of the same layout takes its place; each process then asks SQL
-for itself, which is later but no less right.
+file cannot be used, private memory of the same layout takes its place, and each process asks SQL.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from uwsgi_waffle.values.snapshot import Record
 
 from . import areas, layout
 from .areas import Before, encode_record
-from .files import LOCK_IS_HELD, READER_WAIT_SECONDS, MappedFile, RefusedFile, locked, open_file
+from .files import MappedFile, RefusedFile, open_file
+from .locks import LOCK_IS_HELD, READER_WAIT_SECONDS, locked
 from .marks import HostMarks
 from .processes import SlotTable
 

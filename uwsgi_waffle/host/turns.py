@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from . import layout
-from .files import locked
+from .locks import locked
 from .records import HostSnapshot
 
 __all__ = ["asking", "only_reader"]
