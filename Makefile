@@ -8,7 +8,7 @@
 #   JOBS=1 make test                  one test at a time
 #   HOSTS=1000 make bench-scale       a fleet of one size
 #   make soak MINUTES=60              all faults mixed for so long, and one table at the end
-#   make fuzz INPUTS=1000             so many damaged inputs for each reader of bytes
+#   make fuzz INPUTS=1000             so many damaged inputs for each reader of bytes and each interface
 
 PYTHON  ?= python3
 VENV    ?= .venv
@@ -59,7 +59,7 @@ soak: $(VENV)/.dev $(VENV)/.servers provision ## Run the tests at full counts; w
 	$(if $(MINUTES),$(BIN)/python -m tests.machine.soak --minutes $(MINUTES) $(SOAK), \
 		TEST_SOAK=1 $(PYTEST) --timeout 3600 --hypothesis-profile default $(TESTS))
 
-fuzz: $(VENV)/.dev ## Give each reader of bytes a million damaged inputs
+fuzz: $(VENV)/.dev ## Give each reader of bytes and each interface a million damaged inputs
 	$(BIN)/python -m tests.machine.fuzz --inputs $(INPUTS)
 
 lint: $(VENV)/.dev ## Check style, types, the direction of imports and dangerous calls only

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.machine.fuzz import damaged
+from tests.machine.damage import damaged
 from tests.machine.hosts import CHANNEL, Host, UwsgiHost
 from tests.machine.namespaces import HostBehindCable
 from tests.machine.proxy import Proxy, Way

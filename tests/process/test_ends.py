@@ -49,6 +49,13 @@ _, status = os.waitpid(child, 0)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
 
+#: As a test does, whose directory goes before its process does.
+ONE_WITHOUT_A_DIRECTORY = """
+import pathlib, shutil
+follow()
+shutil.rmtree(pathlib.Path(os.environ["WAFFLE_SNAPSHOT_PATH"]).parent)
+"""
+
 
 @pytest.mark.parametrize(
     "program",
@@ -56,24 +63,28 @@ sys.exit(os.waitstatus_to_exitcode(status))
         pytest.param(CHILD_OF_MULTIPROCESSING, id="fork"),
         pytest.param(CHILD_OF_A_LOADED_PARENT, id="loaded"),
         pytest.param(PARENT_OF_CHILDREN_THAT_EXIT_AT_ONCE, id="os-exit"),
+        pytest.param(ONE_WITHOUT_A_DIRECTORY, id="removed"),
     ],
 )
 def test_the_last_process_takes_its_host_back(
     redis_server: RedisServer, tmp_path: Path, program: str
 ) -> None:
     (tmp_path / "program.py").write_text(CHILD + program)
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", tmp_path / "program.py"],
         check=True,
         timeout=60,
+        stderr=subprocess.PIPE,
+        text=True,
         env={
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "WAFFLE_MULTIPROC": "true",
             "WAFFLE_REDIS_URL": redis_server.url,
             "WAFFLE_DATABASE_URI": f"sqlite:///{tmp_path}/waffle.db",
-            "WAFFLE_SNAPSHOT_PATH": str(tmp_path / "snapshot"),
+            "WAFFLE_SNAPSHOT_PATH": str(tmp_path / "shared" / "snapshot"),
         },
     )
+    assert done.stderr == ""
     with redis_server.client() as client:
         assert client.keys("*:hosts") == []

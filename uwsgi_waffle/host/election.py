@@ -94,8 +94,7 @@ class Election:
         if _winners.get(self._key()) is not self:
             return
         if self._seat is not None:
-            with suppress(OSError):  # the file is gone, and the lock with it
-                self._locks.release(self._first + self._seat)
+            self._locks.release(self._first + self._seat)
             self._seat = None
         del _winners[self._key()]
 

@@ -116,9 +116,10 @@ class LifeLocks:
 
     def release(self, number: int) -> None:
         """Drop the lock of a slot."""
-        file = self._file()
-        file.held.discard(number)
-        fcntl.lockf(file.descriptor, fcntl.LOCK_UN, 1, number)
+        with suppress(OSError):  # the directory is gone, and the lock with it
+            file = self._file()
+            file.held.discard(number)
+            fcntl.lockf(file.descriptor, fcntl.LOCK_UN, 1, number)
 
     def is_held(self, number: int) -> bool:
         """Return whether a living process holds the lock of a slot."""
