@@ -24,6 +24,7 @@ class Application:
     :ivar package: the package with its factory, which gets a module ``settings``, from
         ``NAME_settings.py``
     :ivar own_tests: how it runs its own tests, as arguments of Python
+    :ivar short: arguments more where that is no soak and all of them take too long
     :ivar app: what ``flask --app`` loads
     :ivar served: what servers load
     :ivar database: of its tests and its servers
@@ -38,6 +39,7 @@ class Application:
     own_tests: tuple[str, ...]
     app: str
     served: str
+    short: tuple[str, ...] = ()
     database: DatabaseKind = "sqlite"
 
     @property
@@ -103,10 +105,8 @@ APPLICATIONS = {
             folder=".",
             requirements=(".[test]",),
             package="zou.app",
-            own_tests=(
-                *("-m", "pytest", "-q", "-p", "no:cacheprovider"),
-                *("tests/app", "tests/models", "tests/blueprints/auth", "tests/blueprints/crud"),
-            ),
+            own_tests=("-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            short=("tests/app", "tests/models", "tests/blueprints/auth", "tests/blueprints/crud"),
             app="zou.app",
             served="zou.app:create_app()",
             database="postgresql",
