@@ -27,7 +27,7 @@ def update_and_die(moment: str) -> str:
     if moment == "committed":
         state.host.publish = die  # type: ignore[assignment, method-assign]
     else:
-        state.bus.publish = die  # type: ignore[assignment, method-assign]
+        state.bus.announce = die  # type: ignore[assignment, method-assign]
     waffle.update(request.get_json())
     return "it did not die"
 

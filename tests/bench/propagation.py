@@ -47,8 +47,8 @@ def _two_hosts(kind: DatabaseKind, redis_server: RedisServer) -> Iterator[list[s
     """Measure from the commit to the last worker's callback, which follows its swap."""
     chain = floors.chain(kind, redis_server, workers=4, rows=20, changes=CHANGES)
     yield ["the bare chain: commit to the last of 4 workers", *summary(chain)]
-    with _pair(kind, redis_server, workers=4, settings=20) as both:
-        for name, late in zip(("same", "other"), _change(both, CHANGES), strict=True):
+    with pair(kind, redis_server, workers=4, settings=20) as both:
+        for name, late in zip(("same", "other"), change(both, CHANGES), strict=True):
             yield [f"commit to the last of 4 workers, {name} host", *summary(late)]
             yield ["- in bare chains", *ratios(late, chain)]
 
@@ -57,13 +57,13 @@ def _signatures(kind: DatabaseKind, redis_server: RedisServer) -> Iterator[list[
     """Measure with signatures and without, in turns."""
     with contextlib.ExitStack() as stack:
         pairs = [
-            stack.enter_context(_pair(kind, redis_server, workers=4, settings=20, app=app))
+            stack.enter_context(pair(kind, redis_server, workers=4, settings=20, app=app))
             for app in ("elsewhere", "unsigned")
         ]
         rounds: tuple[list[list[float]], ...] = ([[], []], [[], []])
         for first in range(1, CHANGES + 1, TURN_CHANGES):
             for both, found in zip(pairs, rounds, strict=True):
-                for host, late in enumerate(_change(both, TURN_CHANGES, first=first)):
+                for host, late in enumerate(change(both, TURN_CHANGES, first=first)):
                     found[host] += late
         for name, signed, unsigned in zip(("same", "other"), *rounds, strict=True):
             yield [f"signed, {name} host", *summary(signed)]
@@ -74,8 +74,8 @@ def _large(kind: DatabaseKind, redis_server: RedisServer) -> Iterator[list[str]]
     """Measure the same at 32 workers and 100 settings."""
     chain = floors.chain(kind, redis_server, workers=32, rows=100, changes=LARGE_CHANGES)
     yield ["the bare chain, 32 workers, 100 rows", *summary(chain)]
-    with _pair(kind, redis_server, workers=LARGE_WORKERS, settings=100) as both:
-        for name, late in zip(("same", "other"), _change(both, LARGE_CHANGES), strict=True):
+    with pair(kind, redis_server, workers=LARGE_WORKERS, settings=100) as both:
+        for name, late in zip(("same", "other"), change(both, LARGE_CHANGES), strict=True):
             times = ANCESTOR_MS[kind] / quantile(late, 0.5)
             label = f"32 workers, 100 settings, {name} host (ancestor / ours: {times:.0f})"
             yield [label, *summary(late)]
@@ -83,7 +83,7 @@ def _large(kind: DatabaseKind, redis_server: RedisServer) -> Iterator[list[str]]
 
 
 @contextlib.contextmanager
-def _pair(
+def pair(
     kind: DatabaseKind,
     redis_server: RedisServer,
     *,
@@ -105,7 +105,7 @@ def _pair(
             yield both
 
 
-def _change(
+def change(
     both: list[WaffleHost], count: int, *, first: int = 1
 ) -> tuple[list[float], list[float]]:
     """Change a setting again and again; return how late the last worker here, and there, was."""

@@ -140,7 +140,7 @@ def test_a_database_that_is_down_is_logged_once_and_caught_up_with_when_it_is_ba
         here.wait_until_at(last)
         database.kill()
         for _ in range(3):
-            assert writer.state.bus.publish(last.position.next(), last.keys)
+            assert writer.state.bus.announce(last.position.next(), last.keys)()
             here.wait_for_turns(15)
         assert here.state.host.position == last.position
         assert here.listener == "live", "Redis is heard all the same"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from functools import cache, partial
 
 import pytest
 import redis
@@ -76,3 +78,14 @@ def test_a_change_is_announced_where_the_answers_come_within_the_second(
         there = Host(apps, "there", shared_redis)
         there.listen()
         wait_until(lambda: here.change(next(sizes)), SOON_SECONDS, "a change is announced")
+
+
+def test_the_process_that_changes_a_setting_calls_back_while_redis_answers(
+    apps: Apps, shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be the last of its host to serve the change."""
+    host, called_back = Host(apps, "here", shared_redis, listens=False), threading.Event()
+    host.waffle.on_change("SIZE")(lambda _: called_back.set())
+    answer = cache(partial(called_back.wait, SOON_SECONDS))  # the same each time
+    monkeypatch.setattr(host.state.bus, "announce", lambda *_: answer)
+    assert host.change(2), "it was announced when it had called back"

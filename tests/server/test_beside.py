@@ -12,14 +12,14 @@ from tests.support import wait_until
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.server import forks, resting
 from uwsgi_waffle.server.concurrency import THREAD_NAME, run_beside
-from uwsgi_waffle.server.resting import end_resting_thread
+from uwsgi_waffle.server.resting import end_resting_threads
 
 
 @pytest.fixture(autouse=True)
 def none_rests() -> Iterator[None]:
-    end_resting_thread()
+    end_resting_threads()
     yield
-    end_resting_thread()
+    end_resting_threads()
     assert not threads()
 
 
@@ -33,7 +33,7 @@ def run(*, then_rest: bool = True) -> int:
     ended = run_beside(lambda: found.append(threading.get_ident()))
     assert ended.wait(SOON_SECONDS)
     if then_rest:
-        wait_until(lambda: bool(resting._resting), SOON_SECONDS, "it rests")  # noqa: SLF001
+        wait_until(lambda: len(resting._resting) == len(threads()), SOON_SECONDS, "it rests")  # noqa: SLF001
     return found[0]
 
 
@@ -42,19 +42,20 @@ def test_a_thread_is_used_again() -> None:
     assert run() != threading.get_ident()
 
 
-def test_what_runs_at_once_has_a_thread_each_of_which_one_is_kept() -> None:
+def test_what_runs_at_once_has_a_thread_each_of_which_two_are_kept() -> None:
     run()
     proceed = threading.Event()
 
     def wait() -> None:
         proceed.wait(SOON_SECONDS)
 
-    both = [run_beside(wait) for _ in range(2)]
-    assert len(threads()) == 2
+    both = [run_beside(wait) for _ in range(3)]
+    assert len(threads()) == 3
     assert not any(ended.wait(0) for ended in both)
     proceed.set()
     assert all(ended.wait(SOON_SECONDS) for ended in both)
-    wait_until(lambda: len(threads()) == 1, SOON_SECONDS, "one of them ends")
+    wait_until(lambda: len(threads()) == 2, SOON_SECONDS, "one of them ends")
+    wait_until(lambda: len(resting._resting) == 2, SOON_SECONDS, "they rest")  # noqa: SLF001
 
 
 def test_an_error_in_it_leaves_no_thread_and_the_next_has_another(
@@ -93,7 +94,7 @@ def test_a_child_does_not_wait_for_a_thread_of_its_parent(
         watcher = Watcher()
         forks.watch(watcher)
     else:
-        monkeypatch.setattr(forks, "end_resting_thread", lambda: None)
+        monkeypatch.setattr(forks, "end_resting_threads", lambda: None)
     run()
     pid = os.fork()
     if pid == 0:

@@ -130,7 +130,7 @@ class Host:
 
     def announce(self, record: Record) -> bool:
         """Announce a record, and return whether Redis delivered the announcement."""
-        return self.state.bus.publish(record.position, record.keys)
+        return self.state.bus.announce(record.position, record.keys)()
 
     def commit_and_announce(self) -> Record:
         """Change the setting in SQL, and announce it to at least one subscriber."""

@@ -155,33 +155,43 @@ class Bus:
         """Whether Redis has just failed to answer, and is not tried again yet."""
         return time.monotonic() < self._down_until
 
-    def publish(
+    def publish(self, position: Position) -> bool:
+        """Announce a state, and return whether a subscriber received it; never raises."""
+        return self.announce(position)()
+
+    def announce(
         self,
         position: Position,
         keys: Sequence[str] | None = None,
         delta: Delta | None = None,
         patience: Patience | None = None,
-    ) -> bool:
-        """Announce a state, and return whether a subscriber received it; never raises.
+    ) -> Callable[[], bool]:
+        """Begin to announce a state; never raises.
 
         Other hosts see what is not announced by polling SQL.
 
         :param keys: what signs it; the present keys if left out
         :param delta: what its commit changed
         :param patience: how long to wait for Redis
+        :return: what waits for Redis, and returns whether a subscriber received it
         """
         keys = self._keys() if keys is None else keys
         if not keys:
-            return False
+            return lambda: False
         message = Announcement(self._namespace, position, delta).encode(keys)
-        receivers = self.ask(
+        answer = self.ask(
             lambda: int(self._client.get().publish(self.channel, message)), patience or Patience()
         )
-        if receivers is None:
-            return False
-        self._backoff.reset()
-        self._logged_down = False
-        return receivers > 0
+
+        def is_received() -> bool:
+            receivers = answer()
+            if receivers is None:
+                return False
+            self._backoff.reset()
+            self._logged_down = False
+            return receivers > 0
+
+        return is_received
 
     def tell(self, delta: Delta) -> None:
         """Announce a state that others may have missed, if a message has room for what led to it.
@@ -189,22 +199,31 @@ class Bus:
         Else they would only learn that they must read SQL, as most of them have yet to find out.
         """
         if Announcement(self._namespace, delta.position, delta).has_room(self._keys()):
-            self.publish(delta.position, delta=delta)
+            self.announce(delta.position, delta=delta)()
 
-    def ask(self, question: Callable[[], Answer], patience: Patience) -> Answer | None:
-        """Return what Redis answers a writer, ``None`` where it does not; never raises.
+    def ask(
+        self, question: Callable[[], Answer], patience: Patience
+    ) -> Callable[[], Answer | None]:
+        """Ask Redis for a writer; neither this nor what it returns raises.
 
         After a failure it is left alone for a moment, so that few changes wait for it.
+
+        :return: what waits for the answer, and returns ``None`` where there is none
         """
         if self.is_resting:
+            return lambda: None
+        wait = patience.ask(question)
+
+        def answer() -> Answer | None:
+            try:
+                return wait()
+            except BusUnavailable as error:
+                self._rest(error)
+            except failures() as error:
+                self._rest(error)
             return None
-        try:
-            return patience.ask(question)
-        except BusUnavailable as error:
-            self._rest(error)
-        except failures() as error:
-            self._rest(error)
-        return None
+
+        return answer
 
     def _rest(self, error: BaseException) -> None:
         """Leave Redis alone for a moment after a failure, which is logged once."""

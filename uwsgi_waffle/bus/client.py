@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import socket
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
@@ -63,13 +62,11 @@ class Patience:
     def __init__(self) -> None:
         self._left_seconds = ANSWER_SECONDS
 
-    def ask(self, question: Callable[[], Answer]) -> Answer:
-        """Return the answer to a question, which is asked in a thread or greenlet of its own.
+    def ask(self, question: Callable[[], Answer]) -> Callable[[], Answer]:
+        """Ask a question in a thread or greenlet of its own, and return what waits for the answer.
 
         Redis itself has its timeouts, but neither a name server nor the sum of many round trips.
-        An answer that comes too late is not looked at.
-
-        :raises TimeoutError: it is too late
+        An answer that comes too late is not looked at: then what waits raises `TimeoutError`.
         """
         answers: list[Answer] = []
         errors: list[Exception] = []
@@ -80,15 +77,18 @@ class Patience:
             except Exception as error:  # noqa: BLE001  # raised again, in the thread that asks
                 errors.append(error)
 
-        began = time.monotonic()
-        run_beside(ask).wait(self._left_seconds)
-        self._left_seconds = max(0.0, self._left_seconds - (time.monotonic() - began))
-        if errors:
-            raise errors[0]
-        if not answers:
-            message = f"no answer within {ANSWER_SECONDS:g} s"
-            raise TimeoutError(message)
-        return answers[0]
+        def wait() -> Answer:
+            task.wait(max(0.0, self._left_seconds - task.age_seconds()))
+            self._left_seconds = max(0.0, self._left_seconds - task.age_seconds())
+            if errors:
+                raise errors[0]
+            if not answers:
+                message = f"no answer within {ANSWER_SECONDS:g} s"
+                raise TimeoutError(message)
+            return answers[0]
+
+        task = run_beside(ask)
+        return wait
 
 
 class RedisClient(Protocol):

@@ -7,7 +7,7 @@ change arrive sooner, so a failure there is logged and raises nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,16 +117,16 @@ class Writer:
 
         :param edit: what has made it, of which nothing is to be read or decoded again
         """
-        parts, announced = self._parts, False
+        parts = self._parts
+        is_announced: Callable[[], bool] = lambda: False  # noqa: E731  # until it is
         try:
             sequence = parts.host.publish(record)
+            if parts.config.multiproc:
+                # While Redis answers, this process serves the record, and calls back.
+                delta = edit.delta(record.position) if edit is not None else None
+                is_announced = parts.bus.announce(record.position, record.keys, delta, patience)
             if _uwsgi.server is not None:
                 wake_workers()
-            if parts.config.multiproc:
-                # Before the callbacks of this process, which may take long.
-                delta = edit.delta(record.position) if edit is not None else None
-                patience = patience or Patience()
-                announced = parts.bus.publish(record.position, record.keys, delta, patience)
             # Where the host snapshot cannot be written, this process at least has the record.
             if edit is not None:
                 snapshot = edit.snapshot(record)
@@ -139,7 +139,7 @@ class Writer:
                 "sees it when it next compares with SQL.",
                 record.revision,
             )
-        return announced
+        return is_announced()
 
     def _back_to(self, revision: int) -> Edit:
         """Return the edit that makes a revision equal to an earlier one."""
@@ -196,7 +196,7 @@ class Writer:
     def _highest(self, seen: Position, patience: Patience) -> Position:
         """Return the highest position that any host has seen, which the next one must pass."""
         reports = self._parts.reports
-        reported = self._parts.bus.ask(lambda: reports.highest(seen.lineage), patience)
+        reported = self._parts.bus.ask(lambda: reports.highest(seen.lineage), patience)()
         return reported if reported is not None and seen.is_behind(reported) else seen
 
     def _log_new_history(self, seen: Position) -> None:

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
 from . import concurrency, hooks
-from .resting import end_resting_thread
+from .resting import end_resting_threads
 
 __all__ = ["OwnNumber", "keep_from_children", "make_own_number", "watch", "without_fork"]
 
@@ -99,7 +99,7 @@ def watch(watcher: Watcher) -> None:
 
 
 def _before_fork() -> None:
-    end_resting_thread()
+    end_resting_threads()
     _gate.close()
     for watcher in list(_watchers):
         watcher.before_fork()

@@ -1,4 +1,4 @@
-"""A thread that has done what it was started for, and is used again if that is soon.
+"""Threads that have done what they were started for, and are used again if that is soon.
 
 To start one costs an update on PostgreSQL a tenth of its time, and a worker that is woken for a
 change two thirds.
@@ -12,14 +12,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-__all__ = ["end_resting_thread", "run_and_rest", "run_in_resting_thread"]
+__all__ = ["end_resting_threads", "run_and_rest", "run_in_resting_thread"]
 
-#: Seconds for which the thread is kept.
+#: Seconds for which such a thread is kept.
 REST_SECONDS = 5.0
+#: How many are kept: an update announces, and calls back at the same time.
+MOST_RESTING = 2
 
 Work = Callable[[], None]
 
-#: Of the one thread that rests: its process, itself, and what gives it work, or ``None`` to end.
+#: Of each thread that rests: its process, itself, and what gives it work, or ``None`` to end.
 _resting: list[tuple[int, threading.Thread, SimpleQueue[Work | None]]] = []
 
 
@@ -32,30 +34,30 @@ def run_and_rest(work: Work) -> None:
 
 
 def run_in_resting_thread(work: Work) -> bool:
-    """Give *work* to the thread that rests, and return whether there is one."""
+    """Give *work* to a thread that rests, and return whether there is one."""
     return _give(work) is not None
 
 
-def end_resting_thread() -> None:
-    """End the thread that rests, as before a fork."""
-    thread = _give(None)
-    if thread is not None:
+def end_resting_threads() -> None:
+    """End the threads that rest, as before a fork."""
+    while (thread := _give(None)) is not None:
         thread.join()
 
 
 def _give(work: Work | None) -> threading.Thread | None:
-    """Wake the thread that rests, if there is one, and return it."""
+    """Wake a thread that rests, if there is one, and return it."""
     with suppress(IndexError):
-        pid, thread, queue = _resting.pop()
-        if pid == os.getpid():  # else its process was this one's parent
-            queue.put(work)
-            return thread
+        while True:
+            pid, thread, queue = _resting.pop()
+            if pid == os.getpid():  # else its process was this one's parent
+                queue.put(work)
+                return thread
     return None
 
 
 def _rest() -> Work | None:
     """Wait in this thread; return what to do next, ``None`` to end."""
-    if _resting:
+    if len(_resting) >= MOST_RESTING:
         return None
     queue: SimpleQueue[Work | None] = SimpleQueue()
     mine = os.getpid(), threading.current_thread(), queue
