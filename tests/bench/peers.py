@@ -21,6 +21,7 @@ from typing import Any
 from flask import Flask, current_app
 
 from tests.bench.table import print_table
+from tests.support import RedisServer
 from uwsgi_waffle import WaffleConf
 
 Read = Callable[[], object]
@@ -115,26 +116,50 @@ def _unleash(folder: Path) -> Read:
     return lambda: client.is_enabled("x")
 
 
-def _constance(backend: str) -> Callable[[Path], Read]:
-    def make(_: Path) -> Read:
-        settings = importlib.import_module("django.conf").settings
-        if not settings.configured:
-            settings.configure(
-                INSTALLED_APPS=["constance"],
-                CONSTANCE_CONFIG={"X": (1, "")},
-                CONSTANCE_BACKEND=f"constance.backends.{backend}",
-            )
-            importlib.import_module("django").setup()
-        config = importlib.import_module("constance").config
+def _constance(backend: str, *, is_cached: bool = False) -> Callable[[Path], Read]:
+    def make(folder: Path) -> Read:
+        _set_django_up(folder)
+        base = importlib.import_module("constance.base")
+        chosen = importlib.import_module("constance.settings")
+        backends = {"BACKEND": f"constance.backends.{backend}"}
+        vars(chosen).update(backends, DATABASE_CACHE_BACKEND="default" if is_cached else None)
+        config = base.Config()
+        config.X = 1  # else each read looks for a value that is not stored
         return lambda: config.X
 
     return make
 
 
-#: Those of django-constance that need a server cost a round trip to it, whatever it is.
+def _set_django_up(folder: Path) -> None:
+    settings = importlib.import_module("django.conf").settings
+    if settings.configured:
+        return
+    redis_server = RedisServer()
+    redis_server.start()
+    CLOSERS.append(redis_server.stop)
+    settings.configure(
+        INSTALLED_APPS=["constance"],
+        CONSTANCE_CONFIG={"X": (1, "")},
+        CONSTANCE_REDIS_CONNECTION=redis_server.url,
+        CACHES={"default": {"BACKEND": f"{CACHES}.redis.RedisCache", "LOCATION": redis_server.url}},
+        DATABASES={"default": {"ENGINE": f"{ENGINES}.sqlite3", "NAME": f"{folder}/django.db"}},
+    )
+    importlib.import_module("django").setup()
+    importlib.import_module("django.core.management").call_command("migrate", verbosity=0)
+
+
+CACHES, ENGINES = "django.core.cache.backends", "django.db.backends"
+
+#: django-constance has its database cached by what all processes share.
 PEERS: dict[str, Callable[[Path], Read]] = {
     "dynaconf": _dynaconf,
     "django-constance, in memory": _constance("memory.MemoryBackend"),
+    "django-constance, Redis": _constance("redisd.RedisBackend"),
+    "django-constance, Redis, cached for 60 s": _constance("redisd.CachingRedisBackend"),
+    "django-constance, SQLite": _constance("database.DatabaseBackend"),
+    "django-constance, SQLite, cached in Redis": _constance(
+        "database.DatabaseBackend", is_cached=True
+    ),
     "LaunchDarkly, TestData": _launchdarkly,
     "OpenFeature, in memory": _openfeature,
     "UnleashClient, offline": _unleash,
