@@ -216,7 +216,7 @@ class TestExpect:
         def start(actor: str, value: int) -> subprocess.Popen[str]:
             return subprocess.Popen(
                 flask_command(
-                    "tests.apps.elsewhere:app",
+                    "tests.apps.whole_numbers:app",
                     *("set", f"S000={value}", "--expect", "0", "--actor", actor),
                 ),
                 env=flask_environment(environment),

@@ -73,7 +73,7 @@ def old_release(
     made = Apps(directory, environment["WAFFLE_DATABASE_URI"])
     app, waffle = made(WAFFLE_CONFS=CONFS, **environment)
     with subprocess.Popen(
-        flask_command("tests.apps.elsewhere:app", "listen"),
+        flask_command("tests.apps.whole_numbers:app", "listen"),
         env=flask_environment({**environment, "TEST_MOST": "5"}),
         stdout=subprocess.DEVNULL,
     ) as listener:

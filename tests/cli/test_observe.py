@@ -164,7 +164,7 @@ def test_watch_redraws_until_it_is_interrupted(tmp_path: Path, form: Sequence[st
     arguments = ["status", "--watch", "--interval", "0.1", *form]
     with log.open("wb") as output:
         watching = subprocess.Popen(
-            flask_command("tests.apps.elsewhere:app", *arguments),
+            flask_command("tests.apps.whole_numbers:app", *arguments),
             env=flask_environment(environment),
             stdout=output,
             stderr=output,

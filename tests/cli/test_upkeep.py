@@ -213,7 +213,7 @@ def test_listen_is_a_listener_of_its_host_until_it_is_ended(
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            flask_command("tests.apps.elsewhere:app", "listen"),
+            flask_command("tests.apps.whole_numbers:app", "listen"),
             env=flask_environment(environment),
             stdout=output,
             stderr=output,

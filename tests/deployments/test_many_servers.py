@@ -34,7 +34,7 @@ SERVERS: dict[str, tuple[str, Make]] = {
     "hypercorn": ("hypercorn", lambda e, n: Hypercorn(e, app="tests.apps.asgi:app", workers=n)),
     "hypercorn-wsgi": (
         "hypercorn",
-        lambda e, n: Hypercorn(e, app="wsgi:tests.apps.elsewhere:app", workers=n),
+        lambda e, n: Hypercorn(e, app="wsgi:tests.apps.whole_numbers:app", workers=n),
     ),
     "celery": (
         "celery",
@@ -72,7 +72,6 @@ def site(
         WAFFLE_REDIS_URL=redis.url,
     )
     with make(shared, workers) as server:
-        server.journal_path = apps.directory / "journal"
         server.patience_seconds = WORKERS_SECONDS
         running = Site([server], writer, redis)
         wait_for_all(running)
@@ -99,7 +98,7 @@ def change_elsewhere(running: Site, value: int) -> None:
     running.writer.update({"S000": value})
 
     def all_called_back() -> bool:
-        return bool(running.pids) and running.pids <= running.servers[0].called_back(value)
+        return bool(running.pids) and running.pids <= running.servers[0].journal.pids(value)
 
     wait_until(all_called_back, SOON_SECONDS, f"idle processes call back with {value}")
 

@@ -47,7 +47,6 @@ def site(
     )
     with gunicorn, waitress:
         for server in (gunicorn, waitress):
-            server.journal_path = apps.directory / "journal"
             server.read_from_each()
         yield Site([gunicorn, waitress], writer, redis)
 

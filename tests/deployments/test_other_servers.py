@@ -47,7 +47,7 @@ def test_one_process_listens_and_serves_each_change_at_once(
         assert (answer["revision"], answer["values"]["S000"]) == (done["revision"], value)
         assert answer["config"]["S000"] == value
     wait_until(
-        lambda: server.called_back(20) == {server.read()["pid"]}, SOON_SECONDS, "it calls back"
+        lambda: server.journal.pids(20) == {server.read()["pid"]}, SOON_SECONDS, "it calls back"
     )
     assert redis_server.subscribers(channel) == 1
 

@@ -17,7 +17,7 @@ import multiprocessing, os, sys, time
 import redis
 
 def follow():
-    import tests.apps.elsewhere as site
+    import tests.apps.whole_numbers as site
     site.waffle.settings.S000
     with redis.Redis.from_url(os.environ["WAFFLE_REDIS_URL"]) as client:
         deadline = time.monotonic() + 30
@@ -36,11 +36,11 @@ if __name__ == "__main__":
 """
 
 #: The application is loaded before the fork, so the child follows before multiprocessing is ready.
-CHILD_OF_A_LOADED_PARENT = f"import tests.apps.elsewhere\n{CHILD_OF_MULTIPROCESSING}"
+CHILD_OF_A_LOADED_PARENT = f"import tests.apps.whole_numbers\n{CHILD_OF_MULTIPROCESSING}"
 
 #: As with Celery, whose children end without Python's own end.
 PARENT_OF_CHILDREN_THAT_EXIT_AT_ONCE = """
-import tests.apps.elsewhere
+import tests.apps.whole_numbers
 child = os.fork()
 if not child:
     follow()

@@ -43,7 +43,7 @@ def flask_environment(environment: Mapping[str, str]) -> dict[str, str]:
 def flask_waffle(
     environment: Mapping[str, str],
     *arguments: str,
-    app: str = "tests.apps.elsewhere:app",
+    app: str = "tests.apps.whole_numbers:app",
     typed: str = "",
 ) -> Finished:
     """Run a command to its end, *typed* on its standard input."""

@@ -22,7 +22,7 @@ from tests.bench.fleet.simulator import Assignment, Figures, play
 from tests.bench.table import quantile
 from tests.conftest import Apps, state_of
 from tests.support import RedisServer, wait_until
-from tests.support.waffle_host import WaffleHost, hosts
+from tests.support.instance import NAMES, Instance, hosts
 from uwsgi_waffle import NotConverged
 
 __all__ = ["CPU_HEADER", "HEADER", "RESTART_HEADER", "Size", "measure"]
@@ -35,7 +35,6 @@ RESTART_SECONDS = 12.0
 AWAY_SECONDS = 0.5
 #: Bare subscriptions from which on two processes hold them.
 ONE_RECEIVER = 100
-NAMES = [f"S{number:03}" for number in range(20)]
 CONFS = {name: {"default": 0} for name in NAMES}
 
 HEADER = (
@@ -161,7 +160,7 @@ class Fleet:
     database_uri: str
     redis_server: RedisServer
     played: Players
-    real: list[WaffleHost]
+    real: list[Instance]
     waffle: Any
     value: int = 0
     committed_ns: int = 0
@@ -223,10 +222,10 @@ def _fleet(config: dict[str, Any], count: int, real: int, processes: int) -> Ite
         config = config | {"WAFFLE_REDIS_URL": redis_server.url, "WAFFLE_MULTIPROC": True}
         app, waffle = apps(host="operator", WAFFLE_CONFS=CONFS, WAFFLE_LISTENER="none", **config)
         waffle.update({NAMES[0]: -1})
-        environment = {k: str(v) for k, v in config.items()} | {"TEST_SETTINGS": str(len(NAMES))}
-        made: list[WaffleHost] = []
+        environment = {k: str(v) for k, v in config.items()}
+        made: list[Instance] = []
         if real:
-            made = stack.enter_context(hosts(environment, real, workers=4))
+            made = stack.enter_context(hosts(environment, count=real))
         parts = [range(n, count - real, processes) for n in range(processes)]
         played = directory / "played"
         played.mkdir(mode=0o700)
