@@ -12,7 +12,7 @@ import redis
 from tests.conftest import Apps
 from tests.support import RedisServer, wait_until
 from tests.support.listening import Host
-from tests.support.uwsgi_server import ROOT
+from tests.support.places import ROOT
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.bus import announcements
 

@@ -16,9 +16,9 @@ import pytest
 
 from tests.support import DATABASE_KINDS, DatabaseKind, RedisServer, UwsgiServer, fresh_database
 from tests.support.instance import BOOT
+from tests.support.places import ROOT
 from tests.support.release_0_1_0 import python_of_0_1_0
 from tests.support.soak import is_soak, times
-from tests.support.uwsgi_server import ROOT
 from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS, wait_until
 
 APP = ROOT / "tests" / "apps" / "either_release.py"

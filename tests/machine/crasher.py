@@ -23,13 +23,13 @@ from flask import Flask
 
 import uwsgi_waffle
 from tests.support.lifecycle import Closed
+from tests.support.places import ROOT
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle import WaffleConf
 
 __all__ = ["NAMES", "Crasher"]
 
 NAMES = ("FIRST", "SECOND", "THIRD")
-ROOT = Path(__file__).parents[2]
 PACKAGE = str(Path(uwsgi_waffle.__file__).parent) + os.sep
 
 

@@ -19,12 +19,12 @@ from types import FrameType
 from typing import Any
 
 import uwsgi_waffle
+from tests.support.places import ROOT
 from tests.support.processes import START_SECONDS
 from tests.support.waiting import SOON_SECONDS
 
 __all__ = ["Writer", "WriterGone"]
 
-ROOT = Path(__file__).parents[2]
 PACKAGE = str(Path(uwsgi_waffle.__file__).parent) + os.sep
 
 

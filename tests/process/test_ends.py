@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import RedisServer
+from tests.support.places import ROOT
 
 #: What the children of both programs do: they follow, until their host is reported.
 CHILD = """
@@ -68,7 +69,7 @@ def test_the_last_process_takes_its_host_back(
         timeout=60,
         env={
             **os.environ,
-            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PYTHONPATH": str(ROOT),
             "WAFFLE_MULTIPROC": "true",
             "WAFFLE_REDIS_URL": redis_server.url,
             "WAFFLE_DATABASE_URI": f"sqlite:///{tmp_path}/waffle.db",

@@ -15,9 +15,9 @@ import yaml
 
 from tests.support import RedisServer, UwsgiServer, fresh_database, wait_until
 from tests.support.command_line import flask_environment
+from tests.support.places import ROOT
 from tests.support.programs import PROGRAM_SECONDS, output_of_command
 from tests.support.quick_start import run
-from tests.support.uwsgi_server import ROOT
 from tests.support.waiting import SOON_SECONDS
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

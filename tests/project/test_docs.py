@@ -9,7 +9,7 @@ import click
 import pytest
 
 import uwsgi_waffle
-from tests.support.uwsgi_server import ROOT
+from tests.support.places import ROOT
 from uwsgi_waffle.cli import cli
 from uwsgi_waffle.config import Config
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import RedisServer, UwsgiServer, free_port, in_ci, request, wait_until
+from tests.support.places import ROOT
 from tests.support.processes import ServerProcess
-from tests.support.uwsgi_server import ROOT
 from tests.support.waiting import SOON_SECONDS
 
 CONFIGS = ROOT / "uwsgi_configs"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from flask import Flask
 
+from tests.support.places import ROOT
 from tests.support.quick_start import Finished, run
 from uwsgi_waffle.cli import cli
 
-ROOT = Path(__file__).parents[2]
 #: A command that has not ended by then does not do so any more.
 COMMAND_SECONDS = 60.0
 

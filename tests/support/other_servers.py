@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 from tests.support.http import request
 from tests.support.journal import Journal
+from tests.support.places import ROOT
 from tests.support.processes import LocalServer
 from tests.support.waiting import SOON_SECONDS, wait_until
 
-ROOT = Path(__file__).parents[2]
 APP = "tests.apps.whole_numbers"
 
 #: How long a request is held, so that the next one finds this worker busy and goes to another.

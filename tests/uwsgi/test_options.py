@@ -8,7 +8,8 @@ import pytest
 
 from tests.support import RedisServer, wait_until
 from tests.support.instance import BOOT, ELECTED, LAZY, Instance
-from tests.support.uwsgi_server import ROOT, Options
+from tests.support.places import ROOT
+from tests.support.uwsgi_server import Options
 from tests.support.waiting import SOON_SECONDS
 
 APPS = ROOT / "tests" / "apps"

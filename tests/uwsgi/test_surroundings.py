@@ -15,8 +15,9 @@ import pytest
 
 from tests.support import RedisServer, require, wait_until
 from tests.support.instance import BOOT, Instance, assert_serves
+from tests.support.places import ROOT
 from tests.support.processes import START_SECONDS, ServerProcess
-from tests.support.uwsgi_server import ROOT, uwsgi_command
+from tests.support.uwsgi_server import uwsgi_command
 from tests.support.waiting import SOON_SECONDS
 
 #: Hands over a listening socket as systemd does, and becomes the program.
