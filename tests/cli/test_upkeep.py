@@ -20,7 +20,7 @@ from tests.support import RedisServer
 from tests.support.command_line import flask_command, flask_environment
 from tests.support.command_line import run_in_process as run
 from tests.support.soak import is_soak, times
-from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS, wait_until
+from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
 from uwsgi_waffle import WaffleConf, WaffleSettings
 from uwsgi_waffle.sql.declared import CHANGE, NAMESPACE, SETTING
 
@@ -220,7 +220,7 @@ def test_listen_is_a_listener_of_its_host_until_it_is_ended(
         ) as listener,
     ):
         try:
-            wait_until(lambda: redis_server.subscribers() == 1, SOON_SECONDS, "it listens")
+            redis_server.wait_for_subscribers(1)
             del environment["WAFFLE_SNAPSHOT_PATH"]
             confs = {f"S{number:03}": {"default": 0} for number in range(20)}
             app, _ = apps(WAFFLE_CONFS=confs, **environment)

@@ -40,7 +40,7 @@ def test_every_update_reaches_every_worker(deployment: str, tmp_path: Path) -> N
     with Instance(DEPLOYMENTS[deployment], environment=environment) as host:
         update_many(host, range(1, UPDATES + 1), announced=False)
         with redis:
-            wait_until(lambda: redis.subscribers(deployment) == 1, SOON_SECONDS, "it listens")
+            redis.wait_for_subscribers(1, deployment)
             for worker in range(1, host.workers + 1):  # each has left Redis alone for a while
                 wait_until(partial(announces, host, worker), SOON_SECONDS, "it announces")
             update_many(host, range(UPDATES + 1, 2 * UPDATES + 1), announced=True)

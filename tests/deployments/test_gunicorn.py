@@ -56,9 +56,7 @@ def test_idle_workers_run_their_callbacks_by_themselves(gunicorn: Gunicorn) -> N
 def test_one_worker_subscribes_for_all(gunicorn: Gunicorn, shared_redis: RedisServer) -> None:
     """There is one Redis subscription, counted at the server, also after changes."""
     channel = gunicorn.environment["WAFFLE_REDIS_CHANNEL"]
-    wait_until(
-        lambda: shared_redis.subscribers(channel) == 1, SOON_SECONDS, "one process subscribes"
-    )
+    shared_redis.wait_for_subscribers(1, channel)
     gunicorn.update({"S000": 200})
     gunicorn.read_from_each()
     assert shared_redis.subscribers(channel) == 1
@@ -75,9 +73,7 @@ def test_a_reload_gives_workers_that_follow(gunicorn: Gunicorn, shared_redis: Re
     wait_until(lambda: gunicorn.journal.pids(301) == workers, SOON_SECONDS, "all call back")
     assert {answer["values"]["S000"] for answer in gunicorn.read_from_each()} == {301}
     channel = gunicorn.environment["WAFFLE_REDIS_CHANNEL"]
-    wait_until(
-        lambda: shared_redis.subscribers(channel) == 1, SOON_SECONDS, "one process subscribes"
-    )
+    shared_redis.wait_for_subscribers(1, channel)
 
 
 def test_a_listener_does_not_delay_a_graceful_shutdown(gunicorn: Gunicorn) -> None:

@@ -99,7 +99,7 @@ def pair(
         assert old.update(TOKEN=SECRET, HERE=1, THERE=1) == 1
         new = Host(directory / "new", environment, 0.5)
         stack.enter_context(new.server)
-        wait_until(lambda: redis.subscribers() == 2, SOON_SECONDS, "both hosts listen")
+        redis.wait_for_subscribers(2)
         yield old, new
 
 

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import PostgresqlServer, RedisServer, wait_until
+from tests.support import PostgresqlServer, RedisServer
 from tests.support.counting import CountingServer
 from tests.support.instance import BOOT, Instance
 from tests.support.soak import is_soak, times
-from tests.support.waiting import SOON_SECONDS
 
 CHANGES = times(5, 10)
 WORKER_COUNTS = (2, 8, 32) if is_soak() else (2, 6)
@@ -46,7 +45,7 @@ def two_hosts(
             }
             instance = Instance(BOOT, workers=workers, environment=environment)
             made.append(stack.enter_context(instance))
-        wait_until(lambda: redis_server.subscribers() == len(HOSTS), SOON_SECONDS, "both listen")
+        redis_server.wait_for_subscribers(len(HOSTS))
         yield made
 
 

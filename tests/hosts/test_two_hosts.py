@@ -12,7 +12,6 @@ import pytest
 from tests.support import DATABASE_KINDS, DatabaseKind, RedisServer, fresh_database, wait_until
 from tests.support.instance import Instance, hosts
 from tests.support.soak import is_soak, times
-from tests.support.waiting import SOON_SECONDS
 
 
 def environment(redis: RedisServer, database_uri: str, channel: str) -> dict[str, str]:
@@ -24,11 +23,6 @@ def environment(redis: RedisServer, database_uri: str, channel: str) -> dict[str
     }
 
 
-def wait_until_both_listen(redis: RedisServer, channel: str) -> None:
-    """Return when two hosts are subscribed."""
-    wait_until(lambda: redis.subscribers(channel) == 2, SOON_SECONDS, "both hosts listen")
-
-
 @pytest.fixture(scope="module", params=DATABASE_KINDS)
 def pair(request: pytest.FixtureRequest, shared_redis: RedisServer) -> Iterator[list[Instance]]:
     """Give two hosts on each kind of database."""
@@ -37,7 +31,7 @@ def pair(request: pytest.FixtureRequest, shared_redis: RedisServer) -> Iterator[
         fresh_database(kind) as database_uri,
         hosts(environment(shared_redis, database_uri, kind)) as both,
     ):
-        wait_until_both_listen(shared_redis, kind)
+        shared_redis.wait_for_subscribers(2, kind)
         yield both
 
 
@@ -71,7 +65,7 @@ def test_a_slow_callback_of_the_writer_does_not_delay_the_other_host(
     with fresh_database("sqlite") as database_uri:
         slow = {**environment(redis_server, database_uri, "slow"), "TEST_CALLBACK_SECONDS": "1"}
         with hosts(slow, workers=1) as both:
-            wait_until_both_listen(redis_server, "slow")
+            redis_server.wait_for_subscribers(2, "slow")
             for value in range(1, times(1, 3) + 1):
                 done = both[0].update({"S000": value})
                 called_back = both[1].wait_until_called_back(value)
@@ -96,7 +90,7 @@ def test_updates_while_redis_is_away_are_not_lost(own_redis: RedisServer) -> Non
             "WAFFLE_POLL_SECONDS": str(POLL_SECONDS),
         }
         with hosts(polling) as both:
-            wait_until_both_listen(own_redis, "away")
+            own_redis.wait_for_subscribers(2, "away")
             watch = _Watch(both)
             for _ in range(UPDATES // 4):
                 watch.update()
@@ -107,7 +101,7 @@ def test_updates_while_redis_is_away_are_not_lost(own_redis: RedisServer) -> Non
                 due = killed_at + AWAY_SECONDS * number / (UPDATES // 2)
                 wait_until(lambda: time.monotonic() >= due, AWAY_SECONDS, "it is time")  # noqa: B023
             own_redis.start()
-            wait_until_both_listen(own_redis, "away")
+            own_redis.wait_for_subscribers(2, "away")
             both[1].wait_until_serving(watch.last)
             for _ in range(UPDATES // 4):
                 both[1].wait_until_called_back(watch.update())

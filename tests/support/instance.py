@@ -206,9 +206,8 @@ class Instance(UwsgiServer):
 
     def wait_for_subscriptions(self, count: int = 1) -> None:
         """Return when so many connections listen to its channel."""
-        wait_until(
-            lambda: self.subscriptions == count, SOON_SECONDS, f"{count} subscriptions to Redis"
-        )
+        assert self.redis is not None
+        self.redis.wait_for_subscribers(count, self.channel)
 
     def wait_until_called_back(
         self, value: int, pids: Callable[[], list[int]] | None = None
