@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pickle
 import sqlite3
 import threading
@@ -22,6 +21,7 @@ import sqlalchemy as sa
 
 from tests.support import DatabaseKind, RedisServer, fresh_database, wait_until
 from tests.support.instance import BOOT, NAMES, Instance, hosts
+from tests.support.pickles import Bomb
 from tests.support.soak import is_soak, times
 from tests.support.uwsgi_server import Options
 from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
@@ -46,9 +46,7 @@ class Site:
 
     def wait_until_listening(self) -> None:
         """Return when each host has its one subscription."""
-        wait_until(
-            lambda: self.redis_server.subscribers() == len(self.both), SOON_SECONDS, "both listen"
-        )
+        self.redis_server.wait_for_subscribers(len(self.both))
 
     def assert_arrives(self, *, worker: int = 1) -> dict[str, Any]:
         """Change a setting: at once it is served by each worker here, and soon by each there."""
@@ -298,13 +296,3 @@ def test_a_request_in_the_master_hangs_no_worker(listener: str, tmp_path: Path) 
 
 def all_at(value: int) -> dict[str, int]:
     return dict.fromkeys(NAMES, value)
-
-
-class Bomb:
-    """Something that, pickled and unpickled again, leaves a file behind."""
-
-    def __init__(self, proof: Path) -> None:
-        self._proof = proof
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self._proof),)

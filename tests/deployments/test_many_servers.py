@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 
 from tests.conftest import Apps
-from tests.support import PostgresqlServer, RedisServer, wait_until
+from tests.deployments.conftest import of_one_host, writer_elsewhere
+from tests.support import RedisServer, wait_until
 from tests.support.counting import CountingServer
 from tests.support.job_workers import Celery, Rq
 from tests.support.one_host import Site
 from tests.support.other_servers import Granian, Hypercorn, Uvicorn, Waitress, WebServer
 from tests.support.soak import is_soak
-from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
+from tests.support.waiting import SOON_SECONDS
 
 Make = Callable[[Mapping[str, str], int], WebServer]
 
@@ -56,21 +57,8 @@ def site(
     package, make = SERVERS[name]
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed: pip install --group servers")
-    shared = {
-        "WAFFLE_DATABASE_URI": apps.database_uri,
-        "WAFFLE_SNAPSHOT_PATH": str(apps.directory / "shared" / "snapshot"),
-        "WAFFLE_REDIS_URL": redis.url,
-        "WAFFLE_POLL_SECONDS": str(NEVER_SECONDS),
-        "TEST_JOURNAL": str(apps.directory / "journal"),
-        **environment,
-    }
-    _, writer = apps(
-        host="elsewhere",
-        WAFFLE_CONFS={"S000": {"default": 0}},
-        WAFFLE_MULTIPROC=True,
-        WAFFLE_LISTENER="none",
-        WAFFLE_REDIS_URL=redis.url,
-    )
+    shared = of_one_host(apps, redis, environment)
+    writer = writer_elsewhere(apps, redis)
     with make(shared, workers) as server:
         server.patience_seconds = WORKERS_SECONDS
         running = Site([server], writer, redis)
@@ -141,13 +129,6 @@ def test_granian_alone_keeps_the_contract(apps: Apps, redis_server: RedisServer)
         change_elsewhere(running, 2)
         end(running.servers[0])
     assert known_hosts(redis_server) == []
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[CountingServer]:
-    """Give a PostgreSQL that counts."""
-    with PostgresqlServer() as server:
-        yield CountingServer(server)
 
 
 @pytest.mark.skipif(not is_soak(), reason="`make soak` runs the other servers, for minutes")
