@@ -14,7 +14,7 @@ import pytest
 
 from tests.bus.conftest import host_at
 from tests.conftest import Apps, state_of
-from tests.host.test_processes import MEMBER
+from tests.host.others import MEMBER
 from tests.ops.conftest import Site, codes, proved, refusal_of, start
 from tests.support import RedisServer, wait_until
 from tests.support.listening import Host, messages

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conftest import Apps
-from tests.host.test_processes import MEMBER
+from tests.host.others import MEMBER
 from tests.ops.conftest import Site, codes, start
 from tests.support import RedisServer, wait_until
 from tests.support.listening import Host, messages
