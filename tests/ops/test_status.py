@@ -97,11 +97,8 @@ def test_a_database_that_does_not_answer_is_named(
     monkeypatch.undo()
 
 
-def test_a_listener_that_only_polls_is_named(
-    apps: Apps,
-    own_redis: RedisServer,
-    quick_reports: None,  # noqa: ARG001
-) -> None:
+@pytest.mark.usefixtures("quick_reports")
+def test_a_listener_that_only_polls_is_named(apps: Apps, own_redis: RedisServer) -> None:
     here = Host(apps, "here", own_redis, poll_seconds=0.2)
     start(here)
     here.wait_until_heard_by(own_redis)
