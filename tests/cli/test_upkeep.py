@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
-from flask import Flask
 from pydantic import SecretStr
 
+from tests.cli.conftest import Site
 from tests.conftest import Apps, execute, state_of
 from tests.support import RedisServer
 from tests.support.command_line import flask_command, flask_environment
 from tests.support.command_line import run_in_process as run
 from tests.support.soak import is_soak, times
 from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
-from uwsgi_waffle import WaffleConf, WaffleSettings
+from uwsgi_waffle import WaffleSettings
 from uwsgi_waffle.sql.declared import CHANGE, NAMESPACE, SETTING
 
 
@@ -30,9 +30,6 @@ class Settings(WaffleSettings):
 
     A: int = 0
     API_KEY: SecretStr = SecretStr("k")
-
-
-Site = tuple[Flask, WaffleConf[Any]]
 
 
 @pytest.fixture
