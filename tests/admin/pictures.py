@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.admin.browser import Browser, chromium, fetch_axe
 from tests.admin.conftest import pages_server
 from tests.support import RedisServer
-from tests.support.uwsgi_server import ROOT
+from tests.support.places import ROOT
 
 IMAGES = ROOT / "docs" / "images"
 #: Pixels of the page, of which the picture shows every second one.

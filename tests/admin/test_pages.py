@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pydantic
@@ -123,79 +121,6 @@ def test_going_back_to_a_default_and_changing_another_setting_is_one_revision(
     }
 
 
-def test_a_change_of_the_same_setting_is_shown_and_asked_about(visitor: Visitor) -> None:
-    open_page = visitor.get()
-    visitor.waffle.update({"SITENAME": "Theirs"}, actor="bob", comment="first")
-    page = visitor.review(open_page, SITENAME="Mine", RATE="0.25")
-    assert page.status == 409
-    for text in ("Theirs", "Mine", "bob", "first"):
-        assert text in page.text
-    unanswered = visitor.save(page)
-    assert unanswered.status == 409, "without a choice"
-    assert visitor.waffle.settings.SITENAME == "Theirs"
-    done = visitor.save(page, choose__SITENAME="mine")
-    assert done.status == 303
-    assert (visitor.waffle.settings.SITENAME, visitor.waffle.settings.RATE) == ("Mine", 0.25)
-
-
-def test_the_other_value_stays_where_it_is_chosen(visitor: Visitor) -> None:
-    open_page = visitor.get()
-    visitor.waffle.update({"SITENAME": "Theirs"}, actor="bob")
-    page = visitor.review(open_page, SITENAME="Mine", RATE="0.25")
-    assert visitor.save(page, choose__SITENAME="theirs").status == 303
-    assert (visitor.waffle.settings.SITENAME, visitor.waffle.settings.RATE) == ("Theirs", 0.25)
-
-
-def test_a_change_between_review_and_save_is_a_conflict_too(visitor: Visitor) -> None:
-    review = visitor.review(SITENAME="Mine")
-    visitor.waffle.update({"SITENAME": "Theirs"}, actor="bob")
-    assert visitor.save(review).status == 409
-    assert visitor.waffle.settings.SITENAME == "Theirs"
-
-
-def test_a_change_of_another_setting_is_no_conflict(visitor: Visitor) -> None:
-    visitor.waffle.update({"SITENAME": "Long ago"}, actor="bob")
-    open_page = visitor.get()
-    visitor.waffle.update({"RATE": 0.75}, actor="bob")
-    review = visitor.review(open_page, SITENAME="Mine")
-    visitor.waffle.update({"MAX_FILESIZE": 77}, actor="bob")
-    assert review.status == 200
-    assert visitor.save(review).status == 303
-    settings = visitor.waffle.settings
-    assert (settings.SITENAME, settings.RATE, settings.MAX_FILESIZE) == ("Mine", 0.75, 77)
-
-
-def test_people_who_save_different_settings_at_the_same_moment_all_succeed(
-    visitor: Visitor,
-) -> None:
-    """All from the same revision; each save is one revision."""
-    texts = {
-        "SITENAME": "One",
-        "THEME": '"berry"',
-        "NOTE": "three",
-        "MIN_FILESIZE": "7",
-        "RATE": "0.25",
-        "PRICE": "5",
-        "MAIL_FROM": "a@b.example",
-        "NIGHTLY": "09:15",
-    }
-    people = [visitor.also(f"person {number}") for number in range(len(texts))]
-    reviews = [
-        person.review(None, **{name: text})
-        for person, (name, text) in zip(people, texts.items(), strict=True)
-    ]
-    together = threading.Barrier(len(people))
-
-    def save(number: int) -> int:
-        together.wait(10)
-        return people[number].save(reviews[number]).status
-
-    with ThreadPoolExecutor(len(people)) as pool:
-        assert set(pool.map(save, range(len(people)))) == {303}
-    assert visitor.waffle.revision == len(texts)
-    assert {change.name for change in visitor.waffle.history()} == set(texts)
-
-
 def test_a_secret_is_changed_by_typing_it_twice_and_never_shown(visitor: Visitor) -> None:
     page = visitor.review(MAIL_PASSWORD="open sesame")  # noqa: S106  # it opens nothing
     assert page.status == 200
@@ -203,63 +128,6 @@ def test_a_secret_is_changed_by_typing_it_twice_and_never_shown(visitor: Visitor
     assert visitor.save(page, MAIL_PASSWORD="open barley").status == 422  # noqa: S106  # (as above)
     assert visitor.save(page, MAIL_PASSWORD="open sesame").status == 303  # noqa: S106  # (as above)
     assert visitor.waffle.settings.MAIL_PASSWORD.get_secret_value() == "open sesame"
-
-
-def test_a_rollback_is_reviewed_and_makes_a_new_revision(visitor: Visitor) -> None:
-    visitor.change(SITENAME="New")
-    page = visitor.get("/rollback/0")
-    assert "Waffle" in page.text
-    assert "New" in page.text
-    done = visitor.post("/rollback/0", page.form("/rollback/0"), comment="oops")
-    assert (done.status, done.location) == (303, "/waffle/revision/2")
-    assert visitor.waffle.settings.SITENAME == "Waffle"
-    assert visitor.waffle.history(limit=1)[0].source == "page"
-    visitor.post("/rollback/1", visitor.get("/rollback/1").form("/rollback/1"))
-    assert visitor.waffle.history(limit=1)[0].comment == "rollback to revision 1"
-
-
-def test_a_rollback_is_shown_again_where_another_change_came_first(visitor: Visitor) -> None:
-    visitor.change(SITENAME="New")
-    page = visitor.get("/rollback/0")
-    visitor.waffle.update({"RATE": 0.75})
-    again = visitor.post("/rollback/0", page.form("/rollback/0"))
-    assert again.status == 409
-    assert "0.75" in again.text
-    assert visitor.waffle.revision == 2
-    assert visitor.get("/rollback/99").status == 404
-
-
-def test_a_rollback_warns_of_stored_values_that_this_release_cannot_use(
-    make_visitor: MakeVisitor,
-) -> None:
-    visitor = make_visitor()
-    visitor.waffle.update({"MIN_FILESIZE": 9})
-    newer = pydantic.create_model("Newer", __base__=WaffleSettings, MIN_FILESIZE=(str, ""))
-    make_visitor(newer).waffle.update({"MIN_FILESIZE": "five"})
-    page = visitor.get("/rollback/1")
-    assert page.status == 200
-    assert "The stored value of MIN_FILESIZE cannot be used" in page.text
-    assert "MIN_FILESIZE five 9" in page.text
-    assert visitor.post("/rollback/1", page.form("/rollback/1")).status == 303
-    assert visitor.waffle.history(limit=1)[0].old == "five"
-
-
-def test_history_can_be_filtered_compared_and_paged(visitor: Visitor) -> None:
-    for number in range(1, 24):
-        visitor.waffle.update({"MAX_FILESIZE": number, "MIN_FILESIZE": 0}, comment=f"no. {number}")
-    visitor.waffle.update({"SITENAME": "New"}, actor="bob")
-    first = visitor.get("/history")
-    assert "no. 5" in first.text
-    assert "no. 4 " not in first.text
-    older = visitor.get("/history?before=5")
-    assert "no. 4" in older.text
-    only = visitor.get("/history?name=SITENAME")
-    assert "bob" in only.text
-    assert "no. 23" not in only.text
-    both = visitor.get("/compare?a=3&b=24")
-    assert "SITENAME" in both.text
-    assert "23" in both.text
-    assert visitor.get("/compare?a=3&b=99").text.count("There is no revision 99") == 1
 
 
 def test_settings_are_grouped_and_searched_without_scripts(visitor: Visitor) -> None:
@@ -292,26 +160,6 @@ def test_a_refusal_keeps_the_search_and_leads_to_what_was_edited(visitor: Visito
     review = visitor.review(found, MIN_FILESIZE="5")
     back = visitor.post("/edit", review.form("/save"))
     assert is_hidden(back, "THEME")
-
-
-def test_a_rollback_with_a_reason_is_marked_as_one(visitor: Visitor) -> None:
-    visitor.change(SITENAME="New")
-    form = visitor.get("/rollback/0").form("/rollback/0")
-    assert visitor.post("/rollback/0", form, comment="oops").status == 303
-    page = visitor.get("/history")
-    assert page.html.count('<span class="tag">rollback</span>') == 1
-    assert "rollback to revision 0: oops" in page.text
-    form = visitor.get("/rollback/1").form("/rollback/1")
-    assert visitor.post("/rollback/1", form, comment="x" * 10_000).status == 303
-
-
-def test_an_older_revision_shows_no_processes_of_a_later_one(visitor: Visitor) -> None:
-    visitor.change(SITENAME="New")
-    visitor.change(SITENAME="Newer")
-    older, current = visitor.get("/revision/1"), visitor.get("/revision/2")
-    assert "Revision 2 is the current one" in older.text
-    assert 'id="fleet"' not in older.html
-    assert 'id="fleet"' in current.html
 
 
 def test_nothing_is_shown_of_a_secret_anywhere(visitor: Visitor) -> None:

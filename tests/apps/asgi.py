@@ -1,4 +1,4 @@
-"""The application of `tests.apps.elsewhere` for servers of ASGI, by way of a2wsgi."""
+"""The application of `tests.apps.whole_numbers` for servers of ASGI, by way of a2wsgi."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from a2wsgi import WSGIMiddleware
 
-from tests.apps import elsewhere
+from tests.apps import whole_numbers
 
 #: a2wsgi has a type of its own for what Flask is.
-wsgi_app: Any = elsewhere.app
+wsgi_app: Any = whole_numbers.app
 app = WSGIMiddleware(wsgi_app)

@@ -1,4 +1,4 @@
-"""A Celery whose jobs read the settings of `tests.apps.elsewhere`."""
+"""A Celery whose jobs read the settings of `tests.apps.whole_numbers`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import Celery
 
-from tests.apps.elsewhere import waffle
+from tests.apps.whole_numbers import waffle
 
 jobs: Any = Celery(
     "jobs", broker=os.environ["TEST_BROKER_URL"], backend=os.environ["TEST_BROKER_URL"]

@@ -1,4 +1,4 @@
-"""The app of `elsewhere`, with faults in it that a test asks for."""
+"""The app of `whole_numbers`, with faults in it that a test asks for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unittest import mock
 from flask import request
 from typing_extensions import Self
 
-from tests.apps.elsewhere import app, state, waffle
+from tests.apps.whole_numbers import app, state, waffle
 from uwsgi_waffle.sql import store
 
 

@@ -1,4 +1,4 @@
-"""The application of ``under_uwsgi``, with a way to fill uWSGI's signal queues."""
+"""The application of `whole_numbers`, with a way to fill uWSGI's signal queues."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import uwsgi
 from flask import Response, jsonify, request
 
-from tests.apps.under_uwsgi import app
+from tests.apps.whole_numbers import app
 
 #: A signal of the application's own, for every worker; it has to be loaded in the master.
 OTHER_SIGNAL = 99

@@ -1,4 +1,4 @@
-"""The application of ``under_uwsgi``, if files let it load; with a watchdog as quick as asked."""
+"""The application of `whole_numbers`, if files let it load; with a watchdog as quick as asked."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ if trouble == "threads":
 
     threading.Thread.start = refuse  # type: ignore[assignment,method-assign]  # in the mule
 if trouble != "none":
-    from tests.apps.under_uwsgi import app
+    from tests.apps.whole_numbers import app
 
     __all__ = ["app"]

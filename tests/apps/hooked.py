@@ -1,4 +1,4 @@
-"""The application of ``under_uwsgi``, with what others do to uWSGI's post-fork hook.
+"""The application of `whole_numbers`, with what others do to uWSGI's post-fork hook.
 
 ``TEST_HOOKS`` lists the steps in order; ``app`` loads the application.
 """
@@ -16,7 +16,7 @@ app: Flask
 
 def load_app() -> None:
     """Load the application now."""
-    globals()["app"] = import_module("tests.apps.under_uwsgi").app
+    globals()["app"] = import_module("tests.apps.whole_numbers").app
 
 
 def import_decorators() -> None:

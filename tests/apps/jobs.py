@@ -1,4 +1,4 @@
-"""A timer and a cron job of uWSGI's, beside our signal, for `tests.apps.under_uwsgi`.
+"""A timer and a cron job of uWSGI's, beside our signal, for `tests.apps.whole_numbers`.
 
 Each writes down what the process that runs it serves.
 """
@@ -10,14 +10,14 @@ from typing import Any
 
 import uwsgi
 
-from tests.apps.under_uwsgi import app
+from tests.apps.whole_numbers import app
 
 
 def write_down(name: str) -> None:
     """Add a line to the journal of the jobs."""
     waffle: Any = app.extensions["test_waffle"]
     with open(os.environ["TEST_JOURNAL"] + ".jobs", "ab", buffering=0) as file:  # noqa: PTH123
-        file.write(f"{name} {waffle.settings.FIRST}\n".encode())
+        file.write(f"{name} {waffle.settings.S000}\n".encode())
 
 
 TIMER, CRON = 20, 21

@@ -1,4 +1,4 @@
-"""A pool of RQ workers whose jobs read the settings of `tests.apps.elsewhere`.
+"""A pool of RQ workers whose jobs read the settings of `tests.apps.whole_numbers`.
 
 The application is loaded before the workers are forked, so each follows from its first moment, and
 the process that it forks for a job has the present settings without a read of SQL. Its argument is
@@ -15,7 +15,7 @@ import redis
 from rq import Queue
 from rq.worker_pool import WorkerPool
 
-from tests.apps.elsewhere import waffle
+from tests.apps.whole_numbers import waffle
 
 
 def read(hold_seconds: float) -> tuple[int, int]:

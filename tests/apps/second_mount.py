@@ -1,7 +1,7 @@
-"""An application of ``under_uwsgi`` for a second mount, in a namespace of its own."""
+"""An application of `whole_numbers` for a second mount, in a namespace of its own."""
 
 from __future__ import annotations
 
-from tests.apps.under_uwsgi import create_app
+from tests.apps.whole_numbers import create_app
 
 app = create_app("second")

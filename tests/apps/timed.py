@@ -1,4 +1,4 @@
-"""The app of `tests.apps.elsewhere`, which notes when a change reaches each step of its way.
+"""The app of `tests.apps.whole_numbers`, which notes when a change reaches each step of its way.
 
 `tests.bench.budget` reads the notes: lines of step, process and nanoseconds, beside the journal.
 """
@@ -10,7 +10,7 @@ import os
 import time
 from typing import Any
 
-from tests.apps.elsewhere import app, state
+from tests.apps.whole_numbers import app, state
 from uwsgi_waffle.bus.announcements import Bus, Subscription
 from uwsgi_waffle.bus.reports import HostReports
 from uwsgi_waffle.host.records import HostSnapshot
@@ -32,7 +32,6 @@ STEPS: dict[tuple[Any, str], tuple[str, str]] = {
     (Reconciler, "apply"): ("", "applied"),
     (HostReports, "put"): ("reporting", "reported"),
     (Serving, "wake"): ("woken", "followed"),
-    (HostSnapshot, "read"): ("", "read"),
     (serving, "build"): ("", "built"),
     (Serving, "swap"): ("", "swapped"),
     (Callbacks, "run"): ("calling back", "called back"),

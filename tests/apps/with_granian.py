@@ -14,7 +14,7 @@ from granian.constants import Interfaces
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
     Granian(
-        "tests.apps.elsewhere:app",
+        "tests.apps.whole_numbers:app",
         port=int(sys.argv[2]),
         workers=int(sys.argv[3]),
         interface=Interfaces.WSGI,

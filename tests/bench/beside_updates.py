@@ -29,9 +29,9 @@ from flask import Flask
 
 from tests.bench.table import print_table, quantile
 from tests.support import DatabaseKind, RedisServer, UwsgiServer, fresh_database, wait_until
+from tests.support.instance import BOOT
 from tests.support.lifecycle import Closed
 from tests.support.uwsgi_server import Options
-from tests.support.waffle_host import WITH_MULE
 from uwsgi_waffle import WaffleConf
 
 WORKERS = 4
@@ -75,8 +75,8 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _host(database_uri: str, redis_server: RedisServer) -> Iterator[UwsgiServer]:
-    application: Options = {"module": "tests.apps.elsewhere:app", "processes": WORKERS}
-    server = UwsgiServer({**application, **WITH_MULE, "disable-logging": True})
+    application: Options = {"module": "tests.apps.whole_numbers:app", "processes": WORKERS}
+    server = UwsgiServer({**application, **BOOT, "disable-logging": True})
     server.environment = {
         "WAFFLE_MULTIPROC": "true",
         "WAFFLE_DATABASE_URI": database_uri,

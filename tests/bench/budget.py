@@ -19,7 +19,7 @@ from typing import cast
 from tests.bench.propagation import change, pair
 from tests.bench.table import print_table, quantile
 from tests.support import DatabaseKind, RedisServer
-from tests.support.waffle_host import WaffleHost
+from tests.support.instance import Instance
 
 CHANGES = 400
 #: Which process has come to a step, and when.
@@ -40,7 +40,7 @@ def main() -> None:
             commits = [at_ns for _, at_ns, step in notes[0] if step == "committed"]
             rows: list[list[str]] = []
             for name, host, noted in zip(("same", "other"), both, notes, strict=True):
-                rows += _rows(name, set(host.server.worker_pids()), noted, commits)
+                rows += _rows(name, set(host.worker_pids()), noted, commits)
         print(f"\n{kind}")  # noqa: T201
         print_table(("milliseconds after the commit", "first p50", "last p50", "last p99"), rows)
 
@@ -65,9 +65,9 @@ def _rows(
         yield [step, *(f"{figure:.2f}" for figure in late)]
 
 
-def _notes(host: WaffleHost) -> list[Note]:
+def _notes(host: Instance) -> list[Note]:
     """Return what the processes of a host have noted."""
-    lines = host.journal_path.with_name("journal.steps").read_text().splitlines()
+    lines = host.journal.path.with_name("journal.steps").read_text().splitlines()
     fields = (line.split(" ", 2) for line in lines)
     return [(int(pid), int(at_ns), step) for pid, at_ns, step in fields]
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from tests.bench.table import summary
 from tests.support import DatabaseKind, RedisServer, UwsgiServer, fresh_database, wait_until
+from tests.support.places import ROOT
 
 CHANGES = 300
 SOON_SECONDS = 20.0
@@ -80,7 +81,7 @@ def _rows(kind: DatabaseKind, count: int) -> Iterator[sa.Engine]:
 
 def _signal() -> list[float]:
     """Raise a uWSGI signal in a mule, and see when the last of 4 workers has run its handler."""
-    app = Path(__file__).parents[1] / "apps" / "signal_floor.py"
+    app = ROOT / "tests" / "apps" / "signal_floor.py"
     server = UwsgiServer({"processes": 4, "module": "tests.apps.signal_floor:app", "mule": app})
     journal = server.directory / "journal"
     server.environment = {"TEST_JOURNAL": str(journal), "TEST_SIGNALS": str(CHANGES)}
@@ -106,7 +107,7 @@ def chain(
     kind: DatabaseKind, redis_server: RedisServer, *, workers: int, rows: int, changes: int
 ) -> list[float]:
     """Move changes by the least that can, which is :mod:`tests.apps.bare_chain`."""
-    app = Path(__file__).parents[1] / "apps" / "bare_chain.py"
+    app = ROOT / "tests" / "apps" / "bare_chain.py"
     server = UwsgiServer({"processes": workers, "module": "tests.apps.bare_chain:app", "mule": app})
     journal, memory = server.directory / "journal", server.directory / "memory"
     with memory.open("wb") as file:

@@ -19,7 +19,8 @@ from typing import cast
 from tests.bench import floors
 from tests.bench.table import print_table, quantile, ratios, summary
 from tests.support import DatabaseKind, RedisServer, fresh_database, wait_until
-from tests.support.waffle_host import WaffleHost, hosts
+from tests.support.instance import Instance, hosts
+from tests.support.uwsgi_server import Options
 
 CHANGES = 300
 #: How many changes follow each other where two kinds take turns.
@@ -58,7 +59,7 @@ def _signatures(kind: DatabaseKind, redis_server: RedisServer) -> Iterator[list[
     with contextlib.ExitStack() as stack:
         pairs = [
             stack.enter_context(pair(kind, redis_server, workers=4, settings=20, app=app))
-            for app in ("elsewhere", "unsigned")
+            for app in ("whole_numbers", "unsigned")
         ]
         rounds: tuple[list[list[float]], ...] = ([[], []], [[], []])
         for first in range(1, CHANGES + 1, TURN_CHANGES):
@@ -89,42 +90,40 @@ def pair(
     *,
     workers: int,
     settings: int,
-    app: str = "elsewhere",
-) -> Iterator[list[WaffleHost]]:
+    app: str = "whole_numbers",
+) -> Iterator[list[Instance]]:
     """Run two hosts that never poll."""
     with fresh_database(kind) as database_uri:
         environment = {
             "WAFFLE_DATABASE_URI": database_uri,
             "WAFFLE_REDIS_URL": redis_server.url,
             "WAFFLE_REDIS_CHANNEL": app,
-            "WAFFLE_POLL_SECONDS": "3600",
             "TEST_SETTINGS": str(settings),
         }
-        with hosts(environment, workers=workers, app=f"tests.apps.{app}:app") as both:
+        module: Options = {"module": f"tests.apps.{app}:app"}
+        with hosts(environment, module, workers=workers) as both:
             wait_until(lambda: redis_server.subscribers(app) == 2, SOON_SECONDS, "both listen")
             yield both
 
 
-def change(
-    both: list[WaffleHost], count: int, *, first: int = 1
-) -> tuple[list[float], list[float]]:
+def change(both: list[Instance], count: int, *, first: int = 1) -> tuple[list[float], list[float]]:
     """Change a setting again and again; return how late the last worker here, and there, was."""
     chosen = random.Random(first)  # noqa: S311  the same workers each time
     late: tuple[list[float], list[float]] = ([], [])
-    workers = [set(host.server.worker_pids()) for host in both]
+    workers = [set(host.worker_pids()) for host in both]
     for value in range(first, first + count):
-        done = both[0].update({"S000": value}, worker=chosen.randrange(both[0].workers))
+        done = both[0].update({"S000": value}, worker=chosen.randint(1, both[0].workers))
         for host, pids, found in zip(both, workers, late, strict=True):
             _wait_until_called_back(host, value, pids)
-            called_back = host.called_back(value)
+            called_back = host.journal.called_back(value)
             last_ns = max(called_back[pid] for pid in pids)
             found.append((last_ns - done["committed_ns"]) / 1e6)
     return late
 
 
-def _wait_until_called_back(host: WaffleHost, value: int, pids: set[int]) -> None:
+def _wait_until_called_back(host: Instance, value: int, pids: set[int]) -> None:
     """Wait without asking the server, which has better things to do."""
-    wait_until(lambda: pids <= host.called_back(value).keys(), SOON_SECONDS, "all called back")
+    wait_until(lambda: pids <= host.journal.pids(value), SOON_SECONDS, "all called back")
 
 
 if __name__ == "__main__":

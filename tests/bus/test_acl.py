@@ -10,9 +10,9 @@ import pytest
 import redis
 
 from tests.conftest import Apps
-from tests.support import RedisServer, wait_until
+from tests.support import RedisServer
 from tests.support.listening import Host
-from tests.support.uwsgi_server import ROOT
+from tests.support.places import ROOT
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.bus import announcements
 
@@ -61,7 +61,7 @@ def live_through(apps: Apps, server: RedisServer, url: str) -> None:
     here, there = Host(apps, "here", url), Host(apps, "there", url)
     here.listen()
     there.listen()
-    wait_until(lambda: server.subscribers() == 2, SOON_SECONDS, "both hosts listen")
+    server.wait_for_subscribers(2)
     assert here.change(2)
     there.wait_until_serving(2)
     fleet = here.waffle.wait(1, timeout=SOON_SECONDS)

@@ -8,14 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bus.conftest import (
-    LINEAGE,
-    OTHER_LINEAGE,
-    POSITION,
-    host_at,
-    process_at,
-    refusing,
-)
+from tests.bus.conftest import LINEAGE, OTHER_LINEAGE, POSITION, host_at, process_at, refusing
 from uwsgi_waffle.bus.fleet import Fleet, HostStatus, Refusal, this_host
 from uwsgi_waffle.bus.reports import MAX_EXCEPTIONS
 from uwsgi_waffle.host.records import HostSnapshot

@@ -1,4 +1,4 @@
-"""`set`, `reset` and `rollback`: what is accepted, what is refused, and what is printed."""
+"""`set`, `reset` and what all changes share: what is accepted, refused and printed."""
 
 from __future__ import annotations
 
@@ -6,49 +6,18 @@ import getpass
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from flask import Flask
-from pydantic import Field, SecretStr, create_model, model_validator
-from typing_extensions import Self
 
+from tests.cli.conftest import Settings, Site
 from tests.conftest import Apps, state_of
 from tests.support.command_line import flask_command, flask_environment
 from tests.support.command_line import run_in_process as run
-from uwsgi_waffle import WaffleConf, WaffleSettings
 from uwsgi_waffle.sql.store import Signature
 
-
-class Settings(WaffleSettings):
-    """Settings of several types, with a rule for the whole."""
-
-    SITENAME: str = Field("Waffle", max_length=40)
-    MIN: int = 0
-    MAX: int = Field(1000, ge=1)
-    RATIO: float = 0.5
-    CLOSED: bool = False
-    TAGS: list[str] = Field([])
-    COLOURS: frozenset[str] = frozenset()
-    LIMITS: dict[str, int] = Field({})
-    NOTE: str | None = None
-    API_KEY: SecretStr = SecretStr("k")
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.MIN > self.MAX:
-            message = "MIN must not be greater than MAX"
-            raise ValueError(message)
-        return self
-
-
-Site = tuple[Flask, WaffleConf[Any]]
-
-
-@pytest.fixture
-def site(apps: Apps) -> Site:
-    """Give an application without a change."""
-    return apps(Settings)
+EACH_CHANGE = pytest.mark.parametrize(
+    "command", [["set", "MAX=5"], ["reset", "MAX"], ["rollback", "1", "--yes"]], ids=str
+)
 
 
 class TestTypedValues:
@@ -164,9 +133,7 @@ class TestHistoryOfAChange:
         change = site[1].history()[0]
         assert (change.actor, change.comment, change.source) == ("alice", "launch", "cli")
 
-    @pytest.mark.parametrize(
-        "command", [["set", "MAX=5"], ["reset", "MAX"], ["rollback", "1", "--yes"]], ids=str
-    )
+    @EACH_CHANGE
     def test_the_login_name_is_the_default(
         self, site: Site, command: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -199,7 +166,7 @@ class TestExpect:
         assert waffle.settings.MAX == 6
         assert run(app, "set", "MAX=7", "--expect", "2").status == 0
 
-    @pytest.mark.parametrize("command", [["reset", "MAX"], ["rollback", "1", "--yes"]], ids=str)
+    @EACH_CHANGE
     def test_holds_for_every_change(self, site: Site, command: list[str]) -> None:
         site[1].update({"MAX": 5})
         site[1].update({"MAX": 6})
@@ -216,7 +183,7 @@ class TestExpect:
         def start(actor: str, value: int) -> subprocess.Popen[str]:
             return subprocess.Popen(
                 flask_command(
-                    "tests.apps.elsewhere:app",
+                    "tests.apps.whole_numbers:app",
                     *("set", f"S000={value}", "--expect", "0", "--actor", actor),
                 ),
                 env=flask_environment(environment),
@@ -247,69 +214,10 @@ class TestReset:
         assert run(site[0], "reset", "MAXX").status == 1
 
 
-class TestRollback:
-    """`rollback` shows what it would change, and asks."""
-
-    @pytest.fixture
-    def changed(self, site: Site) -> Site:
-        """Give three revisions."""
-        site[1].update({"MAX": 5, "API_KEY": "s3cret"})
-        site[1].update({"MAX": 6})
-        site[1].update({"SITENAME": "x"})
-        return site
-
-    def test_shows_the_difference_and_asks(self, changed: Site) -> None:
-        done = run(changed[0], "rollback", "1", typed="y\n")
-        assert done.status == 0
-        asked = done.errors.splitlines()
-        assert asked[:2] == ['SITENAME: "x" -> "Waffle"', "MAX: 6 -> 5"]
-        assert asked[2].startswith("Go back to revision 1?")
-        assert changed[1].settings.MAX == 5
-        change = changed[1].history()[0]
-        assert (change.revision, change.comment) == (4, "rollback to revision 1")
-
-    @pytest.mark.parametrize("answer", ["n\n", ""])
-    def test_does_nothing_without_a_yes(self, changed: Site, answer: str) -> None:
-        assert run(changed[0], "rollback", "1", typed=answer).status == 1
-        assert changed[1].revision == 3
-
-    def test_yes_does_not_ask(self, changed: Site) -> None:
-        done = run(changed[0], "rollback", "0", "--yes")
-        assert "Go back" not in done.errors
-        assert "API_KEY: ******** -> ********" in done.output
-        assert changed[1].settings == Settings.model_validate({})
-
-    def test_what_was_not_shown_is_not_done(
-        self, changed: Site, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A change made while the question is open makes the answer void."""
-
-        def confirm(*_: object, **__: object) -> bool:
-            changed[1].update({"MAX": 99}, actor="bob")
-            return True
-
-        monkeypatch.setattr("click.confirm", confirm)
-        done = run(changed[0], "rollback", "1")
-        assert done.status == 1
-        assert "bob (python) changed MAX from 6 to 99" in done.errors
-        assert changed[1].settings.MAX == 99
-
-    def test_past_the_history_is_refused(self, changed: Site) -> None:
-        done = run(changed[0], "rollback", "9", "--yes")
-        assert done.status == 1
-        assert "There is no revision 9" in done.errors
-
-    def test_to_equal_values_changes_nothing(self, changed: Site) -> None:
-        done = run(changed[0], "rollback", "3")
-        assert done.output == "Nothing to change: revision 3 has these values already.\n"
-
-
 class TestEnd:
     """A change ends with what has happened to the fleet."""
 
-    @pytest.mark.parametrize(
-        "command", [["set", "MAX=5"], ["reset", "MAX"], ["rollback", "1", "--yes"]], ids=str
-    )
+    @EACH_CHANGE
     def test_prints_the_fleet_without_no_wait(self, site: Site, command: list[str]) -> None:
         site[1].update({"MAX": 6})
         site[1].update({"MAX": 7})
@@ -336,19 +244,3 @@ class TestEnd:
             (missing,) = done.json["fleet"]["missing"]
             assert missing["host"] == "(any other)"
         assert waffle.settings.MAX == 5
-
-
-def test_a_rollback_shows_stored_values_that_this_release_cannot_use(apps: Apps) -> None:
-    """And the history keeps them: the older release must not say that its default was stored."""
-    app, waffle = apps(Settings)
-    waffle.update({"MIN": 9})
-    newer = create_model("Newer", __base__=WaffleSettings, MIN=(str, ""))
-    apps(newer)[1].update({"MIN": "five"})
-    waffle.refresh()
-    assert waffle.settings.MIN == 9
-    done = run(app, "rollback", "1", typed="y\n")
-    assert 'MIN: "five" -> 9' in done.errors
-    assert "The stored value of MIN cannot be used" in done.errors
-    assert done.status == 0
-    change = waffle.history(limit=1)[0]
-    assert (change.revision, change.old, change.new) == (3, "five", 9)

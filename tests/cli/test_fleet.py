@@ -12,15 +12,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from flask import Flask
 
+from tests.cli.conftest import Site
 from tests.conftest import Apps, state_of
 from tests.support import RedisServer
 from tests.support.command_line import flask_command, flask_environment
 from tests.support.command_line import run_in_process as run
 from tests.support.quick_start import Finished
 from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS, wait_until
-from uwsgi_waffle import WaffleConf
 from uwsgi_waffle.bus.client import BusUnavailable
 from uwsgi_waffle.bus.fleet import HostStatus
 from uwsgi_waffle.cli import _base
@@ -31,8 +30,6 @@ from uwsgi_waffle.listen import reporter
 
 NAMES = [f"S{number:03}" for number in range(20)]
 CONFS = {name: {"default": 0} for name in NAMES}
-
-Site = tuple[Flask, WaffleConf[Any]]
 
 
 @pytest.fixture
@@ -73,7 +70,7 @@ def old_release(
     made = Apps(directory, environment["WAFFLE_DATABASE_URI"])
     app, waffle = made(WAFFLE_CONFS=CONFS, **environment)
     with subprocess.Popen(
-        flask_command("tests.apps.elsewhere:app", "listen"),
+        flask_command("tests.apps.whole_numbers:app", "listen"),
         env=flask_environment({**environment, "TEST_MOST": "5"}),
         stdout=subprocess.DEVNULL,
     ) as listener:

@@ -15,13 +15,14 @@ import pytest
 from flask import Flask
 from pydantic import Field, SecretStr
 
+from tests.cli.conftest import Site
 from tests.conftest import Apps, execute, state_of
 from tests.support import RedisServer
 from tests.support.command_line import flask_command, flask_environment
 from tests.support.command_line import run_in_process as run
 from tests.support.quick_start import Finished
 from tests.support.waiting import SOON_SECONDS, wait_until
-from uwsgi_waffle import WaffleConf, WaffleSettings
+from uwsgi_waffle import WaffleSettings
 from uwsgi_waffle.ops import status
 
 #: A port that no server listens on.
@@ -39,9 +40,6 @@ class Fewer(WaffleSettings):
     """Another release's settings."""
 
     B: int = 0
-
-
-Site = tuple[Flask, WaffleConf[Any]]
 
 
 @pytest.fixture
@@ -164,7 +162,7 @@ def test_watch_redraws_until_it_is_interrupted(tmp_path: Path, form: Sequence[st
     arguments = ["status", "--watch", "--interval", "0.1", *form]
     with log.open("wb") as output:
         watching = subprocess.Popen(
-            flask_command("tests.apps.elsewhere:app", *arguments),
+            flask_command("tests.apps.whole_numbers:app", *arguments),
             env=flask_environment(environment),
             stdout=output,
             stderr=output,

@@ -82,7 +82,7 @@ def _on_terminal(environment: dict[str, str], *arguments: str) -> str:
     ours, theirs = pty.openpty()
     try:
         subprocess.run(
-            flask_command("tests.apps.elsewhere:app", *arguments),
+            flask_command("tests.apps.whole_numbers:app", *arguments),
             env=flask_environment(environment),
             stdin=subprocess.DEVNULL,
             stdout=theirs,

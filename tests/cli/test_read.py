@@ -6,12 +6,12 @@ import re
 from typing import Any, ClassVar
 
 import pytest
-from flask import Flask
 from pydantic import Field, SecretStr
 
+from tests.cli.conftest import Site
 from tests.conftest import Apps, execute, state_of
 from tests.support.command_line import run_in_process as run
-from uwsgi_waffle import WaffleConf, WaffleSettings
+from uwsgi_waffle import WaffleSettings
 from uwsgi_waffle.sql.store import Signature
 
 MASK = "********"
@@ -24,9 +24,6 @@ class Settings(WaffleSettings):
     MAX_FILESIZE: int = Field(1000, ge=1, description="Max upload size (bytes)")
     TAGS: list[str] = Field([])
     API_KEY: SecretStr = Field(SecretStr("k3y-of-old"), description="Key of the mail service")
-
-
-Site = tuple[Flask, WaffleConf[Any]]
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
 from pydantic import Field, SecretStr
 
+from tests.cli.conftest import Site
 from tests.conftest import Apps, execute
 from tests.support.command_line import run_in_process as run
 from uwsgi_waffle import WaffleConf, WaffleSettings
@@ -34,7 +34,6 @@ VALUES: dict[str, Any] = {
     "LIMIT": (3, 4),
     "API_KEY": "s3cret",
 }
-Site = tuple[Flask, WaffleConf[Any]]
 
 
 @pytest.fixture

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
-from flask import Flask
 from pydantic import SecretStr
 
+from tests.cli.conftest import Site
 from tests.conftest import Apps, execute, state_of
 from tests.support import RedisServer
 from tests.support.command_line import flask_command, flask_environment
 from tests.support.command_line import run_in_process as run
 from tests.support.soak import is_soak, times
-from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS, wait_until
-from uwsgi_waffle import WaffleConf, WaffleSettings
+from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
+from uwsgi_waffle import WaffleSettings
 from uwsgi_waffle.sql.declared import CHANGE, NAMESPACE, SETTING
 
 
@@ -30,9 +30,6 @@ class Settings(WaffleSettings):
 
     A: int = 0
     API_KEY: SecretStr = SecretStr("k")
-
-
-Site = tuple[Flask, WaffleConf[Any]]
 
 
 @pytest.fixture
@@ -213,14 +210,14 @@ def test_listen_is_a_listener_of_its_host_until_it_is_ended(
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            flask_command("tests.apps.elsewhere:app", "listen"),
+            flask_command("tests.apps.whole_numbers:app", "listen"),
             env=flask_environment(environment),
             stdout=output,
             stderr=output,
         ) as listener,
     ):
         try:
-            wait_until(lambda: redis_server.subscribers() == 1, SOON_SECONDS, "it listens")
+            redis_server.wait_for_subscribers(1)
             del environment["WAFFLE_SNAPSHOT_PATH"]
             confs = {f"S{number:03}": {"default": 0} for number in range(20)}
             app, _ = apps(WAFFLE_CONFS=confs, **environment)

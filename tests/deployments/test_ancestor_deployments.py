@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import RedisServer, wait_until
+from tests.support.instance import Instance
 from tests.support.soak import times
 from tests.support.uwsgi_server import Options
-from tests.support.waffle_host import WaffleHost
-from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
+from tests.support.waiting import SOON_SECONDS
 
 DEPLOYMENTS: dict[str, Options] = {
     "prefork": {},
@@ -36,31 +36,29 @@ def test_every_update_reaches_every_worker(deployment: str, tmp_path: Path) -> N
         "WAFFLE_DATABASE_URI": f"sqlite:///{tmp_path}/waffle.db",
         "WAFFLE_REDIS_PORT": str(redis.port),
         "WAFFLE_REDIS_CHANNEL": deployment,
-        "WAFFLE_POLL_SECONDS": str(NEVER_SECONDS),
     }
-    host = WaffleHost(environment, options=DEPLOYMENTS[deployment])
-    with host.server:
+    with Instance(DEPLOYMENTS[deployment], environment=environment) as host:
         update_many(host, range(1, UPDATES + 1), announced=False)
         with redis:
-            wait_until(lambda: redis.subscribers(deployment) == 1, SOON_SECONDS, "it listens")
-            for worker in range(host.workers):  # each has left Redis alone for a while
+            redis.wait_for_subscribers(1, deployment)
+            for worker in range(1, host.workers + 1):  # each has left Redis alone for a while
                 wait_until(partial(announces, host, worker), SOON_SECONDS, "it announces")
             update_many(host, range(UPDATES + 1, 2 * UPDATES + 1), announced=True)
 
 
-def announces(host: WaffleHost, worker: int) -> bool:
+def announces(host: Instance, worker: int) -> bool:
     """Change a setting through a worker, and return whether that was announced."""
     value = host.read(worker)["revision"] + 1
     return bool(host.update({"S001": value}, worker=worker)["announced"])
 
 
-def update_many(host: WaffleHost, values: Iterable[int], *, announced: bool) -> None:
+def update_many(host: Instance, values: Iterable[int], *, announced: bool) -> None:
     """Make updates through one worker after the other, and read each of them at every worker."""
     for value in values:
-        done = host.update({"S000": value, "S019": value}, worker=value % host.workers)
+        done = host.update({"S000": value, "S019": value}, worker=1 + value % host.workers)
         assert done["announced"] is announced
-        for answer in host.read_all():
+        for answer in host.read_each():
             assert answer["revision"] == done["revision"]
             assert (answer["values"]["S000"], answer["values"]["S019"]) == (value, value)
             assert answer["config"] == answer["values"]
-    host.wait_until_called_back(value, SOON_SECONDS)
+    host.wait_until_called_back(value)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pickle
 import sqlite3
 import threading
@@ -21,20 +20,20 @@ import pytest
 import sqlalchemy as sa
 
 from tests.support import DatabaseKind, RedisServer, fresh_database, wait_until
+from tests.support.instance import BOOT, NAMES, Instance, hosts
+from tests.support.pickles import Bomb
 from tests.support.soak import is_soak, times
-from tests.support.waffle_host import WaffleHost, hosts
+from tests.support.uwsgi_server import Options
 from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
 
-APP = "tests.apps.faulty:app"
+APP: Options = {"module": "tests.apps.faulty:app"}
 KINDS: tuple[DatabaseKind, ...] = ("sqlite", "postgresql")
 
 
 class Site:
     """Two hosts, what they share, and the value that was set last."""
 
-    def __init__(
-        self, both: list[WaffleHost], redis_server: RedisServer, database_uri: str
-    ) -> None:
+    def __init__(self, both: list[Instance], redis_server: RedisServer, database_uri: str) -> None:
         self.here, self.there = self.both = both
         self.redis_server = redis_server
         self.database_uri = database_uri
@@ -47,16 +46,14 @@ class Site:
 
     def wait_until_listening(self) -> None:
         """Return when each host has its one subscription."""
-        wait_until(
-            lambda: self.redis_server.subscribers() == len(self.both), SOON_SECONDS, "both listen"
-        )
+        self.redis_server.wait_for_subscribers(len(self.both))
 
-    def assert_arrives(self, *, worker: int = 0, seconds: float = SOON_SECONDS) -> dict[str, Any]:
+    def assert_arrives(self, *, worker: int = 1) -> dict[str, Any]:
         """Change a setting: at once it is served by each worker here, and soon by each there."""
         value = self.next_value()
         done = self.here.update({"S000": value}, worker=worker)
         assert self.here.values() == {value}
-        self.there.wait_until_called_back(value, seconds)
+        self.there.wait_until_called_back(value)
         assert self.there.values() == {value}
         return done
 
@@ -87,7 +84,7 @@ def running(
             "WAFFLE_REDIS_URL": redis_server.url,
             "WAFFLE_POLL_SECONDS": str(poll_seconds),
         }
-        both = stack.enter_context(hosts(environment, app=APP))
+        both = stack.enter_context(hosts(environment, APP))
         site = Site(both, redis_server, database_uri)
         if redis_starts:
             site.wait_until_listening()
@@ -109,31 +106,31 @@ def test_workers_that_update_different_settings_at_once(site: Site) -> None:
             done = [
                 writers.submit(host.update, {name: value}, worker=worker)
                 for host, worker, name in (
-                    (site.here, 0, "S001"),
-                    (site.here, 1, "S002"),
-                    (site.there, 2, "S003"),
+                    (site.here, 1, "S001"),
+                    (site.here, 2, "S002"),
+                    (site.there, 3, "S003"),
                 )
             ]
             last = max(future.result()["revision"] for future in done)
             for host in site.both:
-                host.wait_until_at(last, SOON_SECONDS)
-                for answer in host.read_all():
+                host.wait_until_at(last)
+                for answer in host.read_each():
                     assert {answer["values"][f"S00{number}"] for number in (1, 2, 3)} == {value}
 
 
 def test_reading_20_settings_while_they_are_updated(site: Site) -> None:
     """The ancestor's readers saw a mix of old and new in 28 of 2,100 and 103 of 1,077 reads."""
     ended = threading.Event()
-    site.there.wait_until_at(site.here.update(all_at(site.next_value()))["revision"], SOON_SECONDS)
+    site.there.wait_until_at(site.here.update(all_at(site.next_value()))["revision"])
 
-    def read(host: WaffleHost, worker: int) -> list[dict[str, Any]]:
+    def read(host: Instance, worker: int) -> list[dict[str, Any]]:
         answers = []
         while not ended.is_set():
             answers.append(host.read(worker))
         return answers
 
     with ThreadPoolExecutor(8) as readers:
-        reading = [readers.submit(read, h, w) for h in site.both for w in range(1, h.workers)]
+        reading = [readers.submit(read, h, w) for h in site.both for w in range(2, h.workers + 1)]
         try:
             for _ in range(times(50, 100)):
                 site.here.update(all_at(site.next_value()))
@@ -184,16 +181,16 @@ def test_rows_that_do_not_decode_and_a_pickle_in_the_table(
     texts = ("{broken", "", '"not a number"', pickle.dumps(Bomb(proof), 0).decode())
     with running(kind, poll_seconds=0.5) as site:
         good = site.here.update({"S001": 7, "S002": 8})["revision"]
-        site.there.wait_until_at(good, SOON_SECONDS)
+        site.there.wait_until_at(good)
         for text in texts:
             site.execute("UPDATE waffle_setting SET value = :text WHERE name = 'S001'", text=text)
             site.execute("UPDATE waffle_namespace SET revision = revision + 1")
-            site.assert_arrives(worker=1)
+            site.assert_arrives(worker=2)
             for host in site.both:
                 # The last good value in its place, and nothing wrong with the others.
                 assert (host.values("S001"), host.values("S002")) == ({7}, {8})
-        site.there.server.stop()
-        site.there.server.start()
+        site.there.stop()
+        site.there.start()
         assert (site.there.values("S001"), site.there.values("S002")) == ({0}, {8})
         site.assert_arrives()
     assert not proof.exists()
@@ -201,14 +198,14 @@ def test_rows_that_do_not_decode_and_a_pickle_in_the_table(
 
 def test_a_writer_whose_clock_is_two_seconds_behind(site: Site) -> None:
     """0 of 75 of the ancestor's siblings saw it. Here revisions order, and clocks do not."""
-    site.here.post("/clock", -2.0, worker=3)
-    site.there.post("/clock", 3600.0, worker=2)
+    site.here.post("/clock", -2.0, worker=4)
+    site.there.post("/clock", 3600.0, worker=3)
     for _ in range(times(10, 20)):
-        site.assert_arrives(worker=3)
+        site.assert_arrives(worker=4)
         value = site.next_value()
-        site.there.update({"S004": value}, worker=2)
+        site.there.update({"S004": value}, worker=3)
         assert site.there.values("S004") == {value}
-        site.here.wait_until_serving(value, SOON_SECONDS, name="S004")
+        site.here.wait_until_serving(value, "S004")
 
 
 @pytest.mark.parametrize("away_seconds", [0, 2, 5, 15] if is_soak() else [0, 2])
@@ -252,11 +249,11 @@ def test_a_writer_killed_between_commit_and_publish(moment: str) -> None:
         for _ in range(3):
             value = site.next_value()
             with contextlib.suppress(OSError):
-                answer = site.here.post(f"/die/{moment}", {"S000": value}, worker=2)
+                answer = site.here.post(f"/die/{moment}", {"S000": value}, worker=3)
                 pytest.fail(answer.text)
             for host in site.both:
-                host.wait_until_serving(value, SOON_SECONDS)
-            site.assert_arrives(worker=1)
+                host.wait_until_serving(value)
+            site.assert_arrives(worker=2)
 
 
 def test_a_locked_sqlite() -> None:
@@ -272,7 +269,7 @@ def test_a_locked_sqlite() -> None:
             with site.redis_server.client() as client:
                 client.publish("waffleconf", "look")
             for host in site.both:
-                wait_until_logged(host, "are locked by another transaction")
+                host.wait_for_log("are locked by another transaction")
                 assert host.values("S001") == {0}
             locking.execute("ROLLBACK")
         site.assert_arrives()
@@ -290,27 +287,12 @@ def test_a_request_in_the_master_hangs_no_worker(listener: str, tmp_path: Path) 
             "TEST_REQUEST_IN_MASTER": "yes",
         }
         for value in range(1, times(2, 4)):
-            host = WaffleHost(environment, workers=8, app=APP)
-            with host.server:
-                assert "threads started in the master: 0\n" in host.server.log()
-                host.update({"S000": value}, worker=value)
+            with Instance(BOOT, APP, workers=8, environment=environment) as host:
+                assert host.count_in_log("threads started in the master: 0\n") == 1
+                host.update({"S000": value}, worker=1 + value)
                 assert host.values() == {value}
-                host.wait_until_called_back(value, SOON_SECONDS)
+                host.wait_until_called_back(value)
 
 
 def all_at(value: int) -> dict[str, int]:
-    return {f"S{number:03}": value for number in range(20)}
-
-
-def wait_until_logged(host: WaffleHost, text: str) -> None:
-    wait_until(lambda: text in host.server.log(), SOON_SECONDS, f"{text!r} in the log")
-
-
-class Bomb:
-    """Something that, pickled and unpickled again, leaves a file behind."""
-
-    def __init__(self, proof: Path) -> None:
-        self._proof = proof
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self._proof),)
+    return dict.fromkeys(NAMES, value)

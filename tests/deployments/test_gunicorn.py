@@ -50,15 +50,13 @@ def test_idle_workers_run_their_callbacks_by_themselves(gunicorn: Gunicorn) -> N
     """A worker that has a listener runs `on_change` without a request."""
     workers = {answer["pid"] for answer in gunicorn.read_from_each()}
     gunicorn.update({"S000": 100})
-    wait_until(lambda: gunicorn.called_back(100) == workers, SOON_SECONDS, "each calls back")
+    wait_until(lambda: gunicorn.journal.pids(100) == workers, SOON_SECONDS, "each calls back")
 
 
 def test_one_worker_subscribes_for_all(gunicorn: Gunicorn, shared_redis: RedisServer) -> None:
     """There is one Redis subscription, counted at the server, also after changes."""
     channel = gunicorn.environment["WAFFLE_REDIS_CHANNEL"]
-    wait_until(
-        lambda: shared_redis.subscribers(channel) == 1, SOON_SECONDS, "one process subscribes"
-    )
+    shared_redis.wait_for_subscribers(1, channel)
     gunicorn.update({"S000": 200})
     gunicorn.read_from_each()
     assert shared_redis.subscribers(channel) == 1
@@ -72,12 +70,10 @@ def test_a_reload_gives_workers_that_follow(gunicorn: Gunicorn, shared_redis: Re
     assert {answer["revision"] for answer in answers} == {before["revision"]}
     workers = {answer["pid"] for answer in answers}
     gunicorn.update({"S000": 301})
-    wait_until(lambda: gunicorn.called_back(301) == workers, SOON_SECONDS, "all call back")
+    wait_until(lambda: gunicorn.journal.pids(301) == workers, SOON_SECONDS, "all call back")
     assert {answer["values"]["S000"] for answer in gunicorn.read_from_each()} == {301}
     channel = gunicorn.environment["WAFFLE_REDIS_CHANNEL"]
-    wait_until(
-        lambda: shared_redis.subscribers(channel) == 1, SOON_SECONDS, "one process subscribes"
-    )
+    shared_redis.wait_for_subscribers(1, channel)
 
 
 def test_a_listener_does_not_delay_a_graceful_shutdown(gunicorn: Gunicorn) -> None:
@@ -107,7 +103,8 @@ def test_callbacks_that_do_not_return_hold_up_nothing(
         for value in range(1, 6):
             done = server.update({"S000": value})
             assert {answer["revision"] for answer in server.read_from_each()} == {done["revision"]}
-        assert (server.called_back(1), server.called_back(2)) == (workers, set())
+        assert server.journal.pids(1) == workers
+        assert not server.journal.pids(2)
         assert shared_redis.subscribers(channel) == 1
         server.process.send(signal.SIGTERM)
         wait_until(lambda: not server.process.running, PROMPT_SECONDS, "gunicorn ended")

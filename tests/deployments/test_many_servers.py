@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 
 from tests.conftest import Apps
-from tests.support import PostgresqlServer, RedisServer, wait_until
+from tests.deployments.conftest import of_one_host, writer_elsewhere
+from tests.support import RedisServer, wait_until
 from tests.support.counting import CountingServer
 from tests.support.job_workers import Celery, Rq
 from tests.support.one_host import Site
 from tests.support.other_servers import Granian, Hypercorn, Uvicorn, Waitress, WebServer
 from tests.support.soak import is_soak
-from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
+from tests.support.waiting import SOON_SECONDS
 
 Make = Callable[[Mapping[str, str], int], WebServer]
 
@@ -34,7 +35,7 @@ SERVERS: dict[str, tuple[str, Make]] = {
     "hypercorn": ("hypercorn", lambda e, n: Hypercorn(e, app="tests.apps.asgi:app", workers=n)),
     "hypercorn-wsgi": (
         "hypercorn",
-        lambda e, n: Hypercorn(e, app="wsgi:tests.apps.elsewhere:app", workers=n),
+        lambda e, n: Hypercorn(e, app="wsgi:tests.apps.whole_numbers:app", workers=n),
     ),
     "celery": (
         "celery",
@@ -56,23 +57,9 @@ def site(
     package, make = SERVERS[name]
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed: pip install --group servers")
-    shared = {
-        "WAFFLE_DATABASE_URI": apps.database_uri,
-        "WAFFLE_SNAPSHOT_PATH": str(apps.directory / "shared" / "snapshot"),
-        "WAFFLE_REDIS_URL": redis.url,
-        "WAFFLE_POLL_SECONDS": str(NEVER_SECONDS),
-        "TEST_JOURNAL": str(apps.directory / "journal"),
-        **environment,
-    }
-    _, writer = apps(
-        host="elsewhere",
-        WAFFLE_CONFS={"S000": {"default": 0}},
-        WAFFLE_MULTIPROC=True,
-        WAFFLE_LISTENER="none",
-        WAFFLE_REDIS_URL=redis.url,
-    )
+    shared = of_one_host(apps, redis, environment)
+    writer = writer_elsewhere(apps, redis)
     with make(shared, workers) as server:
-        server.journal_path = apps.directory / "journal"
         server.patience_seconds = WORKERS_SECONDS
         running = Site([server], writer, redis)
         wait_for_all(running)
@@ -99,7 +86,7 @@ def change_elsewhere(running: Site, value: int) -> None:
     running.writer.update({"S000": value})
 
     def all_called_back() -> bool:
-        return bool(running.pids) and running.pids <= running.servers[0].called_back(value)
+        return bool(running.pids) and running.pids <= running.servers[0].journal.pids(value)
 
     wait_until(all_called_back, SOON_SECONDS, f"idle processes call back with {value}")
 
@@ -142,13 +129,6 @@ def test_granian_alone_keeps_the_contract(apps: Apps, redis_server: RedisServer)
         change_elsewhere(running, 2)
         end(running.servers[0])
     assert known_hosts(redis_server) == []
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[CountingServer]:
-    """Give a PostgreSQL that counts."""
-    with PostgresqlServer() as server:
-        yield CountingServer(server)
 
 
 @pytest.mark.skipif(not is_soak(), reason="`make soak` runs the other servers, for minutes")

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from tests.conftest import Apps
-from tests.support import PostgresqlServer, RedisServer, wait_until
+from tests.deployments.conftest import of_one_host, writer_elsewhere
+from tests.support import RedisServer, wait_until
 from tests.support.counting import CountingServer
 from tests.support.one_host import Site
 from tests.support.other_servers import Gunicorn, Waitress
 from tests.support.soak import is_soak, times
-from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
+from tests.support.waiting import SOON_SECONDS
 
 WORKER_COUNTS = (2, 8, 32) if is_soak() else (2, 8)
 CHANGES = times(5, 10)
@@ -28,26 +29,12 @@ def site(
 ) -> Iterator[Site]:
     """Run gunicorn and waitress on one host, each process of which has had a request."""
     worker_class, preload = ("sync", False) if environment is None else ("gthread", True)
-    shared = {
-        "WAFFLE_DATABASE_URI": apps.database_uri,
-        "WAFFLE_SNAPSHOT_PATH": str(apps.directory / "shared" / "snapshot"),
-        "WAFFLE_REDIS_URL": redis.url,
-        "WAFFLE_POLL_SECONDS": str(NEVER_SECONDS),
-        "TEST_JOURNAL": str(apps.directory / "journal"),
-        **(environment or {}),
-    }
+    shared = of_one_host(apps, redis, environment or {})
     gunicorn = Gunicorn(shared, worker_class=worker_class, preload=preload, workers=workers)
     waitress = Waitress(shared)
-    _, writer = apps(
-        host="elsewhere",
-        WAFFLE_CONFS={"S000": {"default": 0}},
-        WAFFLE_MULTIPROC=True,
-        WAFFLE_LISTENER="none",
-        WAFFLE_REDIS_URL=redis.url,
-    )
+    writer = writer_elsewhere(apps, redis)
     with gunicorn, waitress:
         for server in (gunicorn, waitress):
-            server.journal_path = apps.directory / "journal"
             server.read_from_each()
         yield Site([gunicorn, waitress], writer, redis)
 
@@ -89,13 +76,6 @@ def test_another_process_takes_over_when_the_listener_is_stopped(
             os.kill(stopped, signal.SIGCONT)
         assert running.wait_for_one_listener() != stopped
         running.change_elsewhere(3, everyone)
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[CountingServer]:
-    """Give a PostgreSQL that counts."""
-    with PostgresqlServer() as server:
-        yield CountingServer(server)
 
 
 @pytest.mark.parametrize("workers", WORKER_COUNTS)

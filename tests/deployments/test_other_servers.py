@@ -40,14 +40,14 @@ def test_one_process_listens_and_serves_each_change_at_once(
 ) -> None:
     """One subscription, counted at Redis, though the reloader's parent loads the app too."""
     channel = server.environment["WAFFLE_REDIS_CHANNEL"]
-    wait_until(lambda: redis_server.subscribers(channel) == 1, SOON_SECONDS, "one subscription")
+    redis_server.wait_for_subscribers(1, channel)
     for value in range(1, 21):
         done = server.update({"S000": value})
         answer = server.read()
         assert (answer["revision"], answer["values"]["S000"]) == (done["revision"], value)
         assert answer["config"]["S000"] == value
     wait_until(
-        lambda: server.called_back(20) == {server.read()["pid"]}, SOON_SECONDS, "it calls back"
+        lambda: server.journal.pids(20) == {server.read()["pid"]}, SOON_SECONDS, "it calls back"
     )
     assert redis_server.subscribers(channel) == 1
 
@@ -70,6 +70,6 @@ def test_the_reloader_leaves_one_listener_after_a_reload(
         before = server.read()["pid"]
         watched.write_text("22")
         wait_until(lambda: server.read()["pid"] != before, SOON_SECONDS, "it has reloaded")
-        wait_until(lambda: redis_server.subscribers("again") == 1, SOON_SECONDS, "one subscription")
+        redis_server.wait_for_subscribers(1, "again")
         server.update({"S000": 5})
         assert server.read()["values"]["S000"] == 5

@@ -6,12 +6,13 @@ import contextlib
 import logging
 import os
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.host.others import give_to_another_user, write_word
 from tests.host.states import at, record
 from tests.support import require
 from uwsgi_waffle.host import layout
@@ -37,17 +38,6 @@ def fill_with_garbage(path: Path) -> None:
     path.write_bytes(os.urandom(layout.FILE_BYTES))
 
 
-def set_word(word: int, value: int) -> Callable[[Path], None]:
-    """Return a function that writes one word of the header."""
-
-    def write(path: Path) -> None:
-        with path.open("r+b") as file:
-            file.seek(word * layout.WORD_BYTES)
-            file.write(value.to_bytes(layout.WORD_BYTES, sys.byteorder))
-
-    return write
-
-
 def replace_by_link(path: Path) -> None:
     elsewhere = path.with_name("elsewhere")
     path.rename(elsewhere)
@@ -59,18 +49,13 @@ def replace_by_fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
-def give_to_another_user(path: Path) -> None:
-    require(AS_ROOT, "the right to give a file away (root)")
-    os.chown(path, 65534, 65534)
-
-
 SPOIL: dict[str, Callable[[Path], None]] = {
     "truncated": cut_to(layout.FILE_BYTES - 1),
     "empty": cut_to(0),
     "oversized": cut_to(layout.FILE_BYTES + layout.PAGE_BYTES),
     "garbage": fill_with_garbage,
-    "older layout": set_word(layout.VERSION_WORD, layout.VERSION - 1),
-    "other room": set_word(layout.ROOM_WORD, 1),
+    "older layout": partial(write_word, word=layout.VERSION_WORD, value=layout.VERSION - 1),
+    "other room": partial(write_word, word=layout.ROOM_WORD, value=1),
     "open to others": lambda path: path.chmod(0o644),
     "link": replace_by_link,
     "fifo": replace_by_fifo,
@@ -106,7 +91,7 @@ def test_a_file_of_a_newer_layout_is_left_to_the_newer_release(
     """Two releases side by side must not replace each other's file again and again."""
     path = tmp_path / "snapshot"
     made(path)
-    set_word(layout.VERSION_WORD, layout.VERSION + 1)(path)
+    write_word(path, layout.VERSION_WORD, layout.VERSION + 1)
     before = path.stat().st_ino
     host = HostSnapshot(path)
     assert not host.is_shared

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from tests.host.others import give_to_another_user, write_word
 from tests.host.states import record
 from tests.support import require, wait_until
 from tests.support.programs import Program, output_of
@@ -156,35 +156,24 @@ def keep_database(directory: Path) -> None:
     database_of(directory, "one").symlink_to("missing")
 
 
-def give_to_another_user(directory: Path) -> None:
-    require(os.geteuid() == 0, "the right to give a file away (root)")
-    os.chown(path_of(directory, "one"), 65534, 65534)
-
-
 def rename(directory: Path) -> None:
     path_of(directory, "one").rename(directory / "shared" / "one")
 
 
-def set_word(word: int, value: int) -> Callable[[Path], None]:
-    """Return a function that writes one word of the header."""
-
-    def write(directory: Path) -> None:
-        with path_of(directory, "one").open("r+b") as file:
-            file.seek(word * layout.WORD_BYTES)
-            file.write(value.to_bytes(layout.WORD_BYTES, sys.byteorder))
-
-    return write
+def to_file(act: Callable[..., None], *arguments: int) -> Callable[[Path], None]:
+    """Return a function that does something to the host snapshot."""
+    return lambda directory: act(path_of(directory, "one"), *arguments)
 
 
 KEPT: dict[str, Callable[[Path], None]] = {
     "a link, to a database that is elsewhere": keep_database,
-    "another user's": give_to_another_user,
+    "another user's": to_file(give_to_another_user),
     # Where this process does not see the path, or not what was mounted there.
-    "made in another container": set_word(layout.PLACE_WORD, 1),
-    "made at a path that was chosen": set_word(layout.DATABASE_LENGTH_WORD, 0),
-    "of another layout": set_word(layout.VERSION_WORD, layout.VERSION + 1),
-    "no snapshot": set_word(layout.MAGIC_WORD, 0),
-    "damaged": set_word(layout.DATABASE_LENGTH_WORD, layout.DATABASE_BYTES + 1),
+    "made in another container": to_file(write_word, layout.PLACE_WORD, 1),
+    "made at a path that was chosen": to_file(write_word, layout.DATABASE_LENGTH_WORD, 0),
+    "of another layout": to_file(write_word, layout.VERSION_WORD, layout.VERSION + 1),
+    "no snapshot": to_file(write_word, layout.MAGIC_WORD, 0),
+    "damaged": to_file(write_word, layout.DATABASE_LENGTH_WORD, layout.DATABASE_BYTES + 1),
     "named otherwise": rename,
 }
 
@@ -222,6 +211,7 @@ RACER = """
 import pathlib, random, sys
 from uwsgi_waffle.host.leftovers import sweep
 from uwsgi_waffle.host.records import HostSnapshot
+from tests.host.others import give_to_another_user, write_word
 from tests.host.states import record
 directory, rounds = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 for turn in range(rounds):

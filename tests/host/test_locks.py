@@ -5,39 +5,21 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.host.others import held_by_another
 from tests.host.states import at, record
 from tests.support import require
-from tests.support.programs import Program, output_of
+from tests.support.programs import output_of
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.bus.fleet import this_host
 from uwsgi_waffle.host import areas, layout, locks
 from uwsgi_waffle.host.locks import locked
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.host.turns import asking, only_reader
-
-#: Takes a lock, prints whether it holds it, and keeps it until its input ends.
-HOLDER = """
-import pathlib, sys
-from uwsgi_waffle.host.locks import locked
-with locked(pathlib.Path(sys.argv[1]), sys.argv[2]) as held:
-    print(held, flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def held_by_another(path: Path, suffix: str = ".lock") -> Iterator[Program]:
-    """Have another process hold a lock."""
-    with Program(HOLDER, path, suffix) as holder:
-        assert holder.read() == "True"
-        yield holder
 
 
 def test_a_child_forked_under_the_lock_does_not_keep_it(tmp_path: Path) -> None:

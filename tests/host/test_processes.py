@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.host.others import MEMBER, held_by_another
 from tests.host.states import LINEAGE, at
-from tests.host.test_locks import held_by_another
 from tests.support.programs import Program, output_of
 from uwsgi_waffle.bus.fleet import Fleet, this_host
 from uwsgi_waffle.host import layout, processes
@@ -23,20 +23,6 @@ from uwsgi_waffle.values.snapshot import RefusedValue
 
 FIRST_WORD = layout.SLOTS_OFFSET // layout.WORD_BYTES
 REFUSAL = RefusedValue("SIZE", "last good value", "Input should be less than 5")
-
-#: Lists itself, and prints the processes that it finds for each line that it is sent.
-MEMBER = """
-import pathlib, sys
-from tests.host.states import at
-from uwsgi_waffle.host.records import HostSnapshot
-host = HostSnapshot(pathlib.Path(sys.argv[1]))
-host.register("worker", 3, 77, follows=True)
-host.slots.record(at(42))
-for line in sys.stdin:
-    if line == "verify\\n":
-        host.verify()
-    print(*(process.pid for process in host.slots.living()), flush=True)
-"""
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from tests.support import DATABASE_KINDS, DatabaseKind, RedisServer, UwsgiServer, fresh_database
+from tests.support.instance import BOOT
+from tests.support.places import ROOT
 from tests.support.release_0_1_0 import python_of_0_1_0
 from tests.support.soak import is_soak, times
-from tests.support.uwsgi_server import ROOT
-from tests.support.waffle_host import WITH_MULE
 from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS, wait_until
 
 APP = ROOT / "tests" / "apps" / "either_release.py"
@@ -36,7 +36,7 @@ class Host:
         directory.mkdir()
         shutil.copy(APP, directory)
         self.server = UwsgiServer(
-            {"processes": WORKERS, "module": "either_release:app", **WITH_MULE},
+            {"processes": WORKERS, "module": "either_release:app", **BOOT},
             arguments=["--disable-logging"],
         )
         self.server.python_path = directory
@@ -99,7 +99,7 @@ def pair(
         assert old.update(TOKEN=SECRET, HERE=1, THERE=1) == 1
         new = Host(directory / "new", environment, 0.5)
         stack.enter_context(new.server)
-        wait_until(lambda: redis.subscribers() == 2, SOON_SECONDS, "both hosts listen")
+        redis.wait_for_subscribers(2)
         yield old, new
 
 

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import PostgresqlServer, RedisServer, wait_until
+from tests.support import PostgresqlServer, RedisServer
 from tests.support.counting import CountingServer
+from tests.support.instance import BOOT, Instance
 from tests.support.soak import is_soak, times
-from tests.support.waffle_host import WaffleHost
-from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
 
 CHANGES = times(5, 10)
 WORKER_COUNTS = (2, 8, 32) if is_soak() else (2, 6)
@@ -32,26 +31,21 @@ def database() -> Iterator[CountingServer]:
 @contextlib.contextmanager
 def two_hosts(
     database: CountingServer, redis_server: RedisServer, workers: int
-) -> Iterator[list[WaffleHost]]:
+) -> Iterator[list[Instance]]:
     """Run two hosts with so many workers each."""
     name = f"with_{workers}"
     database.create_database(name)
-    made = [
-        WaffleHost(
-            {
+    with contextlib.ExitStack() as stack:
+        made = []
+        for host in HOSTS:
+            environment = {
                 "WAFFLE_DATABASE_URI": database.url_for(host, name),
                 "WAFFLE_REDIS_URL": redis_server.url,
-                "WAFFLE_POLL_SECONDS": str(NEVER_SECONDS),
                 "TEST_SETTINGS": "100",
-            },
-            workers=workers,
-        )
-        for host in HOSTS
-    ]
-    with contextlib.ExitStack() as stack:
-        for host in made:
-            stack.enter_context(host.server)
-        wait_until(lambda: redis_server.subscribers() == len(HOSTS), SOON_SECONDS, "both listen")
+            }
+            instance = Instance(BOOT, workers=workers, environment=environment)
+            made.append(stack.enter_context(instance))
+        redis_server.wait_for_subscribers(len(HOSTS))
         yield made
 
 
@@ -89,7 +83,7 @@ def test_a_change_of_100_settings_is_one_transaction_here_and_no_read_there(
     with two_hosts(database, redis_server, 4) as both:
         change_through_each(both, first=1, count=2)
         start = database.mark()
-        both[0].update({f"S{number:03}": 7 for number in range(100)})
+        both[0].update({f"S{number:03}": 7 for number in range(100)}, worker=1)
         both[1].wait_until_called_back(7)
         end = database.mark()
         assert not database.statements("there", start, end)
@@ -100,10 +94,10 @@ def test_a_change_of_100_settings_is_one_transaction_here_and_no_read_there(
         )
 
 
-def change_through_each(both: list[WaffleHost], *, first: int, count: int) -> None:
+def change_through_each(both: list[Instance], *, first: int, count: int) -> None:
     """Make changes through the first host's workers, each followed by every worker."""
     here, there = both
     for value in range(first, first + count):
-        here.update({"S000": value}, worker=value % min(here.workers, 2))
+        here.update({"S000": value}, worker=1 + value % 2)
         there.wait_until_called_back(value)
         here.wait_until_called_back(value)

@@ -127,7 +127,7 @@ def test_a_listener_that_ends_closes_its_connection(apps: Apps, own_redis: Redis
     there.state.environment.stop(SOON_SECONDS)
     assert not there.still_listens()
     assert there.listener == "absent"
-    wait_until(lambda: own_redis.subscribers() == 0, SOON_SECONDS, "the subscription is gone")
+    own_redis.wait_for_subscribers(0)
 
 
 # -- another content of the database --------------------------------------------------------------

@@ -15,9 +15,9 @@ from typing import cast
 import pytest
 
 from tests.support import free_port, require
+from tests.support.instance import Instance
 from tests.support.other_servers import Gunicorn
 from tests.support.waiting import NEVER_SECONDS
-from tests.uwsgi.instance import Instance
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.host.files import default_path
 

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import DATABASE_KINDS, DatabaseKind, RedisServer, fresh_database, wait_until
+from tests.support.instance import Instance, hosts
 from tests.support.soak import is_soak, times
-from tests.support.waffle_host import WaffleHost, hosts
-from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
 
 
 def environment(redis: RedisServer, database_uri: str, channel: str) -> dict[str, str]:
@@ -21,44 +20,38 @@ def environment(redis: RedisServer, database_uri: str, channel: str) -> dict[str
         "WAFFLE_DATABASE_URI": database_uri,
         "WAFFLE_REDIS_URL": redis.url,
         "WAFFLE_REDIS_CHANNEL": channel,
-        "WAFFLE_POLL_SECONDS": str(NEVER_SECONDS),
     }
 
 
-def wait_until_both_listen(redis: RedisServer, channel: str) -> None:
-    """Return when two hosts are subscribed."""
-    wait_until(lambda: redis.subscribers(channel) == 2, SOON_SECONDS, "both hosts listen")
-
-
 @pytest.fixture(scope="module", params=DATABASE_KINDS)
-def pair(request: pytest.FixtureRequest, shared_redis: RedisServer) -> Iterator[list[WaffleHost]]:
+def pair(request: pytest.FixtureRequest, shared_redis: RedisServer) -> Iterator[list[Instance]]:
     """Give two hosts on each kind of database."""
     kind: DatabaseKind = request.param
     with (
         fresh_database(kind) as database_uri,
         hosts(environment(shared_redis, database_uri, kind)) as both,
     ):
-        wait_until_both_listen(shared_redis, kind)
+        shared_redis.wait_for_subscribers(2, kind)
         yield both
 
 
-def test_the_other_hosts_idle_workers_call_back(pair: list[WaffleHost]) -> None:
+def test_the_other_hosts_idle_workers_call_back(pair: list[Instance]) -> None:
     """Each idle worker of the other host follows a change, without a request."""
     here, there = pair
     for value in range(1, times(8, 30) + 1):
-        done = here.update({"S000": value}, worker=value % here.workers)
+        done = here.update({"S000": value}, worker=1 + value % here.workers)
         assert done["announced"]
         there.wait_until_called_back(value)
         here.wait_until_called_back(value)
     assert there.revisions() == here.revisions() == {done["revision"]}
 
 
-def test_changes_made_on_both_hosts_in_turn_end_alike(pair: list[WaffleHost]) -> None:
+def test_changes_made_on_both_hosts_in_turn_end_alike(pair: list[Instance]) -> None:
     """Without a pause between them; every worker ends at the last one."""
     last = 100 + times(12, 40)
     for value in range(101, last + 1):
         writer = pair[value % 2]
-        done = writer.update({"S001": value}, worker=value % writer.workers)
+        done = writer.update({"S001": value}, worker=1 + value % writer.workers)
         assert writer.revisions() == {done["revision"]}
     for host in pair:
         host.wait_until_at(done["revision"])
@@ -72,7 +65,7 @@ def test_a_slow_callback_of_the_writer_does_not_delay_the_other_host(
     with fresh_database("sqlite") as database_uri:
         slow = {**environment(redis_server, database_uri, "slow"), "TEST_CALLBACK_SECONDS": "1"}
         with hosts(slow, workers=1) as both:
-            wait_until_both_listen(redis_server, "slow")
+            redis_server.wait_for_subscribers(2, "slow")
             for value in range(1, times(1, 3) + 1):
                 done = both[0].update({"S000": value})
                 called_back = both[1].wait_until_called_back(value)
@@ -97,7 +90,7 @@ def test_updates_while_redis_is_away_are_not_lost(own_redis: RedisServer) -> Non
             "WAFFLE_POLL_SECONDS": str(POLL_SECONDS),
         }
         with hosts(polling) as both:
-            wait_until_both_listen(own_redis, "away")
+            own_redis.wait_for_subscribers(2, "away")
             watch = _Watch(both)
             for _ in range(UPDATES // 4):
                 watch.update()
@@ -108,7 +101,7 @@ def test_updates_while_redis_is_away_are_not_lost(own_redis: RedisServer) -> Non
                 due = killed_at + AWAY_SECONDS * number / (UPDATES // 2)
                 wait_until(lambda: time.monotonic() >= due, AWAY_SECONDS, "it is time")  # noqa: B023
             own_redis.start()
-            wait_until_both_listen(own_redis, "away")
+            own_redis.wait_for_subscribers(2, "away")
             both[1].wait_until_serving(watch.last)
             for _ in range(UPDATES // 4):
                 both[1].wait_until_called_back(watch.update())
@@ -121,7 +114,7 @@ def test_updates_while_redis_is_away_are_not_lost(own_redis: RedisServer) -> Non
 class _Watch:
     """Updates through random workers, and how late the other host was with each."""
 
-    def __init__(self, both: list[WaffleHost]) -> None:
+    def __init__(self, both: list[Instance]) -> None:
         self._both = both
         self._returned_ns: dict[int, int] = {}
         self._random = random.Random(1)  # noqa: S311  so that a failure can be repeated
@@ -134,7 +127,7 @@ class _Watch:
     def update(self) -> int:
         """Make an update on the first host, see it on each worker there, and return its value."""
         here, value = self._both[0], self.last + 1
-        done = here.update({"S000": value}, worker=self._random.randrange(here.workers))
+        done = here.update({"S000": value}, worker=self._random.randint(1, here.workers))
         self._returned_ns[value] = done["returned_ns"]
         assert here.values() == {value}
         return value
@@ -143,8 +136,8 @@ class _Watch:
         """Return, for each update, how many seconds the slowest worker of the other host took."""
         there = self._both[1]
         assert there.values() == {self.last} == {UPDATES}
-        pids = there.server.worker_pids()
-        journal = {value: there.called_back(value) for value in self._returned_ns}
+        pids = there.worker_pids()
+        journal = {value: there.journal.called_back(value) for value in self._returned_ns}
         delays = []
         for value, returned_ns in self._returned_ns.items():
             # A worker calls back with this value, or with a later one that superseded it.

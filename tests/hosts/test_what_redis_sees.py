@@ -22,7 +22,7 @@ def test_redis_sees_no_secret_and_no_key(apps: Apps, redis_server: RedisServer) 
         overheard.psubscribe("*")
         for host in (here, there):
             host.listen()
-        wait_until(lambda: redis_server.subscribers() == 2, SOON_SECONDS, "both hosts listen")
+        redis_server.wait_for_subscribers(2)
         assert here.waffle.update({"NAME": VALUE}).announced
         wait_until(lambda: there.position.revision == 1, SOON_SECONDS, "the change arrives")
         seen: list[Any] = []

@@ -33,7 +33,7 @@ def processes(
     first = writer.state.store.peek()
     for process in made:
         wait_until(lambda one=process: one.position == first, SOON_SECONDS, "it serves")  # type: ignore[misc]
-    wait_until(lambda: redis_server.subscribers() == 1, SOON_SECONDS, "one is subscribed")
+    redis_server.wait_for_subscribers(1)
     wait_until(lambda: any(process.turns for process in made), SOON_SECONDS, "it has turned")
     monkeypatch.setattr(candidate, "STANDBY_SECONDS", NEVER_SECONDS)
     yield list(made)

@@ -1,44 +1,24 @@
-"""The listener on a Redis that works, whatever is published there."""
+"""The listener on a Redis that works: what it reads, whom it wakes, what shows that it lives."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.bus.test_announcements import IGNORED
 from tests.conftest import Apps
+from tests.listen.conftest import publish, signed
 from tests.support import RedisServer, wait_until
 from tests.support.listening import Host, messages
 from tests.support.statements import Statements, recording
 from tests.support.waiting import SOON_SECONDS
-from uwsgi_waffle.bus.announcements import Announcement
 from uwsgi_waffle.host.election import Election
 from uwsgi_waffle.listen import listener
-from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.snapshot import Record
-
-#: Far more than a flood may cost, and far less than one read for each message.
-HANDFUL = 10
-
-#: Publishes a message as fast as it can, until it is ended.
-FLOODER = """
-import sys
-import redis
-client = redis.Redis.from_url(sys.argv[1])
-while True:
-    pipeline = client.pipeline(transaction=False)
-    for _ in range(500):
-        pipeline.publish("waffleconf", sys.argv[2])
-    pipeline.execute()
-"""
 
 #: Listens, and while it waits has its snapshot file cut short.
 CUT_SHORT = """
@@ -70,40 +50,6 @@ assert cutter.turns == 3
 """
 
 
-def publish(server: RedisServer, *messages: str | bytes) -> None:
-    """Publish messages, and return when Redis has delivered them."""
-    with server.client() as client:
-        pipeline = client.pipeline(transaction=False)
-        for message in messages:
-            pipeline.publish("waffleconf", message)
-        pipeline.execute()
-
-
-@contextlib.contextmanager
-def flood(server: RedisServer, message: str) -> Iterator[None]:
-    """Have another process publish a message without a pause."""
-    flooder = subprocess.Popen([sys.executable, "-c", FLOODER, server.url, message])
-    try:
-        with server.client() as client, client.pubsub(ignore_subscribe_messages=True) as heard:
-            heard.subscribe("waffleconf")
-            wait_until(lambda: heard.get_message(timeout=0.1), SOON_SECONDS, "it floods")
-        yield
-        assert flooder.poll() is None
-    finally:
-        flooder.kill()
-        flooder.wait()
-
-
-def signed(host: Host, position: Position, namespace: str = "default") -> str:
-    """Return an announcement as a host of this database makes it."""
-    return Announcement(namespace, position).encode(host.state.host.keys)
-
-
-def forged(position: Position) -> str:
-    """Return an announcement with the signature of another database."""
-    return Announcement("default", position).encode(["f" * 64])
-
-
 def test_an_announcement_costs_one_statement_and_moves_the_host(
     here: Host, writer: Host, statements: Statements
 ) -> None:
@@ -132,88 +78,6 @@ def test_an_announcement_of_what_the_host_has_costs_no_statement(
     assert here.moves[-1] == record.position, "workers are woken all the same"
 
 
-def test_what_is_malformed_or_forged_costs_nothing_and_is_counted(
-    here: Host,
-    writer: Host,
-    statements: Statements,
-    redis_server: RedisServer,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    before, counted = here.state.host.position, here.state.host.ignored_count
-    publish(redis_server, *IGNORED.values())
-    wait_until(
-        lambda: here.state.host.ignored_count == counted + len(IGNORED), SOON_SECONDS, "all counted"
-    )
-    here.wait_for_turns()
-    assert statements == []
-    assert here.state.host.position == before
-    here.wait_until_at(writer.commit_and_announce())
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
-
-
-@pytest.mark.parametrize(
-    "kind", ["garbage", "forged", "another lineage", "another namespace", "old", "not committed"]
-)
-def test_ten_thousand_messages_cost_a_handful_of_statements(
-    kind: str, here: Host, writer: Host, statements: Statements, redis_server: RedisServer
-) -> None:
-    """And none of them moves the host anywhere but to SQL's present state."""
-    before = here.state.host.position
-    huge = replace(before, revision=2**62)
-    message = {
-        "garbage": "not ours",
-        "forged": forged(huge),
-        "another lineage": signed(here, replace(huge, lineage="00000000000000bb")),
-        "another namespace": signed(here, huge, "other"),
-        "old": signed(here, before),
-        "not committed": signed(here, huge),
-    }[kind]
-    began = time.monotonic()
-    publish(redis_server, *[message] * 10_000)
-    last = writer.commit()  # announced by no process
-    makes_it_look = kind in ("another lineage", "not committed")
-    if makes_it_look:
-        here.wait_until_at(last)
-    here.wait_for_turns(20)
-    # Reads that find nothing come ever later: so the longer, the more, but not by much.
-    most = HANDFUL + (time.monotonic() - began) / 2
-    assert len(statements) <= (most if makes_it_look else 0)
-    assert here.state.host.position == (last.position if makes_it_look else before)
-
-
-def test_of_a_burst_of_announcements_few_are_read_for(
-    here: Host, writer: Host, statements: Statements, redis_server: RedisServer
-) -> None:
-    """What was overtaken before the listener came to it is not read."""
-    records = [writer.commit() for _ in range(50)]
-    publish(redis_server, *[signed(writer, record.position) for record in records])
-    here.wait_until_at(records[-1])
-    here.wait_for_turns()
-    assert len(statements) <= HANDFUL
-
-
-@pytest.mark.parametrize("kind", ["garbage", "forged"])
-def test_a_change_during_a_hostile_flood_arrives_without_a_poll(
-    kind: str, here: Host, writer: Host, statements: Statements, redis_server: RedisServer
-) -> None:
-    position = replace(here.state.host.position, revision=2**62)
-    with flood(redis_server, "not ours" if kind == "garbage" else forged(position)):
-        for _ in range(3):
-            here.wait_until_at(writer.commit_and_announce())
-    assert len(statements) <= HANDFUL
-
-
-def test_a_flood_does_not_keep_it_from_polling(
-    apps: Apps, redis_server: RedisServer, writer: Host
-) -> None:
-    """Messages of another namespace are no reason to read, and yet nothing is missed."""
-    here = Host(apps, "here", redis_server, poll_seconds=0.5)
-    here.listen(redis_server)
-    with flood(redis_server, signed(writer, writer.state.store.peek(), "other")):
-        for _ in range(3):
-            here.wait_until_at(writer.commit())
-
-
 def test_several_listeners_of_a_host_read_once_for_a_change(
     apps: Apps,
     here: Host,
@@ -227,7 +91,7 @@ def test_several_listeners_of_a_host_read_once_for_a_change(
     every = [here, *(Host(apps, "here", redis_server) for _ in range(3))]
     for host in every[1:]:
         host.listen()
-    wait_until(lambda: redis_server.subscribers() == 4, SOON_SECONDS, "all listen")
+    redis_server.wait_for_subscribers(4)
     with contextlib.ExitStack() as stack:
         for host in every:
             host.wait_for_turns()
@@ -328,11 +192,9 @@ def test_a_listener_shows_that_it_lives_once_it_has_compared_with_sql(
     assert age < SOON_SECONDS
 
 
+@pytest.mark.usefixtures("quick_turns")
 def test_hosts_that_started_before_the_tables_were_made_know_each_other_after_it(
-    apps: Apps,
-    redis_server: RedisServer,
-    quick_turns: None,  # noqa: ARG001
-    caplog: pytest.LogCaptureFixture,
+    apps: Apps, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A migration may come after the first start. The log names the command until then."""
     config: dict[str, Any] = {"auto_create": False, "poll_seconds": 0.1}

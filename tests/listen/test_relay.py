@@ -56,7 +56,7 @@ def site(apps: Apps, own_redis: RedisServer) -> Iterator[Site]:
         made.commit(announced=False)
         for host in (made.here, made.there):
             host.listen()
-        wait_until(lambda: own_redis.subscribers() == 3, SOON_SECONDS, "both listen")
+        own_redis.wait_for_subscribers(3)
         for host in (made.here, made.there):
             host.wait_until_listener("live")
             host.wait_until_at(made.writer.state.store.peek())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.host.test_processes import MEMBER
+from tests.host.others import MEMBER
 from tests.support.listening import Host
 from tests.support.programs import Program
 from tests.support.waiting import NEVER_SECONDS

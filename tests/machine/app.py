@@ -1,4 +1,4 @@
-"""What the hosts serve: `tests.apps.elsewhere`, which says why it refuses an update."""
+"""What the hosts serve: `tests.apps.whole_numbers`, which says why it refuses an update."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from tests.apps.elsewhere import app, state, waffle
+from tests.apps.whole_numbers import app, state, waffle
 from tests.machine.ledger import LISTED_AT
 from uwsgi_waffle import WaffleError
 

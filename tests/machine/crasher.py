@@ -15,22 +15,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from flask import Flask
 
-import uwsgi_waffle
 from tests.support.lifecycle import Closed
+from tests.support.places import PACKAGE, ROOT
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle import WaffleConf
 
 __all__ = ["NAMES", "Crasher"]
 
 NAMES = ("FIRST", "SECOND", "THIRD")
-ROOT = Path(__file__).parents[2]
-PACKAGE = str(Path(uwsgi_waffle.__file__).parent) + os.sep
 
 
 class Crasher(Closed):

@@ -216,24 +216,11 @@ class Host:
 
     def update_by_writer(self) -> int | None:
         """Set all settings to a new number through the writer."""
-        return self._note_update(
-            lambda value: self.writer.ask(
-                within_seconds=self.request_seconds,
-                do="update",
-                values=dict.fromkeys(NAMES, value),
-            )
-        )
+        return self._note_update(self._update_by_writer)
 
     def update_by_killed_writer(self, steps: int) -> int | None:
         """Do so by the writer, killed after so many lines of `update`, if it takes as many."""
-        return self._note_update(
-            lambda value: self.writer.ask(
-                within_seconds=self.request_seconds,
-                do="update",
-                values=dict.fromkeys(NAMES, value),
-                kill_after=steps,
-            )
-        )
+        return self._note_update(lambda value: self._update_by_writer(value, kill_after=steps))
 
     def wait(self, revision: int, seconds: float = 2.0) -> bool | None:
         """Wait for a revision in the writer, judge a yes; ``None`` where there was no answer."""
@@ -268,6 +255,14 @@ class Host:
             raise OSError(message)
         found: dict[str, Any] = answer.json()
         return found
+
+    def _update_by_writer(self, value: int, **options: int) -> dict[str, Any]:
+        return self.writer.ask(
+            within_seconds=self.request_seconds,
+            do="update",
+            values=dict.fromkeys(NAMES, value),
+            **options,
+        )
 
     def _note_update(self, update: Callable[[int], dict[str, Any]]) -> int | None:
         value = self.ledger.attempt()

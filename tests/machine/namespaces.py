@@ -16,7 +16,7 @@ from tests.machine.hosts import Host, UwsgiHost
 from tests.machine.proxy import Way
 from tests.machine.world import World
 from tests.support.availability import find_program
-from tests.support.waffle_host import WITH_MULE
+from tests.support.instance import BOOT
 
 __all__ = ["HostBehindCable", "Namespace", "NotAllowed", "WorldOfNamespaces", "WorldWithCable"]
 
@@ -109,7 +109,7 @@ class HostBehindCable(UwsgiHost):
     def __init__(self, name: str, world: World, namespace: Namespace) -> None:
         """Choose the namespace; nothing runs yet."""
         self.namespace = namespace
-        options = {**WITH_MULE, "processes": 2}
+        options = {**BOOT, "processes": 2}
         address = namespace.our_address
         super().__init__(name, world, options, abilities="reload mule cable", address=address)
         self.server.quick = False  # the Python that would be forked is outside

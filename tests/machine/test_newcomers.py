@@ -83,7 +83,7 @@ def test_the_first_request_after_a_host_had_no_process_compares_with_sql(
         assert before.read() == "loaded"
         here.change(2)
         assert before.ask() == "2"
-        wait_until(lambda: redis_server.subscribers() == 2, SOON_SECONDS, "both hosts listen")
+        redis_server.wait_for_subscribers(2)
         with Program(*arguments) as newcomer:
             assert newcomer.read() == "loaded"
             before.send("end")

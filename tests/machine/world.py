@@ -25,10 +25,10 @@ from tests.machine.hosts import (
 from tests.machine.ledger import Ledger
 from tests.support import RedisServer
 from tests.support.databases import SERVERS
+from tests.support.instance import BOOT
 from tests.support.lifecycle import Started
 from tests.support.processes import LocalServer, is_alive
 from tests.support.uwsgi_server import Options
-from tests.support.waffle_host import WITH_MULE
 from tests.support.waiting import LOOK_SECONDS
 
 __all__ = ["World", "send"]
@@ -86,7 +86,7 @@ class World(Started):
             "cheaper-algo": "manual",
         }
         return [
-            UwsgiHost("mule", self, WITH_MULE, abilities="reload mule"),
+            UwsgiHost("mule", self, BOOT, abilities="reload mule"),
             UwsgiHost("elected", self, elected, abilities="reload chain cheaper"),
             GunicornHost("gunicorn", self),
         ]

@@ -14,18 +14,14 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import uwsgi_waffle
+from tests.support.places import PACKAGE, ROOT
 from tests.support.processes import START_SECONDS
 from tests.support.waiting import SOON_SECONDS
 
 __all__ = ["Writer", "WriterGone"]
-
-ROOT = Path(__file__).parents[2]
-PACKAGE = str(Path(uwsgi_waffle.__file__).parent) + os.sep
 
 
 class WriterGone(OSError):

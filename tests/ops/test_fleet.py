@@ -17,9 +17,9 @@ import pytest
 
 from tests.support import RedisServer, fresh_database, wait_until
 from tests.support.command_line import flask_waffle
+from tests.support.instance import BOOT, Instance
 from tests.support.quick_start import Finished
 from tests.support.soak import times
-from tests.support.waffle_host import WaffleHost
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.bus.reports import SILENT_SECONDS
 
@@ -34,13 +34,13 @@ ALL = f"{PROCESSES} of {PROCESSES} processes on {HOSTS} hosts"
 class Fleet:
     """Three hosts on one database and one Redis, which one of them reaches by a socket file."""
 
-    hosts: list[WaffleHost]
+    hosts: list[Instance]
     redis_server: RedisServer
     socket: Path
 
     def run(self, *arguments: str) -> Finished:
         """Run a command on the first host."""
-        return flask_waffle(self.hosts[0].server.environment, *arguments)
+        return flask_waffle(self.hosts[0].environment, *arguments)
 
     def status(self) -> dict[str, Any]:
         """Return what `status --json` shows."""
@@ -81,18 +81,16 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         redis_server = stack.enter_context(RedisServer(extra_options=["--unixsocket", str(socket)]))
         database_uri = stack.enter_context(fresh_database("postgresql"))
         urls = [redis_server.url] * (HOSTS - 1) + [f"unix://{socket}"]
-        hosts: list[WaffleHost] = []
+        hosts: list[Instance] = []
         for url in urls:
             environment = {
                 "WAFFLE_DATABASE_URI": database_uri,
                 "WAFFLE_REDIS_URL": url,
                 "WAFFLE_POLL_SECONDS": "1",
             }
-            host = WaffleHost(environment, workers=WORKERS)
-            host.server.quick = bool(hosts)  # the doctor reads the command line of the first
-            stack.callback(host.server.close)
-            host.server.start()
-            hosts.append(host)
+            host = Instance(BOOT, workers=WORKERS, environment=environment)
+            host.quick = bool(hosts)  # the doctor reads the command line of the first
+            hosts.append(stack.enter_context(host))
         made = Fleet(hosts, redis_server, socket)
         made.wait_until_all_are_known()
         yield made
@@ -109,7 +107,7 @@ def test_set_shows_that_every_process_of_every_host_serves_the_revision(fleet: F
     assert status["converged"]
     processes = [p for host in status["fleet"]["hosts"] for p in host["processes"]]
     assert Counter(p["role"] for p in processes) == {"worker": HOSTS * WORKERS, "mule": HOSTS}
-    pids = {pid for host in fleet.hosts for pid in host.server.worker_pids()}
+    pids = {pid for host in fleet.hosts for pid in host.worker_pids()}
     assert pids <= {p["pid"] for p in processes}
 
 
@@ -118,13 +116,13 @@ def test_status_has_a_line_for_each_process_at_80_columns(fleet: Fleet) -> None:
     lines = fleet.run("status").output.splitlines()
     assert max(map(len, lines)) <= 80
     for host in fleet.hosts:
-        for pid in [*host.server.worker_pids(), *host.server.mule_pids()]:
+        for pid in [*host.worker_pids(), *host.mule_pids()]:
             assert sum(bool(re.search(rf"pid {pid}\b", line)) for line in lines) == 1
 
 
 def test_a_stopped_worker_is_named_and_the_command_fails(fleet: Fleet) -> None:
     """With a worker of another host stopped, `set` names its pid and exits 1, in one line."""
-    pid = fleet.hosts[1].server.worker_pids()[2]
+    pid = fleet.hosts[1].worker_pids()[2]
     label = fleet.host_of(pid)["label"]
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -143,7 +141,7 @@ def test_a_stopped_worker_is_named_and_the_command_fails(fleet: Fleet) -> None:
 def test_a_host_cut_off_from_redis_is_named_until_it_is_back(fleet: Fleet) -> None:
     """With a host's Redis cut off, `set` names the host; once it is back, `wait` succeeds."""
     cut = fleet.hosts[-1]
-    found = fleet.host_of(cut.server.worker_pids()[0])
+    found = fleet.host_of(cut.worker_pids()[0])
     label = found["label"]
     # All three run on one machine, so they have the same name.
     assert label == f"{found['name']}#{found['id'][:6]}"
@@ -171,22 +169,17 @@ def test_a_host_cut_off_from_redis_is_named_until_it_is_back(fleet: Fleet) -> No
 
 def test_a_worker_that_died_is_not_waited_for(fleet: Fleet) -> None:
     """A killed worker leaves the fleet, its successor joins, and `set` is complete again."""
-    pid = fleet.hosts[2].server.worker_pids()[0]
+    pid = fleet.hosts[2].worker_pids()[0]
     os.kill(pid, signal.SIGKILL)
     wait_until(
-        lambda: (
-            pid not in fleet.hosts[2].server.worker_pids()
-            and len(fleet.hosts[2].server.worker_pids()) == WORKERS
-        ),
-        SOON_SECONDS,
-        "another worker takes its place",
+        lambda: fleet.hosts[2].has_successor(pid), SOON_SECONDS, "another worker takes its place"
     )
     done = fleet.run("set", "S000=4", "--timeout", str(SOON_SECONDS))
     assert done.status == 0, done.errors
     fleet.wait_until_all_are_known()
     pids = {p["pid"] for h in fleet.status()["fleet"]["hosts"] for p in h["processes"]}
     assert pid not in pids
-    assert set(fleet.hosts[2].server.worker_pids()) <= pids
+    assert set(fleet.hosts[2].worker_pids()) <= pids
 
 
 def test_a_command_does_not_count_as_a_process(fleet: Fleet) -> None:
@@ -199,5 +192,5 @@ def test_the_doctor_finds_nothing_wrong_and_has_looked_at_the_servers_ini(fleet:
     """In a healthy fleet nothing is wrong, the uWSGI of the host included."""
     done = fleet.run("doctor")
     assert done.status == 0, done.output
-    assert str(fleet.hosts[0].server.directory / "uwsgi.ini") in done.output
+    assert str(fleet.hosts[0].directory / "uwsgi.ini") in done.output
     assert "wrong" not in done.output

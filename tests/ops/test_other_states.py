@@ -57,10 +57,9 @@ def test_after_a_failover_to_a_replica_that_lagged_every_process_serves_sqls_sta
         assert (host.position, host.size) == (record.position, 777)
 
 
+@pytest.mark.usefixtures("quick_reports")
 def test_after_writes_on_two_primaries_every_process_serves_the_state_of_the_one_that_stays(
-    apps: Apps,
-    redis_server: RedisServer,
-    quick_reports: None,  # noqa: ARG001
+    apps: Apps, redis_server: RedisServer
 ) -> None:
     here = Host(apps, "here", redis_server, poll_seconds=0.2)
     here.commit(2)
@@ -120,11 +119,9 @@ def test_a_host_ahead_of_sql_is_named_until_sql_has_passed_it(
     assert (site.here.size, site.there.size) == (1, 1), "what the backup holds"
 
 
+@pytest.mark.usefixtures("quick_reports")
 def test_a_state_that_sql_has_lost_meanwhile_is_not_proved(
-    apps: Apps,
-    redis_server: RedisServer,
-    quick_reports: None,  # noqa: ARG001
-    monkeypatch: pytest.MonkeyPatch,
+    apps: Apps, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failover just after `wait` has asked SQL for its position."""
     here, there = (Host(apps, name, redis_server) for name in ("here", "there"))
@@ -144,10 +141,9 @@ def test_a_state_that_sql_has_lost_meanwhile_is_not_proved(
         here.waffle.wait(1, timeout=1.0)
 
 
+@pytest.mark.usefixtures("quick_reports")
 def test_a_host_that_is_still_at_the_database_before_is_named(
-    apps: Apps,
-    redis_server: RedisServer,
-    quick_reports: None,  # noqa: ARG001
+    apps: Apps, redis_server: RedisServer
 ) -> None:
     """It cannot read the announcement, and neither is it registered in the new database."""
     here, there = (Host(apps, name, redis_server) for name in ("here", "there"))

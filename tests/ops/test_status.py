@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conftest import Apps
-from tests.host.test_processes import MEMBER
+from tests.host.others import MEMBER
 from tests.ops.conftest import Site, codes, start
 from tests.support import RedisServer, wait_until
 from tests.support.listening import Host, messages
@@ -97,11 +97,8 @@ def test_a_database_that_does_not_answer_is_named(
     monkeypatch.undo()
 
 
-def test_a_listener_that_only_polls_is_named(
-    apps: Apps,
-    own_redis: RedisServer,
-    quick_reports: None,  # noqa: ARG001
-) -> None:
+@pytest.mark.usefixtures("quick_reports")
+def test_a_listener_that_only_polls_is_named(apps: Apps, own_redis: RedisServer) -> None:
     here = Host(apps, "here", own_redis, poll_seconds=0.2)
     start(here)
     here.wait_until_heard_by(own_redis)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import RedisServer
+from tests.support.places import ROOT
 
 #: What the children of both programs do: they follow, until their host is reported.
 CHILD = """
@@ -17,7 +18,7 @@ import multiprocessing, os, sys, time
 import redis
 
 def follow():
-    import tests.apps.elsewhere as site
+    import tests.apps.whole_numbers as site
     site.waffle.settings.S000
     with redis.Redis.from_url(os.environ["WAFFLE_REDIS_URL"]) as client:
         deadline = time.monotonic() + 30
@@ -36,11 +37,11 @@ if __name__ == "__main__":
 """
 
 #: The application is loaded before the fork, so the child follows before multiprocessing is ready.
-CHILD_OF_A_LOADED_PARENT = f"import tests.apps.elsewhere\n{CHILD_OF_MULTIPROCESSING}"
+CHILD_OF_A_LOADED_PARENT = f"import tests.apps.whole_numbers\n{CHILD_OF_MULTIPROCESSING}"
 
 #: As with Celery, whose children end without Python's own end.
 PARENT_OF_CHILDREN_THAT_EXIT_AT_ONCE = """
-import tests.apps.elsewhere
+import tests.apps.whole_numbers
 child = os.fork()
 if not child:
     follow()
@@ -78,7 +79,7 @@ def test_the_last_process_takes_its_host_back(
         text=True,
         env={
             **os.environ,
-            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PYTHONPATH": str(ROOT),
             "WAFFLE_MULTIPROC": "true",
             "WAFFLE_REDIS_URL": redis_server.url,
             "WAFFLE_DATABASE_URI": f"sqlite:///{tmp_path}/waffle.db",

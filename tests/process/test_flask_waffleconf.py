@@ -9,9 +9,13 @@ import pytest
 from flask import Flask
 
 from tests.conftest import Apps
-from uwsgi_waffle import ConfigError, WaffleConf
+from tests.support.waiting import NEVER_SECONDS
+from uwsgi_waffle import ConfigError, UnknownSetting, WaffleConf
 
-CONFS = {"SITENAME": {"desc": "Shown in the header", "default": "Waffle"}}
+CONFS: dict[str, dict[str, Any]] = {
+    "SITENAME": {"desc": "Shown in the header", "default": "Waffle"},
+    "SIZE": {"default": 1},
+}
 
 
 #: As code without annotations calls it; type checkers refuse each form.
@@ -35,13 +39,22 @@ def test_the_store_is_left_out(apps: Apps, form: str) -> None:
     apps.init(WaffleConf(), app)
 
 
-def test_the_state_of_the_extension_answers_as_before(apps: Apps) -> None:
-    app, waffle = apps(WAFFLE_CONFS=CONFS)
-    assert waffle.state is app.extensions["waffleconf"]
-    waffle.state.update_db({"SITENAME": "New"})
-    waffle.state.update_conf()
-    assert waffle.state.parse_conf() == {"SITENAME": "New"}
-    assert app.config["SITENAME"] == "New"
+def test_the_state_of_the_extension_has_the_three_methods(apps: Apps) -> None:
+    app, waffle = apps(WAFFLE_CONFS=CONFS, WAFFLE_POLL_SECONDS=NEVER_SECONDS)
+    state = waffle.state
+    assert state is app.extensions["waffleconf"]
+    assert state.parse_conf() == {"SITENAME": "Waffle", "SIZE": 1}
+    state.update_db({"SITENAME": "New"})
+    assert state.parse_conf(["SITENAME"]) == {"SITENAME": "New"}
+    assert app.config["SITENAME"] == waffle.settings.SITENAME == "New"
+    elsewhere, there = apps(WAFFLE_CONFS=CONFS, host="there", WAFFLE_POLL_SECONDS=NEVER_SECONDS)
+    assert there.settings.SITENAME == "New"
+    waffle.update({"SITENAME": "Newer"})
+    assert there.settings.SITENAME == "New"
+    there.state.update_conf()
+    assert there.settings.SITENAME == elsewhere.config["SITENAME"] == "Newer"
+    with pytest.raises(UnknownSetting):
+        state.parse_conf(["C"])
 
 
 @pytest.mark.parametrize("key", ["WAFFLE_WATCHTYPE", "WAFFLE_WATCHER_FILE"])

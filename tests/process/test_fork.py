@@ -162,7 +162,7 @@ LISTENER_AND_CHILD = """
 import os, sys, time
 os.environ.update(WAFFLE_MULTIPROC="true", WAFFLE_DATABASE_URI=f"sqlite:///{sys.argv[1]}/waffle.db",
     WAFFLE_SNAPSHOT_PATH=f"{sys.argv[1]}/snapshot", WAFFLE_REDIS_URL=sys.argv[2])
-from tests.apps.elsewhere import state, waffle
+from tests.apps.whole_numbers import state, waffle
 
 def listens():
     mine = [p for p in state.host.slots.living() if p.pid == os.getpid()]

@@ -1,4 +1,4 @@
-"""An application that is dropped takes all with it that its process held for it."""
+"""Several applications in a process: each has its settings, and takes all with it at its end."""
 
 from __future__ import annotations
 
@@ -7,14 +7,56 @@ import threading
 from pathlib import Path
 
 import pytest
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.test import Client
 
 from tests.conftest import Apps
 from tests.support import RedisServer, wait_until
 from tests.support.listening import CONFS
 from tests.support.soak import times
 from tests.support.waiting import SOON_SECONDS
-from uwsgi_waffle import WaffleConf
+from uwsgi_waffle import WaffleConf, WaffleError
 from uwsgi_waffle.process import parts
+
+
+def test_one_extension_serves_several_apps(apps: Apps) -> None:
+    waffle = WaffleConf()
+    with pytest.raises(WaffleError, match="init_app"):
+        _ = waffle.settings
+    both = [
+        apps.flask(host=name, WAFFLE_NAMESPACE=name, WAFFLE_CONFS=CONFS)
+        for name in ("first", "second")
+    ]
+
+    def read_both() -> str:
+        with both[1].app_context():
+            other = waffle.settings.SIZE
+        return f"{waffle.settings.SIZE} {other}"
+
+    for number, app in enumerate(both):
+        apps.init(waffle, app)
+        app.add_url_rule("/both", "both", read_both)
+        app.add_url_rule("/", "read", lambda: f"{waffle.settings.SIZE}")
+        with app.app_context():
+            waffle.update({"SIZE": number + 1})
+    with pytest.raises(WaffleError, match="several apps"):
+        _ = waffle.settings
+    assert [app.test_client().get("/").text for app in both] == ["1", "2"]
+    assert both[0].test_client().get("/both").text == "1 2"
+    with both[0].app_context(), waffle.override(SIZE=9):
+        assert [app.test_client().get("/").text for app in both] == ["9", "2"]
+
+
+def test_a_request_of_one_app_may_ask_another_app_of_the_process(apps: Apps) -> None:
+    (first_app, first), (second_app, second) = (
+        apps(host=name, WAFFLE_NAMESPACE=name, WAFFLE_CONFS=CONFS) for name in ("first", "second")
+    )
+    first.update({"SIZE": 1})
+    second.update({"SIZE": 2})
+    for app in (first_app, second_app):
+        app.add_url_rule("/", "read", lambda: f"{first.settings.SIZE} {second.settings.SIZE}")
+    mounted = Client(DispatcherMiddleware(first_app, {"/second": second_app}))
+    assert mounted.get("/").text == mounted.get("/second/").text == "1 2"
 
 
 def listeners() -> list[str]:
@@ -44,7 +86,7 @@ def test_applications_that_listened_leave_no_thread_descriptor_or_file(
 
     def wait_until_dropped() -> None:
         wait_until(lambda: not listeners(), SOON_SECONDS, "the listeners end")
-        wait_until(lambda: redis_server.subscribers() == 0, SOON_SECONDS, "they unsubscribe")
+        redis_server.wait_for_subscribers(0)
 
     use()
     wait_until_dropped()

@@ -10,14 +10,66 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, Response, stream_with_context
 
 from tests.conftest import Apps, state_of
-from tests.process.test_reads import Made, Settings, forbidden_io, made
+from tests.process.conftest import Made, Settings, forbidden_io
 from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
 from uwsgi_waffle import InvalidSetting, UnknownSetting, WaffleConf
 
-__all__ = ["made"]
+
+def test_an_override_holds_in_its_context_only_and_is_stored_nowhere(made: Made) -> None:
+    app, waffle = made
+    app.add_url_rule("/", "read", lambda: f"{waffle.settings.A} {waffle.settings.B}")
+    elsewhere: list[int] = []
+    with waffle.override(A=5):
+        with waffle.override(B=6):
+            assert app.test_client().get("/").text == "5 6"
+            thread = threading.Thread(target=lambda: elsewhere.append(waffle.settings.A))
+            thread.start()
+            thread.join()
+        assert (waffle.settings.A, waffle.settings.B, waffle.revision) == (5, 0, 0)
+        assert app.config["A"] == 0
+        waffle.update({"B": 9})
+        assert app.test_client().get("/").text == "5 9"
+    assert (elsewhere, waffle.settings.A) == ([0], 0)
+    assert [change.name for change in waffle.history()] == ["B"]
+
+
+def test_an_override_within_a_request_ends_with_its_block(made: Made) -> None:
+    app, waffle = made
+
+    @app.get("/")
+    def view() -> str:
+        with waffle.override(A=5):
+            inside = waffle.settings.A
+        return f"{inside} {waffle.settings.A}"
+
+    @app.get("/async")
+    async def async_view() -> str:
+        return view()
+
+    @app.get("/streamed")
+    def streamed_view() -> Response:
+        def parts() -> Iterator[str]:
+            with waffle.override(A=5):
+                yield f"{waffle.settings.A} "
+            yield f"{waffle.settings.A}"
+
+        return Response(stream_with_context(parts()))
+
+    client = app.test_client()
+    assert {client.get(path).text for path in ("/", "/async", "/streamed")} == {"5 0"}
+
+
+def test_an_override_holds_in_the_context_that_a_test_client_keeps(made: Made) -> None:
+    app, waffle = made
+    app.add_url_rule("/", "read", lambda: f"{waffle.settings.A}")
+    with app.test_client() as client:
+        assert client.get("/").text == "0"
+        with waffle.override(A=5):
+            assert waffle.settings.A == 5
+        assert waffle.settings.A == 0
 
 
 def test_a_decorated_function_sees_the_override_each_time(made: Made) -> None:
@@ -188,6 +240,8 @@ def test_a_refused_override_leaves_those_around_it(made: Made) -> None:
     _, waffle = made
     with waffle.override(A=5):
         with pytest.raises(InvalidSetting), waffle.override(B="many"):
+            pass
+        with pytest.raises(UnknownSetting), waffle.override(C=1):
             pass
         assert (waffle.settings.A, waffle.settings.B) == (5, 0)
     assert waffle.settings.A == 0

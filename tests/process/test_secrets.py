@@ -13,6 +13,7 @@ from cryptography.fernet import Fernet
 from pydantic import Field, SecretStr, field_validator
 
 from tests.conftest import Apps, execute, state_of
+from tests.support.pickles import Bomb
 from uwsgi_waffle import ConfigError, InvalidSetting, StoreUnavailable, WaffleError, WaffleSettings
 
 #: A text that occurs nowhere else, so that where it occurs it was shown.
@@ -217,16 +218,6 @@ def test_keys_without_cryptography_are_an_error_that_names_what_to_install(
     with pytest.raises(ConfigError, match=r"pip install uwsgi-waffle\[encryption\]"):
         apps(Settings, WAFFLE_ENCRYPTION_KEYS=["x"])
     assert apps(Settings, host="there")[1].settings.SITENAME == "Waffle"
-
-
-class Bomb:
-    """An object that makes a directory when its pickle is loaded."""
-
-    def __init__(self, proof: Path) -> None:
-        self._proof = proof
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return Path.mkdir, (self._proof,)  # type: ignore[return-value]
 
 
 def test_no_value_is_ever_unpickled(apps: Apps, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import Apps, state_of
-from tests.host.test_locks import held_by_another
+from tests.host.others import held_by_another
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.host import layout
 from uwsgi_waffle.host.locks import LOCK_SECONDS

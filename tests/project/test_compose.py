@@ -15,10 +15,9 @@ import yaml
 
 from tests.support import RedisServer, UwsgiServer, fresh_database, wait_until
 from tests.support.command_line import flask_environment
+from tests.support.places import ROOT
 from tests.support.programs import PROGRAM_SECONDS, output_of_command
 from tests.support.quick_start import run
-from tests.support.uwsgi_server import ROOT
-from tests.support.waiting import SOON_SECONDS
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -44,7 +43,7 @@ def _web_hosts(tmp_path: Path) -> Iterator[list[UwsgiServer]]:
         hosts = [web_host(SERVICES[name], places) for name in WEB_HOSTS]
         for host in hosts:
             stack.enter_context(host)
-        wait_until(lambda: redis.subscribers() == len(hosts), SOON_SECONDS, "all listen")
+        redis.wait_for_subscribers(len(hosts))
         yield hosts
 
 

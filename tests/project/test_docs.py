@@ -9,12 +9,11 @@ import click
 import pytest
 
 import uwsgi_waffle
-from tests.support.uwsgi_server import ROOT
+from tests.support.places import PAGES, ROOT
 from uwsgi_waffle.cli import cli
 from uwsgi_waffle.config import Config
 
 DOCS = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = sorted(cli.commands)
 
 

@@ -20,10 +20,9 @@ import pytest
 
 from tests.support import quick_start
 from tests.support.command_line import flask_environment
+from tests.support.places import PAGES
 from tests.support.quick_start import Finished
-from tests.support.uwsgi_server import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WALKTHROUGH = "walkthrough.md"
 BLOCK = re.compile(
     r"(?:<!--[ ]setup\n(?P<setup>.*?)-->\s*)?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
-from tests.support.uwsgi_server import ROOT
+from tests.support.places import ROOT
 
 TEXT = (ROOT / "docs" / "security.md").read_text()
 TESTS = sorted(set(re.findall(r"`(tests/\S+\.py::\w+)`", TEXT)))

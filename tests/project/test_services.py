@@ -22,9 +22,10 @@ import pytest
 from tests.project.test_two_applications import blocks
 from tests.support import RedisServer, free_port, request, require_program, wait_until
 from tests.support.command_line import flask_environment
+from tests.support.places import ROOT
 from tests.support.processes import START_SECONDS, ServerProcess
 from tests.support.programs import output_of_command
-from tests.support.uwsgi_server import ROOT, uwsgi_command
+from tests.support.uwsgi_server import uwsgi_command
 from tests.support.waiting import SOON_SECONDS
 
 CONFIGS = ROOT / "uwsgi_configs"

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import RedisServer, UwsgiServer, free_port, in_ci, request, wait_until
+from tests.support.places import ROOT
 from tests.support.processes import ServerProcess
-from tests.support.uwsgi_server import ROOT
 from tests.support.waiting import SOON_SECONDS
 
 CONFIGS = ROOT / "uwsgi_configs"
@@ -71,7 +71,7 @@ def test_a_configuration_works_as_it_is_without_redis_and_with_it(name: str) -> 
         assert site_names(server) == {"Changed"}
         change(server, "Changed again")
         with redis:
-            wait_until(lambda: redis.subscribers() == 1, SOON_SECONDS, "the listener listens")
+            redis.wait_for_subscribers(1)
             change(server, "Changed with Redis")
             assert redis.subscribers() == 1
             use_pages(server)
@@ -162,7 +162,7 @@ def test_make_run_is_all_that_a_fresh_clone_needs(
 
     try:
         assert wait_until(answer, MAKE_SECONDS, "make run serves")[1] == "Waffle"
-        wait_until(lambda: redis_server.subscribers() == 1, SOON_SECONDS, "the listener listens")
+        redis_server.wait_for_subscribers(1)
         log = log_path.read_text()
         assert f"The demo is at http://127.0.0.1:{port}/" in log
         started = log[log.index("Starting http://") :].replace(

@@ -15,9 +15,9 @@ import pytest
 
 from tests.support import RedisServer, UwsgiServer, request, wait_until
 from tests.support.command_line import flask_environment
+from tests.support.places import ROOT
 from tests.support.programs import output_of_command
 
-ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What is another text in each run, and what stands for it.
 VARYING = {

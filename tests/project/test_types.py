@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uwsgi_waffle
 from tests.support import require
-from tests.support.uwsgi_server import ROOT
+from tests.support.places import ROOT
 
 
 def test_every_public_name_is_typed_in_full() -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import RedisServer, free_port, request, wait_until
+from tests.support.places import ROOT
 from tests.support.processes import START_SECONDS, ServerProcess
 from tests.support.soak import is_soak
-from tests.support.uwsgi_server import ROOT
 
 PAGE = (ROOT / "docs" / "walkthrough.md").read_text()
 PORT = "8080"

@@ -15,6 +15,8 @@ from tests.support.soak import is_soak
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.sql.store import Store
 
+CONFS = {"SITENAME": {"default": "Waffle"}, "SIZE": {"default": 1}}
+
 #: Makes a store for a namespace, as another process would.
 MakeStore = Callable[[], Store]
 

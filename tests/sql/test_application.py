@@ -16,11 +16,11 @@ from flask_sqlalchemy import SQLAlchemy
 
 from tests.apps import shop
 from tests.conftest import execute, state_of
+from tests.sql.conftest import CONFS
 from tests.support import DATABASE_KINDS, DatabaseKind, fresh_database
 from uwsgi_waffle import ConfigError, StoreUnavailable, WaffleConf
 from uwsgi_waffle.sql.schema import metadata
 
-CONFS = {"SITENAME": {"default": "Waffle"}, "SIZE": {"default": 1}}
 TABLES = set(metadata.tables)
 
 MakeApp = Callable[..., Flask]

@@ -14,13 +14,13 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conftest import Apps, execute, state_of
+from tests.sql.conftest import CONFS
 from tests.support import fresh_database, require
 from tests.support.availability import require_program
 from tests.support.processes import LocalServer
 from uwsgi_waffle import StoreUnavailable
 from uwsgi_waffle.sql.database import Database
 
-CONFS = {"SITENAME": {"default": "Waffle"}, "SIZE": {"default": 1}}
 NOBODY = 65534
 
 

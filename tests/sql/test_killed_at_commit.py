@@ -15,7 +15,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conftest import Apps, state_of
-from tests.sql.test_store_faults import CONFS, CUT, CuttingProxy
+from tests.sql.conftest import CONFS
+from tests.sql.test_store_faults import CUT, CuttingProxy
 from tests.support import fresh_database
 from tests.support.soak import times
 from uwsgi_waffle import StoreUnavailable

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conftest import Apps, state_of
+from tests.sql.conftest import CONFS
 from tests.sql.test_store_faults import CuttingProxy
 from tests.sql.writer import Settings, hold_lock, writers
 from tests.support.databases import SERVERS
@@ -25,7 +26,6 @@ from tests.support.waiting import SOON_SECONDS, wait_until
 from uwsgi_waffle import StoreUnavailable
 from uwsgi_waffle.sql import database, limits
 
-CONFS = {"SITENAME": {"default": "Waffle"}, "SIZE": {"default": 1}}
 TOUCH = "UPDATE waffle_namespace SET pruned = pruned"
 
 

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conftest import Apps, execute, state_of
-from tests.sql.conftest import MakeStore, stores_for
+from tests.sql.conftest import CONFS, MakeStore, stores_for
 from tests.support import DATABASE_KINDS, DatabaseKind, fresh_database
 from tests.support.soak import times
 from uwsgi_waffle import StoreUnavailable
@@ -23,7 +23,6 @@ from uwsgi_waffle.values.snapshot import Record
 
 T = TypeVar("T")
 
-CONFS = {"SITENAME": {"default": "Waffle"}, "SIZE": {"default": 1}}
 LINEAGE = "0123456789abcdef"
 
 #: The tables of release 0.1.0, and two rows of them.

@@ -15,11 +15,9 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conftest import Apps, state_of
+from tests.sql.conftest import CONFS
 from tests.support.processes import free_port
 from uwsgi_waffle import StoreUnavailable
-
-CONFS = {"SITENAME": {"default": "Waffle"}, "SIZE": {"default": 1}}
-
 
 #: How to find the other connections to a database, and how to end one.
 CUT = {

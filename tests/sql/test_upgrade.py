@@ -9,7 +9,8 @@ import pytest
 from flask import Flask
 
 from tests.conftest import Apps, execute
-from tests.sql.test_namespace import CONFS, LINEAGE, OLD_DATABASE, old_change
+from tests.sql.conftest import CONFS
+from tests.sql.test_namespace import LINEAGE, OLD_DATABASE, old_change
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle import WaffleConf
 from uwsgi_waffle.config import Config

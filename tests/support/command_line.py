@@ -12,10 +12,10 @@ from pathlib import Path
 
 from flask import Flask
 
+from tests.support.places import ROOT
 from tests.support.quick_start import Finished, run
 from uwsgi_waffle.cli import cli
 
-ROOT = Path(__file__).parents[2]
 #: A command that has not ended by then does not do so any more.
 COMMAND_SECONDS = 60.0
 
@@ -43,7 +43,7 @@ def flask_environment(environment: Mapping[str, str]) -> dict[str, str]:
 def flask_waffle(
     environment: Mapping[str, str],
     *arguments: str,
-    app: str = "tests.apps.elsewhere:app",
+    app: str = "tests.apps.whole_numbers:app",
     typed: str = "",
 ) -> Finished:
     """Run a command to its end, *typed* on its standard input."""

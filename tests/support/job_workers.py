@@ -1,4 +1,4 @@
-"""Celery and RQ as real processes, whose jobs read the settings of `tests.apps.elsewhere`."""
+"""Celery and RQ as real processes, whose jobs read the settings of `tests.apps.whole_numbers`."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class Host:
     def wait_until_heard_by(self, server: RedisServer) -> None:
         """Return when a server has the one subscription of the listener, which has read SQL."""
         self.wait_until_listener("live")
-        wait_until(lambda: server.subscribers() == 1, SOON_SECONDS, "one connection is subscribed")
+        server.wait_for_subscribers(1)
 
     def wait_for_turns(self, count: int = 2) -> None:
         """Return when the listener has turned so many times more."""

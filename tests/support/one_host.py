@@ -50,6 +50,6 @@ class Site:
         self.writer.update({"S000": value})
 
         def all_called_back() -> bool:
-            return pids <= self.servers[0].called_back(value)
+            return pids <= self.servers[0].journal.pids(value)
 
         wait_until(all_called_back, SOON_SECONDS, f"idle processes call back with {value}")

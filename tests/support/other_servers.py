@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -12,11 +11,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tests.support.http import request
+from tests.support.journal import Journal
+from tests.support.places import ROOT
 from tests.support.processes import LocalServer
 from tests.support.waiting import SOON_SECONDS, wait_until
 
-ROOT = Path(__file__).parents[2]
-APP = "tests.apps.elsewhere"
+APP = "tests.apps.whole_numbers"
 
 #: How long a request is held, so that the next one finds this worker busy and goes to another.
 HOLD_SECONDS = 0.02
@@ -40,17 +40,17 @@ class WebServer(LocalServer):
         self.quick = True
         self.workers = workers
         self.start_seconds = max(self.start_seconds, workers * WORKER_START_SECONDS)
-        self.journal_path = self.directory / "journal"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("WAFFLE_")}
         self.environment = {
             **inherited,
             "PYTHONPATH": str(ROOT),
-            "TEST_JOURNAL": str(self.journal_path),
+            "TEST_JOURNAL": str(self.directory / "journal"),
             "WAFFLE_MULTIPROC": "true",
             "WAFFLE_DATABASE_URI": f"sqlite:///{self.directory}/waffle.db",
             "WAFFLE_SNAPSHOT_PATH": str(self.directory / "snapshot"),
             **environment,
         }
+        self.journal = Journal(Path(self.environment["TEST_JOURNAL"]))
 
     def program(self) -> list[str]:
         """Return the arguments of Python."""
@@ -99,13 +99,6 @@ class WebServer(LocalServer):
         assert answer.status == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
-
-    def called_back(self, value: int) -> set[int]:
-        """Return the pids of the processes that called back with a value."""
-        if not self.journal_path.exists():
-            return set()
-        entries = map(json.loads, self.journal_path.read_text().splitlines())
-        return {entry["pid"] for entry in entries if entry["value"] == value}
 
 
 class Gunicorn(WebServer):

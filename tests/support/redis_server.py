@@ -13,6 +13,7 @@ import redis
 from tests.support.availability import require_program
 from tests.support.certificates import write_certificates
 from tests.support.processes import LocalServer
+from tests.support.waiting import SOON_SECONDS, wait_until
 
 
 class RedisServer(LocalServer):
@@ -89,3 +90,9 @@ class RedisServer(LocalServer):
         with self.client() as client:
             counts = dict(client.pubsub_numsub(channel))
         return int(counts[channel.encode()])
+
+    def wait_for_subscribers(self, count: int, channel: str = "waffleconf") -> None:
+        """Return when so many connections listen to *channel*."""
+        wait_until(
+            lambda: self.subscribers(channel) == count, SOON_SECONDS, f"{count} listen to Redis"
+        )

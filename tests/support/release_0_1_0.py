@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.places import ROOT
 from tests.support.soak import is_soak
-from tests.support.uwsgi_server import ROOT
 
 __all__ = ["python_of_0_1_0", "source_of_0_1_0"]
 

@@ -18,6 +18,7 @@ from typing import Any
 from tests.support.availability import require
 from tests.support.http import Response, request
 from tests.support.lifecycle import Started
+from tests.support.places import ROOT
 from tests.support.processes import (
     START_SECONDS,
     STOP_SECONDS,
@@ -27,8 +28,6 @@ from tests.support.processes import (
 )
 from tests.support.soak import is_soak
 from tests.support.waiting import wait_until
-
-ROOT = Path(__file__).parents[2]
 
 #: "spawned uWSGI mule 1 (pid: 4711)". The stats know workers and spoolers, but no mules.
 MULE_LINE = re.compile(r"spawned uWSGI mule (\d+) \(pid: (\d+)\)")

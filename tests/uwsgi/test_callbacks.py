@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import RedisServer, wait_until
+from tests.support.instance import BOOT, ELECTED, LAZY, Instance, assert_serves
 from tests.support.uwsgi_server import Options
 from tests.support.waiting import SOON_SECONDS
-from tests.uwsgi.instance import BOOT, ELECTED, LAZY, Instance, assert_serves
 from uwsgi_waffle.host.records import HostSnapshot
 
 #: A callback that never returns when a setting takes this value.
@@ -42,7 +42,7 @@ def instance(request: pytest.FixtureRequest, shared_redis: RedisServer) -> Itera
         running.wait_for_subscriptions()
         before = running.worker_pids()
         running.follow_elsewhere(FIRST, LEAVE, INTERRUPT, HANG_IN_CALLBACK)
-        assert running.count_in_log("on_change.'SECOND'. failed at revision") == 4
+        assert running.count_in_log("on_change.'S001'. failed at revision") == 4
         assert running.worker_pids() == before
         yield running
 
@@ -75,7 +75,7 @@ def test_the_workers_serve_and_follow_and_no_harakiri_ends_them(instance: Instan
 
 def test_the_list_of_processes_shows_the_callback(instance: Instance) -> None:
     calling = instance.read(1, "/state")["calling"]
-    shown = {pid for pid, what in calling.items() if what == "on_change('SECOND')"}
+    shown = {pid for pid, what in calling.items() if what == "on_change('S001')"}
     assert shown == {str(pid) for pid in instance.worker_pids()}
 
 
@@ -86,7 +86,7 @@ def test_a_successor_is_called_with_what_its_memory_was_made_with(instance: Inst
     instance.wait_for_successor(killed)
     successor = instance.worker_pids()[0]
     assert_serves(instance.read(1), HANG_IN_CALLBACK)
-    steps = [(old, new) for pid, old, new in instance.journal() if pid == successor]
+    steps = [(one.old, one.new) for one in instance.journal.entries() if one.pid == successor]
     is_lazy = instance.read(1, "/state")["loaded_in"] == successor
     assert steps == ([] if is_lazy else [(0, HANG_IN_CALLBACK)])
     assert_whole(instance, instance.worker_pids())

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests.support import RedisServer
+from tests.support.instance import BOOT, ELECTED, LAZY, Instance, assert_serves
 from tests.support.uwsgi_server import Options
-from tests.uwsgi.instance import BOOT, ELECTED, LAZY, Instance, assert_serves
 
 THREADS: Options = {"threads": 4}
 GEVENT: Options = {"gevent": 20}
@@ -94,7 +94,7 @@ def test_every_worker_serves_each_update_at_once(instance: Instance) -> None:
 
 def test_idle_workers_call_back_after_an_update_by_a_worker(instance: Instance) -> None:
     """Without a request, each worker runs its callbacks with the last value."""
-    instance.wait_until_called_back(instance.update())
+    instance.wait_until_called_back(instance.set_all())
 
 
 def test_idle_workers_call_back_after_an_update_on_another_host(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support.uwsgi_server import ROOT, Options
-from tests.uwsgi.instance import BOOT, ELECTED, LAZY, Instance
+from tests.support.instance import BOOT, ELECTED, LAZY, Instance
+from tests.support.places import ROOT
+from tests.support.uwsgi_server import Options
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support import RedisServer
+from tests.support.instance import BOOT, LAZY, Instance
 from tests.support.uwsgi_server import Options
-from tests.uwsgi.instance import BOOT, LAZY, Instance
 
 HOOKED: Options = {"module": "tests.apps.hooked:app"}
 #: Loads the decorators in the master, before boot.

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import RedisServer, require_program
+from tests.support.instance import BOOT, LAZY, NAMES, Instance
 from tests.support.soak import times
 from tests.support.uwsgi_server import Options
-from tests.uwsgi.instance import BOOT, LAZY, NAMES, Instance
 
 UPDATES = times(30, 1000)
 
@@ -54,7 +54,7 @@ def count_reads(instance: Instance) -> Counter[str]:
     """Make updates, and return what reads on every worker found after each of them."""
     found: Counter[str] = Counter(stale=0, mixed=0)
     for _ in range(UPDATES):
-        value = instance.update()
+        value = instance.set_all()
         for answer in instance.read_each():
             served = [answer[how][name] for how in ("values", "config") for name in NAMES]
             found["reads"] += 1

@@ -7,24 +7,24 @@ from typing import Any
 import pytest
 
 from tests.support import RedisServer
+from tests.support.instance import BOOT, LAZY, NAMES, Instance, assert_serves
 from tests.support.uwsgi_server import Options
-from tests.uwsgi.instance import BOOT, LAZY, NAMES, Instance, assert_serves
 
 MOUNTS: Options = {
     "module": None,
     "manage-script-name": True,
-    "mount": ["/one=tests.apps.under_uwsgi:app", "/two=tests.apps.second_mount:app"],
+    "mount": ["/one=tests.apps.whole_numbers:app", "/two=tests.apps.second_mount:app"],
 }
 SINGLE: Options = {"single-interpreter": True}
 #: Both applications, for a mule that inherits none.
 BOTH: Options = {
-    "waffle-app": "tests.apps.under_uwsgi:app tests.apps.under_uwsgi:create_app('second')"
+    "waffle-app": "tests.apps.whole_numbers:app tests.apps.whole_numbers:create_app('second')"
 }
 
 
 def update(instance: Instance, mount: str, value: int) -> None:
     """Set all settings of one application through a worker."""
-    answer = instance.post(f"/{mount}/update", value)
+    answer = instance.post(f"/{mount}/update", dict.fromkeys(NAMES, value))
     assert answer.status == 200, answer.text
 
 
@@ -59,7 +59,7 @@ def test_in_an_interpreter_each_the_first_application_serves_and_the_fix_is_logg
     mode: Options, redis_server: RedisServer
 ) -> None:
     """PyO3 modules refuse a second interpreter: one line has the fix; the first mount is right."""
-    first: Options = {"waffle-app": "tests.apps.under_uwsgi:app"}
+    first: Options = {"waffle-app": "tests.apps.whole_numbers:app"}
     with Instance(
         BOOT, MOUNTS, mode, first, workers=2, redis=redis_server, ready_path="/one/"
     ) as instance:

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support import RedisServer, wait_until
+from tests.support.instance import BOOT, LAZY, Instance
 from tests.support.processes import STOP_SECONDS, is_alive
 from tests.support.uwsgi_server import Options
 from tests.support.waiting import SOON_SECONDS
-from tests.uwsgi.instance import BOOT, LAZY, Instance
 
 FRAGILE: Options = {"module": "tests.apps.fragile:app"}
 #: A validator that hangs in the mule for an hour when a setting takes this value.
@@ -125,9 +125,9 @@ def test_a_mule_that_waits_for_an_app_does_not_hold_up_the_end(redis_server: Red
 def test_a_callback_that_calls_exit_ends_no_process(redis_server: RedisServer) -> None:
     """SystemExit in a signal handler would end the worker; it is logged, and all processes live."""
     with Instance(BOOT, workers=2, redis=redis_server) as instance:
-        instance.wait_until_called_back(instance.update())
+        instance.wait_until_called_back(instance.set_all())
         before = instance.worker_pids(), instance.mule_pids()
         instance.follow_elsewhere(LEAVE, 10)
         assert (instance.worker_pids(), instance.mule_pids()) == before
         # Twice, by the two workers: no callback of the application runs in the mule.
-        assert instance.count_in_log("on_change.'SECOND'. failed at revision") == 2
+        assert instance.count_in_log("on_change.'S001'. failed at revision") == 2

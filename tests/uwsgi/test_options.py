@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import RedisServer, wait_until
-from tests.support.uwsgi_server import ROOT, Options
+from tests.support.instance import BOOT, ELECTED, LAZY, Instance
+from tests.support.places import ROOT
+from tests.support.uwsgi_server import Options
 from tests.support.waiting import SOON_SECONDS
-from tests.uwsgi.instance import BOOT, ELECTED, LAZY, Instance
 
 APPS = ROOT / "tests" / "apps"
 FILE_MULE: Options = {"mule": APPS / "waffle_mule.py"}
@@ -60,7 +61,7 @@ def test_a_mule_does_not_listen_where_no_process_should(
     """It logs that once; workers of the instance are still woken, and requests right."""
     with Instance(BOOT, workers=2, redis=redis_server, environment=config) as instance:
         instance.wait_for_log("the mule listens for no application")
-        instance.wait_until_called_back(instance.update())
+        instance.wait_until_called_back(instance.set_all())
         assert instance.subscriptions == 0
         instance.assert_right()
 
@@ -128,15 +129,15 @@ def test_a_spooler_and_a_foreign_mule_are_left_to_their_work(redis_server: Redis
 
 
 APPLICATIONS: dict[str, tuple[Options, ...]] = {
-    "module-and-callable": ({"module": "tests.apps.under_uwsgi", "callable": "app"},),
-    "module-alone": ({"module": "tests.apps.under_uwsgi"},),
-    "factory": ({"module": "tests.apps.under_uwsgi:create_app()"},),
-    "wsgi-file": ({"module": None, "wsgi-file": APPS / "under_uwsgi.py"},),
-    "mount": ({"module": None, "mount": "/=tests.apps.under_uwsgi:app"},),
+    "module-and-callable": ({"module": "tests.apps.whole_numbers", "callable": "app"},),
+    "module-alone": ({"module": "tests.apps.whole_numbers"},),
+    "factory": ({"module": "tests.apps.whole_numbers:create_app()"},),
+    "wsgi-file": ({"module": None, "wsgi-file": APPS / "whole_numbers.py"},),
+    "mount": ({"module": None, "mount": "/=tests.apps.whole_numbers:app"},),
     "waffle-app": (
-        {"module": "tests.apps.hooked:app", "waffle-app": "tests.apps.under_uwsgi:app"},
+        {"module": "tests.apps.hooked:app", "waffle-app": "tests.apps.whole_numbers:app"},
     ),
-    "waffle-app-factory": ({"waffle-app": "tests.apps.under_uwsgi:create_app()"},),
+    "waffle-app-factory": ({"waffle-app": "tests.apps.whole_numbers:create_app()"},),
 }
 
 

@@ -5,40 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
 
 from tests.support import RedisServer, wait_until
+from tests.support.instance import BOOT, ELECTED, LAZY, NAMES, Instance
 from tests.support.waiting import SOON_SECONDS
-from tests.uwsgi.instance import BOOT, ELECTED, LAZY, NAMES, Instance
-from uwsgi_waffle import NotConverged, WaffleConf
+from uwsgi_waffle import NotConverged
 
 MODES = pytest.mark.parametrize(
     "options", [BOOT, {**BOOT, **LAZY}, ELECTED], ids=["mule", "lazy-mule", "worker"]
 )
 
 
-@contextlib.contextmanager
-def operator(instance: Instance) -> Iterator[WaffleConf[Any]]:
-    """Give the extension as a command on the instance's host sees it."""
-    app = Flask("operator")
-    keys = [key for key in instance.environment if key.startswith("WAFFLE_")]
-    app.config.update({key: instance.environment[key] for key in keys})
-    app.config["WAFFLE_CONFS"] = {name: {"default": 0} for name in NAMES}
-    waffle: WaffleConf[Any] = WaffleConf(app)
-    try:
-        yield waffle
-    finally:
-        app.extensions["waffleconf"].store.database.close()
-
-
 @MODES
 def test_every_worker_is_counted(options: dict[str, Any], redis_server: RedisServer) -> None:
-    with Instance(options, redis=redis_server) as instance, operator(instance) as waffle:
+    with Instance(options, redis=redis_server) as instance, instance.operator() as waffle:
         revision = waffle.update(dict.fromkeys(NAMES, 7)).revision
         fleet = waffle.wait(revision, SOON_SECONDS)
         mules = len(instance.mule_pids())
@@ -49,27 +33,18 @@ def test_every_worker_is_counted(options: dict[str, Any], redis_server: RedisSer
 def test_an_idle_respawned_worker_is_at_the_present_revision_and_has_called_back(
     options: dict[str, Any], redis_server: RedisServer
 ) -> None:
-    with Instance(options, redis=redis_server) as instance, operator(instance) as waffle:
+    with Instance(options, redis=redis_server) as instance, instance.operator() as waffle:
         revision = waffle.update(dict.fromkeys(NAMES, 7)).revision
         waffle.wait(revision, SOON_SECONDS)
         before = instance.worker_pids()
         os.kill(before[0], signal.SIGKILL)
-        wait_until(
-            lambda: (
-                before[0] not in instance.worker_pids()
-                and len(instance.worker_pids()) == instance.workers
-            ),
-            SOON_SECONDS,
-            "the killed worker has a successor",
-        )
+        wait_until(lambda: instance.has_successor(before[0]), SOON_SECONDS, "it has a successor")
         # No request reaches it, and yet:
         fleet = waffle.wait(revision, SOON_SECONDS)
         assert fleet.applied == fleet.total
         successor = (set(instance.worker_pids()) - set(before)).pop()
         if "lazy-apps" not in options:  # there it has loaded the values with the application
-            wait_until(
-                lambda: successor in instance.called_back(7), SOON_SECONDS, "it has called back"
-            )
+            wait_until(lambda: successor in instance.journal.pids(7), SOON_SECONDS, "its callback")
 
 
 def test_workers_that_cannot_load_the_application_are_named(
@@ -80,7 +55,7 @@ def test_workers_that_cannot_load_the_application_are_named(
     options = {**BOOT, **LAZY}
     with (
         Instance(options, redis=redis_server, environment=environment) as instance,
-        operator(instance) as waffle,
+        instance.operator() as waffle,
     ):
         revision = waffle.update(dict.fromkeys(NAMES, 7)).revision
         waffle.wait(revision, SOON_SECONDS)
@@ -108,9 +83,9 @@ def test_workers_that_cannot_load_the_application_are_named(
 def test_a_child_that_runs_another_program_is_not_waited_for(
     options: dict[str, Any], redis_server: RedisServer
 ) -> None:
-    with Instance(options, redis=redis_server) as instance, operator(instance) as waffle:
+    with Instance(options, redis=redis_server) as instance, instance.operator() as waffle:
         for worker in range(1, instance.workers + 1):
-            assert instance.post("/child", None, port=instance.ports[worker]).status == 200
+            assert instance.post("/child", worker=worker).status == 200
         revision = waffle.update(dict.fromkeys(NAMES, 8)).revision
         fleet = waffle.wait(revision, SOON_SECONDS)
         assert fleet.total == instance.workers + len(instance.mule_pids())

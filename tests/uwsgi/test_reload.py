@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support import RedisServer, wait_until
+from tests.support.instance import BOOT, ELECTED, LAZY, Instance, assert_serves
 from tests.support.processes import STOP_SECONDS, is_alive
 from tests.support.soak import times
 from tests.support.uwsgi_server import Options
 from tests.support.waiting import SOON_SECONDS
-from tests.uwsgi.instance import BOOT, ELECTED, LAZY, Instance, assert_serves
 
 MODES: dict[str, tuple[Options, ...]] = {
     "mule": (BOOT,),
@@ -75,19 +75,19 @@ def reload_workers(instance: Instance, how: Callable[[], None]) -> None:
 
 def test_sighup_keeps_the_values_and_every_process_follows_again(instance: Instance) -> None:
     """The master starts anew under its old pid: signal, hook and mule are set up again."""
-    value = instance.update()
+    value = instance.set_all()
     instance.reload()
-    assert [answer["values"]["FIRST"] for answer in instance.read_each()] == [value] * 3
+    assert instance.values() == {value}
     assert_whole(instance)
 
 
 def test_chain_reload_keeps_the_values_and_every_process_follows(instance: Instance) -> None:
     """Workers are replaced one by one; master and mule, with the signal, stay."""
-    value = instance.update()
+    value = instance.set_all()
     mules = instance.mule_pids()
     reload_workers(instance, lambda: instance.fifo("c"))
     assert instance.mule_pids() == mules
-    assert [answer["values"]["FIRST"] for answer in instance.read_each()] == [value] * 3
+    assert instance.values() == {value}
     assert_whole(instance)
 
 
@@ -95,7 +95,7 @@ def test_a_killed_worker_has_a_successor_that_is_right(instance: Instance) -> No
     """Kill -9, an update while it is gone, and the successor has it with its first request."""
     before = instance.worker_pids()
     os.kill(before[1], signal.SIGKILL)
-    value = instance.update(worker=1)
+    value = instance.set_all(worker=1)
     instance.wait_for_successor(before[1])
     assert_serves(instance.read(2), value)
     assert_whole(instance)
@@ -182,7 +182,7 @@ def test_max_requests_respawns_are_right(redis_server: RedisServer) -> None:
         pids = set()
         rounds = times(13, 25)
         for _ in range(rounds):
-            value = instance.update()
+            value = instance.set_all()
             for answer in instance.read_each():
                 pids.add(answer["pid"])
                 assert_serves(answer, value)
@@ -197,9 +197,9 @@ def test_touch_workers_reload_is_right(redis_server: RedisServer) -> None:
     touched = instance.directory / "touched"
     touched.touch()
     with instance:
-        value = instance.update()
+        value = instance.set_all()
         reload_workers(instance, lambda: os.utime(touched, (time.time() + 5, time.time() + 5)))
-        assert [answer["values"]["FIRST"] for answer in instance.read_each()] == [value] * 2
+        assert instance.values() == {value}
         assert_whole(instance)
 
 

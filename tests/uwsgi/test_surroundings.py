@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.support import RedisServer, require, wait_until
+from tests.support.instance import BOOT, Instance, assert_serves
+from tests.support.places import ROOT
 from tests.support.processes import START_SECONDS, ServerProcess
-from tests.support.uwsgi_server import ROOT, uwsgi_command
+from tests.support.uwsgi_server import uwsgi_command
 from tests.support.waiting import SOON_SECONDS
-from tests.uwsgi.instance import BOOT, Instance, assert_serves
 
 #: Hands over a listening socket as systemd does, and becomes the program.
 ACTIVATE = """
@@ -80,7 +81,7 @@ def server(shared_redis: RedisServer) -> Iterator[Activated]:
 
 def jobs(server: Instance) -> list[str]:
     """Return what the jobs have written: their names, and what the process serves."""
-    path = Path(f"{server.journal_path}.jobs")
+    path = Path(f"{server.journal.path}.jobs")
     return path.read_text().splitlines() if path.exists() else []
 
 
@@ -89,12 +90,12 @@ def test_timers_and_cron_jobs_run_beside_our_signal_and_see_each_change(
 ) -> None:
     server.follow_elsewhere(11)
     server.assert_right(3)
-    value = server.update(12)
+    value = server.set_all(12)
     wait_until(lambda: f"timer {value}" in jobs(server), SOON_SECONDS, "the timer ran")
     wait_until(
         lambda: any(line.startswith("cron ") for line in jobs(server)), SOON_SECONDS, "cron ran"
     )
-    wait_until(Path(f"{server.journal_path}.cron").exists, SOON_SECONDS, "cron ran its command")
+    wait_until(Path(f"{server.journal.path}.cron").exists, SOON_SECONDS, "cron ran its command")
 
 
 HOOKS = ("exec-asap", "exec-as-root", "exec-as-user", "exec-pre-app", "exec-post-app")
@@ -103,7 +104,7 @@ MORE_HOOKS = ("hook-as-user", "hook-post-fork", "hook-accepting")
 
 def test_commands_and_hooks_run_and_every_process_follows(server: Activated) -> None:
     for hook in (*HOOKS, *MORE_HOOKS):
-        path = Path(f"{server.journal_path}.{hook}")
+        path = Path(f"{server.journal.path}.{hook}")
         wait_until(path.exists, SOON_SECONDS, f"{hook} ran")
     server.follow_elsewhere(21)
     server.assert_right(3)
@@ -113,7 +114,7 @@ def test_a_socket_of_systemd_serves_each_change_also_after_a_reload(
     server: Activated,
 ) -> None:
     server.assert_right(3)
-    value = server.update(31)
+    value = server.set_all(31)
     server.reload()
     assert server.count_in_log("SystemD socket activation detected") == 1
     assert_serves(server.read(), value)
@@ -214,19 +215,19 @@ def test_an_emperor_of_two_applications_keeps_them_apart(
         for vassal in (one, other):
             wait_until(partial(serves, vassal), START_SECONDS, "a vassal serves")
         one.wait_for_subscriptions(2)
-        one.update(1)
-        other.update(2)
+        one.set_all(1)
+        other.set_all(2)
         with one.elsewhere() as update:
             update(3)
         one.wait_until_called_back(3, lambda: [one.read()["pid"]])
-        assert [vassal.read()["values"]["FIRST"] for vassal in (one, other)] == [3, 2]
+        assert (one.values(), other.values()) == ({3}, {2})
         before = one.read()["pid"]
         one.write(vassals, one.directory.name)
         wait_until(
             lambda: serves(one) and one.read()["pid"] != before, START_SECONDS, "it is reloaded"
         )
         one.wait_for_subscriptions(2)
-        assert [vassal.read()["values"]["FIRST"] for vassal in (one, other)] == [3, 2]
+        assert (one.values(), other.values()) == ({3}, {2})
         for vassal in (one, other):
             assert vassal.count_in_log("Traceback|SIGSEGV|DAMN") == 0
     except BaseException:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import RedisServer, wait_until
+from tests.support.instance import BOOT, ELECTED, LAZY, Instance, assert_serves
 from tests.support.uwsgi_server import Options
 from tests.support.waiting import SOON_SECONDS
-from tests.uwsgi.instance import BOOT, ELECTED, LAZY, Instance, assert_serves
 from uwsgi_waffle.host.records import HostSnapshot
 
 FLOOD: Options = {"module": "tests.apps.flood:app"}
@@ -27,7 +27,7 @@ def test_t4_thunder_lock_with_threads_serves_no_stale_value() -> None:
     with Instance(BOOT, THUNDER, workers=3, separate=False) as instance:
         with ThreadPoolExecutor(16) as pool:
             for _ in range(20):
-                value = instance.update()
+                value = instance.set_all()
                 for answer in pool.map(lambda _: instance.read(), range(16)):
                     assert_serves(answer, value)
         assert instance.count_in_log("thunder-lock with threads.*Remove thunder-lock") == 1
@@ -36,10 +36,10 @@ def test_t4_thunder_lock_with_threads_serves_no_stale_value() -> None:
 def test_t5_a_long_request_keeps_its_snapshot_and_the_next_one_is_right() -> None:
     """No handler runs in a busy worker: the request sees one revision, the next one the newest."""
     with Instance(BOOT, workers=2) as instance, ThreadPoolExecutor(1) as pool:
-        old = instance.update(worker=1)
+        old = instance.set_all(worker=1)
         held = pool.submit(instance.read, 2, "/?hold=1.5")
         wait_until(lambda: busy_workers(instance) == [2], SOON_SECONDS, "worker 2 is busy")
-        new = instance.update(worker=1)
+        new = instance.set_all(worker=1)
         assert_serves(instance.read(1), new)
         answer = held.result()
         assert answer["values"] == answer["again"] == dict.fromkeys(answer["values"], old)
@@ -49,10 +49,10 @@ def test_t5_a_long_request_keeps_its_snapshot_and_the_next_one_is_right() -> Non
 def test_t5_threads_run_handlers_beside_requests_that_keep_their_snapshot() -> None:
     """Another core of the busy worker takes the change: callbacks run, the request sees nothing."""
     with Instance(BOOT, {"threads": 2}, workers=2) as instance, ThreadPoolExecutor(1) as pool:
-        old = instance.update(worker=1)
+        old = instance.set_all(worker=1)
         held = pool.submit(instance.read, 2, "/?hold=1.5")
         wait_until(lambda: busy_workers(instance) == [2], SOON_SECONDS, "worker 2 is busy")
-        new = instance.update(worker=1)
+        new = instance.set_all(worker=1)
         instance.wait_until_called_back(new)
         assert not held.done()
         answer = held.result()
@@ -73,9 +73,9 @@ def test_t6_a_signal_that_uwsgi_drops_costs_nothing_but_time() -> None:
     with Instance(BOOT, FLOOD, workers=2) as instance, ThreadPoolExecutor(1) as pool:
         held = pool.submit(instance.read, 2, "/?hold=4")
         wait_until(lambda: busy_workers(instance) == [2], SOON_SECONDS, "worker 2 is busy")
-        instance.post("/signals", 2000, port=instance.ports[1])
+        instance.post("/signals", 2000, worker=1)
         instance.wait_for_log("SIGNAL QUEUE IS FULL")
-        value = instance.update(worker=1)
+        value = instance.set_all(worker=1)
         held.result()
         assert_serves(instance.read(2), value)
         instance.wait_until_called_back(value)
@@ -88,7 +88,7 @@ def test_t7_workers_that_rest_get_no_signals(redis_server: RedisServer) -> None:
     with Instance(BOOT, cheaper, workers=4, redis=redis_server, separate=False) as instance:
         assert len(instance.worker_pids()) == 1
         for _ in range(400):
-            value = instance.update()
+            value = instance.set_all()
         assert instance.count_in_log("SIGNAL QUEUE IS FULL|could not deliver") == 0
         woken: set[int] = set()
 
@@ -126,7 +126,7 @@ def test_t7_suspended_workers_are_right_when_they_resume(redis_server: RedisServ
             SOON_SECONDS,
             "the mule has raised the signal",
         )
-        assert instance.called_back(value) == set()
+        assert not instance.journal.pids(value)
         instance.process.send(signal.SIGTSTP)
         wait_until(lambda: worker_states(instance) == {"idle"}, SOON_SECONDS, "the workers resume")
         for answer in instance.read_each():
@@ -152,7 +152,7 @@ def test_t8_no_handler_dies_with_its_worker(redis_server: RedisServer) -> None:
         for _ in range(3):
             before = instance.worker_pids()
             os.kill(before[0], signal.SIGKILL)
-            instance.update(worker=2)  # its signal may find a worker that has loaded nothing
+            instance.set_all(worker=2)  # its signal may find a worker that has loaded nothing
             instance.wait_for_successor(before[0])
-            instance.wait_until_called_back(instance.update(worker=2))
+            instance.wait_until_called_back(instance.set_all(worker=2))
         assert instance.count_in_log("egmentation|error managing signal") == 0

@@ -7,22 +7,20 @@ import multiprocessing
 import os
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
+from tests.bench.fleet.counters import ConnectionCount, Cpu
 from tests.bench.fleet.receivers import receive
 from tests.bench.fleet.simulator import Assignment, Figures, play
 from tests.bench.table import quantile
 from tests.conftest import Apps, state_of
 from tests.support import RedisServer, wait_until
-from tests.support.waffle_host import WaffleHost, hosts
+from tests.support.instance import NAMES, Instance, hosts
 from uwsgi_waffle import NotConverged
 
 __all__ = ["CPU_HEADER", "HEADER", "RESTART_HEADER", "Size", "measure"]
@@ -35,7 +33,6 @@ RESTART_SECONDS = 12.0
 AWAY_SECONDS = 0.5
 #: Bare subscriptions from which on two processes hold them.
 ONE_RECEIVER = 100
-NAMES = [f"S{number:03}" for number in range(20)]
 CONFS = {name: {"default": 0} for name in NAMES}
 
 HEADER = (
@@ -64,57 +61,6 @@ class Size:
     restart_peak: int = 0
     restart_seconds: float = 0.0
     restart_connections: int = 0
-
-
-class Cpu:
-    """How busy this machine was, by /proc/stat, and two kinds of processes on it."""
-
-    def __init__(self, cpu_seconds: Callable[[], float], redis: Callable[[], float]) -> None:
-        self._simulator, self._redis = cpu_seconds, redis
-        self._before = self._now()
-
-    def _now(self) -> tuple[float, ...]:
-        fields = [int(n) for n in Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
-        idle = fields[3] + fields[4]
-        return sum(fields), sum(fields) - idle, self._simulator(), self._redis()
-
-    def shares(self) -> list[str]:
-        """Return the shares of all CPU time: busy, the simulator's, Redis's."""
-        everything, busy, simulator, redis = (
-            now - before for now, before in zip(self._now(), self._before, strict=True)
-        )
-        ticks = os.sysconf("SC_CLK_TCK")
-        shares = (busy / everything, simulator * ticks / everything, redis * ticks / everything)
-        return [f"{share:.0%}" for share in shares]
-
-
-class ConnectionCount:
-    """The most connections to SQL at a time, looked at again and again on one of its own."""
-
-    def __init__(self, url: str) -> None:
-        self._engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self.most = 0
-
-    @contextlib.contextmanager
-    def counting(self) -> Iterator[ConnectionCount]:
-        """Count from entry to exit."""
-        self._thread.start()
-        try:
-            yield self
-        finally:
-            self._stop.set()
-            self._thread.join()
-
-    def _look(self) -> None:
-        count = sa.text(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
-        )
-        with self._engine.connect() as connection:
-            while not self._stop.wait(0.05):
-                self.most = max(self.most, connection.execute(count).scalar_one())
 
 
 class Players:
@@ -161,7 +107,7 @@ class Fleet:
     database_uri: str
     redis_server: RedisServer
     played: Players
-    real: list[WaffleHost]
+    real: list[Instance]
     waffle: Any
     value: int = 0
     committed_ns: int = 0
@@ -223,10 +169,10 @@ def _fleet(config: dict[str, Any], count: int, real: int, processes: int) -> Ite
         config = config | {"WAFFLE_REDIS_URL": redis_server.url, "WAFFLE_MULTIPROC": True}
         app, waffle = apps(host="operator", WAFFLE_CONFS=CONFS, WAFFLE_LISTENER="none", **config)
         waffle.update({NAMES[0]: -1})
-        environment = {k: str(v) for k, v in config.items()} | {"TEST_SETTINGS": str(len(NAMES))}
-        made: list[WaffleHost] = []
+        environment = {k: str(v) for k, v in config.items()}
+        made: list[Instance] = []
         if real:
-            made = stack.enter_context(hosts(environment, real, workers=4))
+            made = stack.enter_context(hosts(environment, count=real))
         parts = [range(n, count - real, processes) for n in range(processes)]
         played = directory / "played"
         played.mkdir(mode=0o700)
