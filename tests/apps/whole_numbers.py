@@ -8,7 +8,6 @@ does not load while the file `TEST_BROKEN` exists.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import time
@@ -18,6 +17,7 @@ from typing import Annotated, Any
 from flask import Flask, Response, current_app, jsonify, request
 from pydantic import AfterValidator
 
+from tests.apps.notes import keep_journal
 from uwsgi_waffle import WaffleConf
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.values.snapshot import Record
@@ -84,21 +84,6 @@ def note_commits(of: State) -> None:
         return record
 
     of.store.write = write_and_note  # type: ignore[method-assign]
-
-
-def keep_journal(old: int, new: int) -> None:
-    """Write down from which value to which this process was called back, and when."""
-    journal = os.environ.get("TEST_JOURNAL")
-    if journal is None:
-        return
-    entry = {"pid": os.getpid(), "old": old, "new": new, "at_ns": time.monotonic_ns()}
-    # One write at the end of the file: those of other processes cannot come in between.
-    descriptor = os.open(Path(journal), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, f"{json.dumps(entry)}\n".encode())
-    finally:
-        os.close(descriptor)
-    time.sleep(float(os.environ.get("TEST_CALLBACK_SECONDS", "0")))
 
 
 def hang_in_mule(value: int) -> int:

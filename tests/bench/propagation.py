@@ -11,13 +11,14 @@ monotonic clock is the same for both.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import random
 import sys
 from collections.abc import Iterator
 from typing import cast
 
 from tests.bench import floors
-from tests.bench.table import print_table, quantile, ratios, summary
+from tests.bench.table import print_table, ratios, summary
 from tests.support import DatabaseKind, RedisServer, fresh_database, wait_until
 from tests.support.instance import Instance, hosts
 from tests.support.uwsgi_server import Options
@@ -28,13 +29,19 @@ TURN_CHANGES = 10
 LARGE_WORKERS = 32
 LARGE_CHANGES = 60
 SOON_SECONDS = 20.0
-#: What the ancestor took here at 32 workers and 100 settings.
-ANCESTOR_MS = {"sqlite": 437.0, "postgresql": 1667.0}
+#: Flask-WaffleConf 0.3.1 listens in each worker, and takes long for each change.
+ANCESTOR: Options = {
+    "shared-import": None,
+    "mule": None,
+    "lazy-apps": True,
+    "enable-threads": True,
+}
+ANCESTOR_CHANGES = 15
 
 
 def main() -> None:
     """Print a table for each database that is named."""
-    for kind in sys.argv[1:] or list(ANCESTOR_MS):
+    for kind in sys.argv[1:] or ("sqlite", "postgresql"):
         with RedisServer() as redis_server:
             rows = [*floors.parts(cast("DatabaseKind", kind), redis_server)]
             rows += _two_hosts(cast("DatabaseKind", kind), redis_server)
@@ -76,11 +83,22 @@ def _large(kind: DatabaseKind, redis_server: RedisServer) -> Iterator[list[str]]
     chain = floors.chain(kind, redis_server, workers=32, rows=100, changes=LARGE_CHANGES)
     yield ["the bare chain, 32 workers, 100 rows", *summary(chain)]
     with pair(kind, redis_server, workers=LARGE_WORKERS, settings=100) as both:
-        for name, late in zip(("same", "other"), change(both, LARGE_CHANGES), strict=True):
-            times = ANCESTOR_MS[kind] / quantile(late, 0.5)
-            label = f"32 workers, 100 settings, {name} host (ancestor / ours: {times:.0f})"
-            yield [label, *summary(late)]
-            yield ["- in bare chains", *ratios(late, chain)]
+        ours = change(both, LARGE_CHANGES)
+    ancestors = _ancestors(kind, redis_server)
+    for name, late, ancestor in zip(("same", "other"), ours, ancestors, strict=True):
+        yield [f"32 workers, 100 settings, {name} host", *summary(late)]
+        yield ["- in bare chains", *ratios(late, chain)]
+        if ancestor:
+            yield ["- the same with Flask-WaffleConf 0.3.1", *summary(ancestor)]
+            yield ["- which takes so many times as long", *ratios(ancestor, late)]
+
+
+def _ancestors(kind: DatabaseKind, redis_server: RedisServer) -> tuple[list[float], list[float]]:
+    """Measure what this package replaces, if it is installed."""
+    if importlib.util.find_spec("flask_waffleconf") is None:
+        return [], []
+    with pair(kind, redis_server, workers=LARGE_WORKERS, settings=100, app="ancestor") as both:
+        return change(both, ANCESTOR_CHANGES)
 
 
 @contextlib.contextmanager
@@ -95,14 +113,20 @@ def pair(
     """Run two hosts that never poll."""
     with fresh_database(kind) as database_uri:
         environment = {
+            "TEST_LOCK": f"{redis_server.directory}/lock",
+            "TEST_REDIS_PORT": str(redis_server.port),
             "WAFFLE_DATABASE_URI": database_uri,
             "WAFFLE_REDIS_URL": redis_server.url,
             "WAFFLE_REDIS_CHANNEL": app,
             "TEST_SETTINGS": str(settings),
         }
-        module: Options = {"module": f"tests.apps.{app}:app"}
-        with hosts(environment, module, workers=workers) as both:
-            wait_until(lambda: redis_server.subscribers(app) == 2, SOON_SECONDS, "both listen")
+        is_ancestor = app == "ancestor"
+        options: Options = {"module": f"tests.apps.{app}:app", **(ANCESTOR if is_ancestor else {})}
+        listeners = 2 * workers if is_ancestor else 2
+        with hosts(environment, options, workers=workers) as both:
+            wait_until(
+                lambda: redis_server.subscribers(app) == listeners, SOON_SECONDS, "all listen"
+            )
             yield both
 
 
