@@ -92,9 +92,9 @@ applications: $(VENV)/.dev ## Fetch applications by others, and test them with t
 	$(BIN)/python tests/applications/fetch.py
 	$(BIN)/python -m pytest tests/applications
 
-bench: provision ## Measure, and print the tables that docs/performance.md explains
+bench: provision ## Measure, and write the tables and plots of docs/performance.md
 	@$(MAKE) --no-print-directory VENV=$(VENV)-bench $(VENV)-bench/.bench
-	for name in reads peers start catch_up updates propagation looks beside_updates; do \
+	for name in reads peers start catch_up updates propagation budget looks beside_updates report; do \
 		UWSGI=$(abspath $(VENV)-bench)/bin/uwsgi $(VENV)-bench/bin/python -m tests.bench.$$name || exit 1; \
 	done
 

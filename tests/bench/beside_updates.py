@@ -70,7 +70,7 @@ def main() -> None:
         f"{RATE:g} requests/s; load of the machine: {load}"
     )
     header = ("updates", "requests", "p50 ms", "p99 ms", "max ms", "p99 / none", "by round")
-    print_table(header, rows)
+    print_table("beside updates", header, rows)
 
 
 @contextlib.contextmanager

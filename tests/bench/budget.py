@@ -41,8 +41,8 @@ def main() -> None:
             rows: list[list[str]] = []
             for name, host, noted in zip(("same", "other"), both, notes, strict=True):
                 rows += _rows(name, set(host.worker_pids()), noted, commits)
-        print(f"\n{kind}")  # noqa: T201
-        print_table(("milliseconds after the commit", "first p50", "last p50", "last p99"), rows)
+        header = ("milliseconds after the commit", "first p50", "last p50", "last p99")
+        print_table(f"budget {kind}", header, rows)
 
 
 def _rows(

@@ -37,7 +37,7 @@ VALUES = (7, "seven", False, 7.5)
 def main() -> None:
     """Print a line for each number of settings."""
     rows = [_measure(count) for count in SIZES]
-    print_table(("settings", "json.loads, µs", "catch-up, µs", "ratio"), rows)
+    print_table("catch-up", ("settings", "json.loads, µs", "catch-up, µs", "ratio"), rows)
 
 
 def _measure(count: int) -> list[str]:

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from tests.bench.table import summary
 from tests.support import DatabaseKind, RedisServer, UwsgiServer, fresh_database, wait_until
 from tests.support.places import ROOT
+from tests.support.uwsgi_server import Options
 
 CHANGES = 300
 SOON_SECONDS = 20.0
@@ -104,31 +106,39 @@ def _last_of_each(journal: Path, first: str) -> list[float]:
 
 
 def chain(
-    kind: DatabaseKind, redis_server: RedisServer, *, workers: int, rows: int, changes: int
-) -> list[float]:
-    """Move changes by the least that can, which is :mod:`tests.apps.bare_chain`."""
-    app = ROOT / "tests" / "apps" / "bare_chain.py"
-    server = UwsgiServer({"processes": workers, "module": "tests.apps.bare_chain:app", "mule": app})
-    journal, memory = server.directory / "journal", server.directory / "memory"
-    with memory.open("wb") as file:
-        file.truncate(1 << 20)
+    kind: DatabaseKind, redis_server: RedisServer, *, workers: int, rows: int, hosts: int = 1
+) -> list[list[float]]:
+    """Move changes by the least that can, which is :mod:`tests.apps.bare_chain`.
+
+    :return: for each host, how late its last worker was at each change
+    """
+    app = Path(__file__).parents[1] / "apps" / "bare_chain.py"
+    options: Options = {"processes": workers, "module": "tests.apps.bare_chain:app", "mule": app}
+    servers = [UwsgiServer(options) for _ in range(hosts)]
+    journals = [server.directory / "journal" for server in servers]
     change = sa.update(FLOOR).where(FLOOR.c.n == "0")
-    with _rows(kind, rows) as engine, redis_server.client() as client:
-        server.environment = {
-            "TEST_JOURNAL": str(journal),
-            "TEST_MAP": str(memory),
-            "TEST_REDIS": redis_server.url,
-            "TEST_DATABASE": engine.url.render_as_string(hide_password=False),
-        }
-        with server, journal.open("a", buffering=1) as notes:
-            wait_until(lambda: redis_server.subscribers("chain") == 1, SOON_SECONDS, "it listens")
-            for number in range(1, changes + 1):
-                with engine.begin() as connection:
-                    connection.execute(change.values(v=str(number)))
-                notes.write(f"committed {time.monotonic_ns()}\n")
-                client.publish("chain", number)
+    with _rows(kind, rows) as engine, redis_server.client() as client, ExitStack() as stack:
+        for server, journal in zip(servers, journals, strict=True):
+            memory = server.directory / "memory"
+            memory.write_bytes(bytes(1 << 20))
+            server.environment = {
+                "TEST_JOURNAL": str(journal),
+                "TEST_MAP": str(memory),
+                "TEST_REDIS": redis_server.url,
+                "TEST_DATABASE": engine.url.render_as_string(hide_password=False),
+            }
+            stack.enter_context(server)
+        notes = [stack.enter_context(journal.open("a", buffering=1)) for journal in journals]
+        redis_server.wait_for_subscribers(hosts, "chain")
+        for number in range(1, CHANGES + 1):
+            with engine.begin() as connection:
+                connection.execute(change.values(v=str(number)))
+            committed_ns = time.monotonic_ns()
+            client.publish("chain", number)
+            for journal, file in zip(journals, notes, strict=True):
+                file.write(f"committed {committed_ns}\n")
                 _wait_for_notes(journal, workers * number)
-            return _last_of_each(journal, "committed")
+        return [_last_of_each(journal, "committed") for journal in journals]
 
 
 def _wait_for_notes(journal: Path, count: int) -> None:

@@ -55,7 +55,8 @@ def main() -> None:
                 }
                 for name, look in looks.items():
                     rows.append([str(count), name, *_look(redis_server, look)])
-    print_table(("hosts", "what", "commands", "KiB", "ms (median)", "ms (most)"), rows)
+    header = ("hosts", "what", "commands", "KiB", "ms (median)", "ms (most)")
+    print_table("looks", header, rows)
 
 
 def _host(number: int, position: Position) -> HostStatus:

@@ -70,7 +70,8 @@ def _compare(reads: dict[str, Read], missing: list[list[str]]) -> str:
         low, middle, high = statistics.quantiles(ratios, n=4)
         took = f"{statistics.median(times) * 1e9:.0f}"
         rows.append([name, took, f"{middle:.2f}", f"{low:.2f} to {high:.2f}"])
-    print_table(("read, in a request", "ns", "ratio", "its quartiles"), [*rows, *missing])
+    header = ("read, in a request", "ns", "ratio", "its quartiles")
+    print_table("peers", header, [*rows, *missing])
     return "done"
 
 

@@ -24,6 +24,7 @@ from tests.support.instance import Instance, hosts
 from tests.support.uwsgi_server import Options
 
 CHANGES = 300
+HEADER = ("milliseconds", "p50", "p99", "max")
 #: How many changes follow each other where two kinds take turns.
 TURN_CHANGES = 10
 LARGE_WORKERS = 32
@@ -40,25 +41,30 @@ ANCESTOR_CHANGES = 15
 
 
 def main() -> None:
-    """Print a table for each database that is named."""
+    """Print tables for each database that is named."""
     for kind in sys.argv[1:] or ("sqlite", "postgresql"):
         with RedisServer() as redis_server:
-            rows = [*floors.parts(cast("DatabaseKind", kind), redis_server)]
-            rows += _two_hosts(cast("DatabaseKind", kind), redis_server)
-            rows += _signatures(cast("DatabaseKind", kind), redis_server)
-            rows += _large(cast("DatabaseKind", kind), redis_server)
-        print(f"\n{kind}")  # noqa: T201
-        print_table(("milliseconds", "p50", "p99", "max"), rows)
+            where = cast("DatabaseKind", kind), redis_server
+            print_table(f"parts {kind}", HEADER, [*floors.parts(*where)])
+            _two_hosts(*where)
+            print_table(f"signatures {kind}", HEADER, [*_signatures(*where)])
+            print_table(f"32 workers {kind}", HEADER, [*_large(*where)])
 
 
-def _two_hosts(kind: DatabaseKind, redis_server: RedisServer) -> Iterator[list[str]]:
+def _two_hosts(kind: DatabaseKind, redis_server: RedisServer) -> None:
     """Measure from the commit to the last worker's callback, which follows its swap."""
-    chain = floors.chain(kind, redis_server, workers=4, rows=20, changes=CHANGES)
-    yield ["the bare chain: commit to the last of 4 workers", *summary(chain)]
+    (alone,) = floors.chain(kind, redis_server, workers=4, rows=20)
+    # As many processes as two hosts have; both hosts of bare chains are "the other one".
+    beside = floors.chain(kind, redis_server, workers=4, rows=20, hosts=2)[1]
+    series = {"one bare chain": alone, "a bare chain beside another": beside}
+    rows = [[name, *summary(late)] for name, late in series.items()]
     with pair(kind, redis_server, workers=4, settings=20) as both:
         for name, late in zip(("same", "other"), change(both, CHANGES), strict=True):
-            yield [f"commit to the last of 4 workers, {name} host", *summary(late)]
-            yield ["- in bare chains", *ratios(late, chain)]
+            series[f"{name} host"] = late
+            rows.append([f"{name} host", *summary(late)])
+            rows.append(["- in bare chains", *ratios(late, alone)])
+            rows.append(["- in bare chains beside another", *ratios(late, beside)])
+    print_table(f"propagation {kind}", HEADER, rows, series)
 
 
 def _signatures(kind: DatabaseKind, redis_server: RedisServer) -> Iterator[list[str]]:
@@ -80,8 +86,8 @@ def _signatures(kind: DatabaseKind, redis_server: RedisServer) -> Iterator[list[
 
 def _large(kind: DatabaseKind, redis_server: RedisServer) -> Iterator[list[str]]:
     """Measure the same at 32 workers and 100 settings."""
-    chain = floors.chain(kind, redis_server, workers=32, rows=100, changes=LARGE_CHANGES)
-    yield ["the bare chain, 32 workers, 100 rows", *summary(chain)]
+    (chain,) = floors.chain(kind, redis_server, workers=LARGE_WORKERS, rows=100)
+    yield ["one bare chain, 32 workers, 100 rows", *summary(chain)]
     with pair(kind, redis_server, workers=LARGE_WORKERS, settings=100) as both:
         ours = change(both, LARGE_CHANGES)
     ancestors = _ancestors(kind, redis_server)

@@ -40,9 +40,9 @@ def main() -> None:
             _request(app)()  # starts the listener
             if redis_server is not None:
                 _wait_until_listening(redis_server)
-            print(f"\nWAFFLE_MULTIPROC = {multiproc}")  # noqa: T201
-            _compare_reads(app, waffle)
-            _compare_requests(app, bare)
+            how = "with a listener" if multiproc else "without a listener"
+            _compare_reads(app, waffle, how)
+            _compare_requests(app, bare, how)
 
 
 def _wait_until_listening(redis_server: RedisServer) -> None:
@@ -87,7 +87,7 @@ def _request(app: Flask) -> Callable[[], None]:
     return send
 
 
-def _compare_reads(app: Flask, waffle: WaffleConf[Any]) -> None:
+def _compare_reads(app: Flask, waffle: WaffleConf[Any], how: str) -> None:
     """Compare reads within one request, and in the places outside one."""
     reads: dict[str, Callable[[], object]] = {
         'current_app.config["X"]': lambda: current_app.config["SITENAME"],
@@ -99,7 +99,8 @@ def _compare_reads(app: Flask, waffle: WaffleConf[Any]) -> None:
         found = _interleaved(reads, READS)
         first = found['current_app.config["X"]']
         print_table(
-            (f"read, in {where}", "ns", "ratio"),
+            f"read in {where} {how}",
+            ("read", "ns", "ratio"),
             [
                 (name, f"{statistics.median(times) * 1e9:.0f}", _ratio(times, first))
                 for name, times in found.items()
@@ -120,10 +121,11 @@ def _compare_reads(app: Flask, waffle: WaffleConf[Any]) -> None:
         compare("test_request_context")
 
 
-def _compare_requests(app: Flask, bare: Flask) -> None:
+def _compare_requests(app: Flask, bare: Flask, how: str) -> None:
     found = _interleaved({"bare Flask": _request(bare), "with waffle": _request(app)}, REQUESTS)
     first = found["bare Flask"]
     print_table(
+        f"request {how}",
         ("request", "µs", "ratio"),
         [
             (name, f"{statistics.median(times) * 1e6:.1f}", _ratio(times, first))

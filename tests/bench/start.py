@@ -47,7 +47,7 @@ def main() -> None:
         cpu_ms, mebibytes, libraries_ms = map(statistics.median, zip(*figures, strict=True))
         ratio = f"{cpu_ms / libraries_ms:.2f}"
         rows.append((name, f"{cpu_ms:.0f} ms", ratio, f"{mebibytes:.1f} MiB"))
-    print_table(("beyond the libraries", "CPU", "/ theirs", "memory"), rows)
+    print_table("start", ("beyond the libraries", "CPU", "/ theirs", "memory"), rows)
 
 
 def _in_fresh_process(name: str, path: str) -> list[float]:

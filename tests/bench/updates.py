@@ -42,8 +42,7 @@ def main() -> None:
                 made = _waffled(cast("DatabaseKind", kind), url)
                 what[name] = stack.enter_context(made)
             rows = [*_compare(what)]
-        print(f"\n{kind}")  # noqa: T201
-        print_table(("one setting", "µs", "ratio", "its quartiles"), rows)
+        print_table(f"updates {kind}", ("one setting", "µs", "ratio", "its quartiles"), rows)
 
 
 def _compare(what: dict[str, Callable[[int], object]]) -> Iterator[list[str]]:

@@ -41,9 +41,9 @@ def main() -> None:
                     processes=chosen.processes,
                 )
             )
-    print_table(HEADER, [size.row for size in sizes])
-    print_table(CPU_HEADER, [size.cpu_row for size in sizes])
-    print_table(RESTART_HEADER, [size.restart_row for size in sizes])
+    print_table("fleet changes", HEADER, [size.row for size in sizes])
+    print_table("fleet CPU", CPU_HEADER, [size.cpu_row for size in sizes])
+    print_table("fleet restarts", RESTART_HEADER, [size.restart_row for size in sizes])
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ ONE_RECEIVER = 100
 CONFS = {name: {"default": 0} for name in NAMES}
 
 HEADER = (
-    *("hosts", "real", "moved p50", "p99", "bare fan-out p99", "wait p50", "p99"),
+    *("hosts", "real", "moved p50 ms", "moved p99 ms", "bare fan-out p99 ms"),
+    *("proved p50 ms", "proved p99 ms"),
     *("SELECTs a change", "SQL connections", "Redis commands a change"),
     *("CPU busy", "simulator", "Redis", "load"),
 )
