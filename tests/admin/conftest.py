@@ -15,6 +15,8 @@ from tests.admin.visitor import Visitor
 from tests.apps.admin_pages import Settings, make_app
 from tests.conftest import state_of
 from tests.support import RedisServer, UwsgiServer
+from tests.support.instance import BOOT, Instance
+from tests.support.uwsgi_server import Options
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle import WaffleSettings
 
@@ -56,24 +58,9 @@ def axe() -> Path:
 @contextmanager
 def pages_server(redis: RedisServer, axe: Path, **environment: str) -> Iterator[UwsgiServer]:
     """Run the pages under uWSGI: four workers and a mule."""
-    server = UwsgiServer(
-        {
-            "processes": 4,
-            "module": "tests.apps.admin_pages:app",
-            "shared-import": "uwsgi_waffle.boot",
-            "mule": "waffle",
-            "disable-logging": True,
-        }
-    )
-    server.environment = {
-        "TEST_AXE": str(axe),
-        "TEST_INSTANCE": str(server.directory),
-        "WAFFLE_DATABASE_URI": f"sqlite:///{server.directory}/waffle.db",
-        "WAFFLE_REDIS_CHANNEL": server.directory.name,
-        "WAFFLE_REDIS_URL": redis.url,
-        "WAFFLE_SNAPSHOT_PATH": str(server.directory / "snapshot"),
-        **environment,
-    }
+    module: Options = {"module": "tests.apps.admin_pages:app"}
+    server = Instance(BOOT, module, redis=redis, separate=False, environment=environment)
+    server.environment |= {"TEST_AXE": str(axe), "TEST_INSTANCE": str(server.directory)}
     with server:
         yield server
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 
 from tests.admin.conftest import MakeVisitor
 from tests.admin.visitor import Visitor
+from tests.bus.conftest import host_at, process_at
 from tests.conftest import state_of
 from tests.support import RedisServer
-from uwsgi_waffle.bus.fleet import HostStatus
-from uwsgi_waffle.host.processes import ListenerState, ProcessSlot
 from uwsgi_waffle.values.snapshot import RefusedValue
 
 REASON = "Input should be less than or equal to 0.1"
@@ -31,32 +29,10 @@ def visitor(make_visitor: MakeVisitor, redis_server: RedisServer) -> Visitor:
 def report(visitor: Visitor, refused: RefusedValue) -> None:
     """Report a host with a process that refuses a value."""
     state = state_of(visitor.app)
-    position, live = state.host.position, ListenerState("live")
-    process = ProcessSlot(
-        77,
-        "worker",
-        1,
-        70,
-        position,
-        time.time(),
-        follows=True,
-        listener=live,
-        refused_count=1,
-        refused=refused,
-    )
-    state.reports.put(
-        HostStatus(
-            "a" * 16,
-            "web<1>",
-            position,
-            live,
-            following=2,
-            served=1,
-            exceptions=(process,),
-            fault=FAULT,
-            processes=(process,),
-        )
-    )
+    position = state.host.position
+    refusing = (process_at(position, 77, refused_count=1, refused=refused),)
+    known: dict[str, Any] = {"served": 1, "exceptions": refusing, "processes": refusing}
+    state.reports.put(host_at(position, name="web<1>", following=2, fault=FAULT, **known))
 
 
 PATHS = ("/revision/1", "/status")

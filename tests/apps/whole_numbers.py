@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from flask import Flask, Response, current_app, jsonify, request
 from pydantic import AfterValidator
 
+from tests.apps.misbehaviour import HANG_IN_CALLBACK, HANG_IN_MULE, INTERRUPT, LEAVE
 from tests.apps.notes import keep_journal
 from uwsgi_waffle import WaffleConf
 from uwsgi_waffle.process.state import State
@@ -30,11 +31,6 @@ except ImportError:  # another server
 #: The settings: whole numbers, 0 by default. A test sets them all to one number, so a mix shows.
 NAMES = tuple(f"S{number:03}" for number in range(int(os.environ.get("TEST_SETTINGS", "20"))))
 MOST = int(os.environ.get("TEST_MOST", str(10**12)))
-#: Values of the second setting at which its validator or its callback misbehaves.
-HANG_IN_MULE = -1
-LEAVE = -2
-HANG_IN_CALLBACK = -3
-INTERRUPT = -4
 
 loaded_in = os.getpid()
 _committed_ns = 0

@@ -11,16 +11,14 @@ installs them.
 from __future__ import annotations
 
 import importlib
-import statistics
 import tempfile
-import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from flask import Flask, current_app
 
-from tests.bench.table import print_table
+from tests.bench.table import by_turns, compared, print_table
 from tests.support import RedisServer
 from uwsgi_waffle import WaffleConf
 
@@ -60,16 +58,7 @@ def main() -> None:
 
 
 def _compare(reads: dict[str, Read], missing: list[list[str]]) -> str:
-    found: dict[str, list[float]] = {name: [] for name in reads}
-    for turn in range(ROUNDS):
-        for name in list(reads)[:: 1 if turn % 2 else -1]:
-            found[name].append(timeit.timeit(reads[name], number=READS) / READS)
-    rows = []
-    for name, times in found.items():
-        ratios = [mine / other for mine, other in zip(times, found[FIRST], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        took = f"{statistics.median(times) * 1e9:.0f}"
-        rows.append([name, took, f"{middle:.2f}", f"{low:.2f} to {high:.2f}"])
+    rows = compared(by_turns(reads, ROUNDS, READS), 1e9)
     header = ("read, in a request", "ns", "ratio", "its quartiles")
     print_table("peers", header, [*rows, *missing])
     return "done"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
-import timeit
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from flask import Flask, current_app
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
-from tests.bench.table import print_table
+from tests.bench.table import by_turns, print_table
 from tests.support import RedisServer, wait_until
 from uwsgi_waffle import WaffleConf
 
@@ -96,7 +95,7 @@ def _compare_reads(app: Flask, waffle: WaffleConf[Any], how: str) -> None:
     }
 
     def compare(where: str) -> str:
-        found = _interleaved(reads, READS)
+        found = by_turns(reads, ROUNDS, READS)
         first = found['current_app.config["X"]']
         print_table(
             f"read in {where} {how}",
@@ -122,7 +121,7 @@ def _compare_reads(app: Flask, waffle: WaffleConf[Any], how: str) -> None:
 
 
 def _compare_requests(app: Flask, bare: Flask, how: str) -> None:
-    found = _interleaved({"bare Flask": _request(bare), "with waffle": _request(app)}, REQUESTS)
+    found = by_turns({"bare Flask": _request(bare), "with waffle": _request(app)}, ROUNDS, REQUESTS)
     first = found["bare Flask"]
     print_table(
         f"request {how}",
@@ -132,16 +131,6 @@ def _compare_requests(app: Flask, bare: Flask, how: str) -> None:
             for name, times in found.items()
         ],
     )
-
-
-def _interleaved(what: dict[str, Callable[[], object]], number: int) -> dict[str, list[float]]:
-    """Return seconds per call, measured by turns, so that noise meets all alike."""
-    found: dict[str, list[float]] = {name: [] for name in what}
-    for turn in range(ROUNDS):
-        # Forwards and backwards, so that none always runs after the same one.
-        for name in list(what)[:: 1 if turn % 2 else -1]:
-            found[name].append(timeit.timeit(what[name], number=number) / number)
-    return found
 
 
 def _ratio(times: list[float], first: list[float]) -> str:

@@ -7,7 +7,8 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import timeit
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 #: Where the results of the last run are; nothing of it is under version control.
@@ -33,6 +34,28 @@ def ratios(values: Sequence[float], yardstick: Sequence[float]) -> list[str]:
     """Return by how much median, 99th percentile and maximum exceed those of a yardstick."""
     pairs = zip(_figures(values), _figures(yardstick), strict=True)
     return [f"x {ours / theirs:.2f}" for ours, theirs in pairs]
+
+
+def by_turns(
+    what: Mapping[str, Callable[[], object]], rounds: int, number: int
+) -> dict[str, list[float]]:
+    """Return seconds per call, measured by turns, so that noise meets all alike."""
+    found: dict[str, list[float]] = {name: [] for name in what}
+    for turn in range(rounds):
+        # Forwards and backwards, so that none always runs after the same one.
+        for name in list(what)[:: 1 if turn % 2 else -1]:
+            found[name].append(timeit.timeit(what[name], number=number) / number)
+    return found
+
+
+def compared(found: Mapping[str, Sequence[float]], units: float) -> Iterator[list[str]]:
+    """Return a row for each: its median, the median of its ratios to the first, their quartiles."""
+    first = next(iter(found.values()))
+    for name, seconds in found.items():
+        ratios_to_first = [mine / other for mine, other in zip(seconds, first, strict=True)]
+        low, middle, high = statistics.quantiles(ratios_to_first, n=4)
+        took = f"{statistics.median(seconds) * units:.0f}"
+        yield [name, took, f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
 
 
 def print_table(

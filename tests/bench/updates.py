@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import secrets
-import statistics
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from flask import Flask
 
-from tests.bench.table import print_table
+from tests.bench.table import compared, print_table
 from tests.support import DatabaseKind, RedisServer, fresh_database
 from uwsgi_waffle import WaffleConf
 from uwsgi_waffle.sql import schema
@@ -53,12 +52,7 @@ def _compare(what: dict[str, Callable[[int], object]]) -> Iterator[list[str]]:
             began = time.perf_counter()
             what[name](number)
             found[name].append(time.perf_counter() - began)
-    first = next(iter(found.values()))
-    for name, times in found.items():
-        ratios = [mine / other for mine, other in zip(times, first, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        took = f"{statistics.median(times) * 1e6:.0f}"
-        yield [name, took, f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
+    return compared(found, 1e6)
 
 
 @contextmanager

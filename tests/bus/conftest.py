@@ -78,8 +78,9 @@ def refusing(position: Position = POSITION, pid: int = 100) -> ProcessSlot:
 
 def host_at(position: Position = POSITION, host_id: str = "a" * 16, **fields: Any) -> HostStatus:
     """Return a host of three processes, all of which serve its position unless fields differ."""
-    values = {"name": "web", "following": 3, "served": 3, **fields}
-    return HostStatus(id=host_id, position=position, listener=ListenerState("live"), **values)
+    live = ListenerState("live")
+    values = {"name": "web", "following": 3, "served": 3, "listener": live, **fields}
+    return HostStatus(id=host_id, position=position, **values)
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.bus.conftest import host_at
 from tests.cli.conftest import Site
 from tests.conftest import Apps, state_of
 from tests.support import RedisServer
@@ -133,15 +133,8 @@ def report(site: Site, monkeypatch: pytest.MonkeyPatch) -> Report:
     now = state.reports._redis_seconds  # noqa: SLF001  # there is no other way to be silent at once
 
     def put(host_id: str, name: str = "web1", *, seconds_ago: float = 0.0, **known: Any) -> Any:
-        host = HostStatus(
-            id=host_id * 4,
-            name=name,
-            position=state.host.position,
-            listener=ListenerState("live"),
-            following=2,
-            served=2,
-        )
-        host = replace(host, **known)
+        values = {"name": name, "following": 2, "served": 2, **known}
+        host = host_at(state.host.position, host_id * 4, **values)
         with monkeypatch.context() as earlier:
             earlier.setattr(state.reports, "_redis_seconds", lambda: now() - seconds_ago)
             state.reports.put(host)
@@ -299,7 +292,7 @@ def test_where_no_process_is_found_the_command_names_where_it_looked(
     beside = HostSnapshot(shared, database=tmp_path / "other.db")
     beside.register("worker")
     assert f"1 process is alive here with {tmp_path}/other.db." in run(app, "wait").errors
-    there.reports.put(HostStatus("a" * 16, "web1", there.host.position, ListenerState("live")))
+    there.reports.put(host_at(there.host.position))
     assert "Another database is announced" in run(app, "wait").errors
     assert "Another database is announced" in run(app, "status").output
 

@@ -78,19 +78,6 @@ def wait_for_all(running: Site) -> None:
     wait_until(all_follow, WORKERS_SECONDS, "each worker follows")
 
 
-def change_elsewhere(running: Site, value: int) -> None:
-    """Change a setting on another host, and wait until each process that follows has called back.
-
-    Processes of jobs come and go meanwhile.
-    """
-    running.writer.update({"S000": value})
-
-    def all_called_back() -> bool:
-        return bool(running.pids) and running.pids <= running.servers[0].journal.pids(value)
-
-    wait_until(all_called_back, SOON_SECONDS, f"idle processes call back with {value}")
-
-
 def kill_the_listener(running: Site) -> None:
     """Kill it, see another process listen, and have the server whole again."""
     server = running.servers[0]
@@ -124,9 +111,9 @@ def test_granian_alone_keeps_the_contract(apps: Apps, redis_server: RedisServer)
     """The one of these servers that every run of the tests has."""
     with site("granian-fork", 2, apps, redis_server, {}) as running:
         running.wait_for_one_listener()
-        change_elsewhere(running, 1)
+        running.change_elsewhere(1)
         kill_the_listener(running)
-        change_elsewhere(running, 2)
+        running.change_elsewhere(2)
         end(running.servers[0])
     assert known_hosts(redis_server) == []
 
@@ -166,7 +153,7 @@ def test_the_contract_beside_another_server(
             # The subscription, what it reports by, the writer's, and this one.
             assert len(client.client_list()) <= 5
         kill_the_listener(running)
-        change_elsewhere(running, 100)
+        running.change_elsewhere(100)
         assert {answer["values"]["S000"] for answer in server.read_from_each()} == {100}
         end(server)
         running.change_elsewhere(101, {*waitress.process.pids()})

@@ -14,29 +14,25 @@ from uwsgi_waffle.ops import host_checks
 NOBODY = 65534
 
 
-@pytest.mark.parametrize("suffix", [".lock", ".processes"])
-def test_the_doctor_names_the_owner_of_a_file_in_the_way(
-    suffix: str, apps: Apps, tmp_path: Path
+@pytest.mark.parametrize(
+    ("taken", "mended"),
+    [("snapshot.lock", "/snapshot*"), ("snapshot.processes", "/snapshot*"), ("", "")],
+    ids=["lock", "processes", "directory"],
+)
+def test_the_doctor_names_the_owner_of_what_is_in_the_way(
+    taken: str, mended: str, apps: Apps, tmp_path: Path
 ) -> None:
-    require(os.geteuid() == 0, "the right to give a file away (root)")
-    path = tmp_path / "shared" / f"snapshot{suffix}"
-    path.parent.mkdir(mode=0o700)
-    path.touch(mode=0o600)
-    os.chown(path, NOBODY, NOBODY)
-    fix = _fix(apps, path.parent / "snapshot")
-    assert f"{path} belongs to user nobody" in fix
-    assert f"chown -R root {path.parent}/snapshot*`" in fix
-
-
-def test_the_doctor_names_the_owner_of_a_directory_in_the_way(apps: Apps, tmp_path: Path) -> None:
     """Any user can make the directory of another user in shared memory first."""
-    require(os.geteuid() == 0, "the right to give a directory away (root)")
-    directory = tmp_path / "taken"
+    require(os.geteuid() == 0, "the right to give a file away (root)")
+    directory = tmp_path / "shared"
     directory.mkdir(mode=0o700)
-    os.chown(directory, NOBODY, NOBODY)
+    path = directory / taken
+    if taken:
+        path.touch(mode=0o600)
+    os.chown(path, NOBODY, NOBODY)
     fix = _fix(apps, directory / "snapshot")
-    assert f"{directory} belongs to user nobody" in fix
-    assert f"chown -R root {directory}`" in fix
+    assert f"{path} belongs to user nobody" in fix
+    assert f"chown -R root {directory}{mended}`" in fix
 
 
 def _fix(apps: Apps, path: Path) -> str:

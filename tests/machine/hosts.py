@@ -302,11 +302,9 @@ class UwsgiHost(Host):
             merged.update(some)
         self.server = UwsgiServer(merged)
         self.port = self.server.port
-        self._make_writer(self.server.directory / "snapshot")
-        self.server.environment = {
-            **self.environment,
-            "WAFFLE_SNAPSHOT_PATH": str(self.server.directory / "snapshot"),
-        }
+        path = self.server.directory / "snapshot"
+        self._make_writer(path)
+        self.server.environment = {**self.environment, "WAFFLE_SNAPSHOT_PATH": str(path)}
 
     def processes(self) -> dict[str, list[int]]:
         mules = self.server.mule_pids()

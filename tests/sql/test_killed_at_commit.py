@@ -29,8 +29,8 @@ ANSWER_SECONDS = 10.0
 class KillingProxy(CuttingProxy):
     """Has the server end the session of a COMMIT, and passes on what the server still says."""
 
-    def __init__(self, target: tuple[str, int], admin: sa.Connection) -> None:
-        super().__init__(target)
+    def __init__(self, apps: Apps, admin: sa.Connection) -> None:
+        super().__init__(apps)
         self._admin = admin
         self._find, self._kill = map(sa.text, CUT[admin.dialect.name].split(";"))
         self.moment: Callable[[], float] = lambda: 0.0
@@ -55,16 +55,10 @@ class KillingProxy(CuttingProxy):
 @pytest.fixture
 def proxy(server_apps: Apps) -> Iterator[KillingProxy]:
     """Put a proxy before the database of the applications."""
-    url = sa.make_url(server_apps.database_uri)
-    assert url.host is not None
-    assert url.port is not None
-    engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
-    with (
-        engine.connect() as admin,
-        contextlib.closing(KillingProxy((url.host, url.port), admin)) as made,
-    ):
-        changed = url.set(port=made.port)
-        server_apps.database_uri = changed.render_as_string(hide_password=False)
+    engine = sa.create_engine(
+        server_apps.database_uri, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as admin, contextlib.closing(KillingProxy(server_apps, admin)) as made:
         yield made
 
 

@@ -138,10 +138,8 @@ def quietly(waffle: Any, size: int) -> bool:
 @pytest.mark.parametrize("arrives", [True, False], ids=["arrives late", "never arrives"])
 def test_a_commit_whose_connection_broke_is_waited_for(server_apps: Apps, *, arrives: bool) -> None:
     """The commit is on its way when the connection breaks, so its transaction is still open."""
-    url = sa.make_url(server_apps.database_uri)
-    with contextlib.closing(LateProxy((str(url.host), int(url.port or 0)))) as proxy:
+    with contextlib.closing(LateProxy(server_apps)) as proxy:
         proxy.arrives = arrives
-        server_apps.database_uri = url.set(port=proxy.port).render_as_string(hide_password=False)
         _, waffle = server_apps(WAFFLE_CONFS=CONFS)
         waffle.update({"SIZE": 2})
         proxy.cuts_commit = True

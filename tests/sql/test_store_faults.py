@@ -87,11 +87,13 @@ def commits(sent: bytes) -> bool:
 
 
 class CuttingProxy:
-    """Stands before a database; on demand it passes a COMMIT on and drops the answer."""
+    """Stands before a database of applications; on demand it drops the answer to a COMMIT."""
 
-    def __init__(self, target: tuple[str, int]) -> None:
-        self._target = target
+    def __init__(self, apps: Apps) -> None:
+        url = sa.make_url(apps.database_uri)
+        self._target = url.host, url.port
         self.port = free_port()
+        apps.database_uri = url.set(port=self.port).render_as_string(hide_password=False)
         self.cuts_commit = False
         #: Whether it refuses connections after that.
         self.then_refuses = False
@@ -148,12 +150,7 @@ class CuttingProxy:
 @pytest.fixture
 def proxy(server_apps: Apps) -> Iterator[CuttingProxy]:
     """Put a proxy before the database of the applications."""
-    url = sa.make_url(server_apps.database_uri)
-    assert url.host is not None
-    assert url.port is not None
-    with contextlib.closing(CuttingProxy((url.host, url.port))) as made:
-        changed = url.set(port=made.port)
-        server_apps.database_uri = changed.render_as_string(hide_password=False)
+    with contextlib.closing(CuttingProxy(server_apps)) as made:
         yield made
 
 

@@ -20,7 +20,7 @@ class CountingServer:
         self._engine = sa.create_engine(
             server.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
         )
-        self._log: Path = server.directory / "server.log"
+        self._log: Path = server.log_path
         self._marks = 0
         self.url = sa.make_url(server.url)
         for statement in (

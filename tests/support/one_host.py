@@ -45,11 +45,15 @@ class Site:
         wait_until(is_one, SOON_SECONDS, "one process listens, and one is subscribed")
         return self.listeners.pop()
 
-    def change_elsewhere(self, value: int, pids: set[int]) -> None:
-        """Change a setting on another host, and wait until idle processes have called back."""
+    def change_elsewhere(self, value: int, pids: set[int] | None = None) -> None:
+        """Change a setting on another host, and wait until idle processes have called back.
+
+        :param pids: which; ``None`` for those that follow, though some come and go meanwhile
+        """
         self.writer.update({"S000": value})
 
         def all_called_back() -> bool:
-            return pids <= self.servers[0].journal.pids(value)
+            expected = self.pids if pids is None else pids
+            return bool(expected) and expected <= self.servers[0].journal.pids(value)
 
         wait_until(all_called_back, SOON_SECONDS, f"idle processes call back with {value}")

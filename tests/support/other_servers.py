@@ -64,10 +64,6 @@ class WebServer(LocalServer):
         """Whether the app answers."""
         return request("GET", "/", port=self.port).status == 200
 
-    def log(self) -> str:
-        """Return what the server and the app have written so far."""
-        return (self.directory / "server.log").read_text(errors="replace")
-
     # What the app is asked
 
     def read(self, *, hold_seconds: float = 0.0) -> dict[str, Any]:

@@ -191,6 +191,7 @@ class LocalServer(Started):
         # Under the system's own directory: the path of a Unix socket has room for 107 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix=f"waffle-{self.name}-"))
         self.port = free_port()
+        self.log_path = self.directory / "server.log"
         self.user = self._user()
         if self.user is not None:
             shutil.chown(self.directory, self.user)
@@ -211,8 +212,13 @@ class LocalServer(Started):
         """Make what the server needs before its start."""
 
     @property
+    def running(self) -> bool:
+        """Whether the process that was started still runs."""
+        return self._process is not None and self._process.running
+
+    @property
     def process(self) -> ServerProcess:
-        """The running server."""
+        """The process that was started, with its descendants."""
         assert self._process is not None, f"{self.name} is not running"
         return self._process
 
@@ -225,21 +231,32 @@ class LocalServer(Started):
         """Start the server, and return when it answers."""
         assert self._process is None, f"{self.name} is running already"
         self.prepare()
-        log_path = self.directory / "server.log"
         self._process = ServerProcess(
             self.command(),
-            log_path=log_path,
-            environment=self.environment,
+            log_path=self.log_path,
+            environment=self.whole_environment(),
             directory=self.directory,
             user=self.user,
             quick=self.quick,
         )
         try:
-            wait_until(self._answers_or_died, self.start_seconds, f"{self.name} answers")
+            self.wait_until_ready()
         except BaseException:
-            print(log_path.read_text(errors="replace"))  # noqa: T201  pytest shows it
+            print(self.log())  # noqa: T201  pytest shows it
             self.kill()
             raise
+
+    def whole_environment(self) -> dict[str, str]:
+        """Return the environment of the process."""
+        return self.environment
+
+    def wait_until_ready(self) -> None:
+        """Return when the server answers."""
+        wait_until(self._answers_or_died, self.start_seconds, f"{self.name} answers")
+
+    def log(self) -> str:
+        """Return what the server has written so far."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def _answers_or_died(self) -> bool:
         assert self.process.running, f"{self.name} died at its start"

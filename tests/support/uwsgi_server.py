@@ -6,26 +6,17 @@ import functools
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.support.availability import require
 from tests.support.http import Response, request
-from tests.support.lifecycle import Started
 from tests.support.places import ROOT
-from tests.support.processes import (
-    START_SECONDS,
-    STOP_SECONDS,
-    ServerProcess,
-    free_ports,
-    is_alive,
-)
+from tests.support.processes import START_SECONDS, STOP_SECONDS, LocalServer, free_ports, is_alive
 from tests.support.soak import is_soak
 from tests.support.waiting import wait_until
 
@@ -57,11 +48,11 @@ def uwsgi_command(python: str = sys.executable) -> tuple[str, ...]:
     return (str(binary), *(() if is_beside_us else ("--virtualenv", str(Path(python).parents[1]))))
 
 
-class UwsgiServer(Started):
-    """A uWSGI instance on 127.0.0.1, its log in a file, every process ended at the end.
+class UwsgiServer(LocalServer):
+    """A uWSGI instance, at one socket or several."""
 
-    As a context manager it is started on entry, and gone without trace on exit.
-    """
+    name: ClassVar[str] = "uwsgi"
+    stop_signal: ClassVar[signal.Signals] = signal.SIGINT
 
     def __init__(
         self,
@@ -83,9 +74,8 @@ class UwsgiServer(Started):
         :param ready_path: what has to answer, with a status below 500, before `start` returns;
             ``None``: it is enough that the socket takes connections
         """
-        self.directory = Path(tempfile.mkdtemp(prefix="waffle-uwsgi-"))
-        self.ports = free_ports(ports)
-        self.port = self.ports[0]
+        super().__init__()
+        self.ports = [self.port, *free_ports(ports - 1)]
         self.environment = dict(environment or {})
         self.ready_path = ready_path
         #: That of the environment in which the app runs.
@@ -97,10 +87,8 @@ class UwsgiServer(Started):
         self.quick = "gevent" not in str(config)
         self._arguments = list(arguments)
         self._config = config
-        self._log_path = self.directory / "uwsgi.log"
         self._stats_path = self.directory / "stats.sock"
         self._fifo_path = self.directory / "master.fifo"
-        self._process: ServerProcess | None = None
 
     # Start and end
 
@@ -115,46 +103,17 @@ class UwsgiServer(Started):
             *self._arguments,
         ]
 
-    def start(self) -> None:
-        """Start the instance, and return when every worker serves."""
-        assert self._process is None, "this uWSGI is running already"
+    def whole_environment(self) -> dict[str, str]:
+        """Return the environment of the process."""
         # What a developer has exported for the demo must not reach the tests.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("WAFFLE_")}
-        self._process = ServerProcess(
-            self.command(),
-            log_path=self._log_path,
-            directory=self.directory,
-            environment={
-                **inherited,
-                "PYTHONPATH": str(self.python_path),
-                "VIRTUAL_ENV": str(self.python.parents[1]),
-                "WAFFLE_DEMO_ADDRESS": f"127.0.0.1:{self.port}",
-                **self.environment,
-            },
-            quick=self.quick,
-        )
-        try:
-            self.wait_until_ready()
-        except BaseException:
-            print(self.log())  # noqa: T201  pytest shows it
-            self.kill()
-            raise
-
-    def wait_until_ready(self) -> None:
-        """Return when the instance answers and every worker serves."""
-        wait_until(self._serves_or_died, START_SECONDS, "every worker of uWSGI serves")
-
-    def stop(self) -> None:
-        """End the instance in an orderly way (SIGINT), and its processes by force if they stay."""
-        if self._process is not None:
-            self._process.stop(signal.SIGINT)
-            self._process = None
-
-    def kill(self) -> None:
-        """Kill every process of the instance at once."""
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
+        return {
+            **inherited,
+            "PYTHONPATH": str(self.python_path),
+            "VIRTUAL_ENV": str(self.python.parents[1]),
+            "WAFFLE_DEMO_ADDRESS": f"127.0.0.1:{self.port}",
+            **self.environment,
+        }
 
     def close(self) -> None:
         """End the instance and remove its directory.
@@ -164,8 +123,7 @@ class UwsgiServer(Started):
         """
         if is_soak() or "COVERAGE_RUN" in os.environ:
             self.stop()
-        self.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        super().close()
 
     def __exit__(self, *failure: object) -> None:
         if failure[0] is not None:
@@ -182,10 +140,6 @@ class UwsgiServer(Started):
         """Send a POST, with *json* as its body or `form=`; *options* are those of `request`."""
         return request("POST", path, port=options.pop("port", self.port), json=json, **options)
 
-    def log(self) -> str:
-        """Return what uWSGI and the app have written so far."""
-        return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
-
     def stats(self) -> dict[str, Any]:
         """Return the master's statistics."""
         received = bytearray()
@@ -200,20 +154,9 @@ class UwsgiServer(Started):
     # Its processes
 
     @property
-    def running(self) -> bool:
-        """Whether the process that was started still runs."""
-        return self._process is not None and self._process.running
-
-    @property
-    def process(self) -> ServerProcess:
-        """The process that was started, with its descendants."""
-        assert self._process is not None, "this uWSGI is not running"
-        return self._process
-
-    @property
     def master_pid(self) -> int:
         """The pid of the master, which a reload does not change."""
-        return self.process.pid
+        return self.pid
 
     def pids(self) -> list[int]:
         """Return the pid of every process of the instance."""
@@ -261,8 +204,8 @@ class UwsgiServer(Started):
         wait_until(replaced, START_SECONDS + STOP_SECONDS, "new workers serve")
         self.wait_until_ready()
 
-    def _serves_or_died(self) -> bool:
-        assert self.running, "uWSGI died at its start"
+    def answers(self) -> bool:
+        """Whether the instance answers and every worker serves."""
         if self.ready_path is None:
             socket.create_connection(("127.0.0.1", self.port), timeout=5.0).close()
         elif self.get(self.ready_path).status >= 500:

@@ -10,16 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.apps.misbehaviour import HANG_IN_CALLBACK, INTERRUPT, LEAVE
 from tests.support import RedisServer, wait_until
 from tests.support.instance import BOOT, ELECTED, LAZY, Instance, assert_serves
 from tests.support.uwsgi_server import Options
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.host.records import HostSnapshot
 
-#: A callback that never returns when a setting takes this value.
-HANG_IN_CALLBACK = -3
-#: Callbacks that raise SystemExit, and KeyboardInterrupt.
-LEAVE, INTERRUPT = -2, -4
 #: The first value that the workers serve, which the master has not loaded.
 FIRST = 1
 #: Any more, and a callback has been waited for more than once by some process.

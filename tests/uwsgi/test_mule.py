@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from tests.apps.misbehaviour import HANG_IN_MULE, LEAVE
 from tests.support import RedisServer, wait_until
 from tests.support.instance import BOOT, LAZY, Instance
 from tests.support.processes import STOP_SECONDS, is_alive
@@ -14,10 +18,6 @@ from tests.support.uwsgi_server import Options
 from tests.support.waiting import SOON_SECONDS
 
 FRAGILE: Options = {"module": "tests.apps.fragile:app"}
-#: A validator that hangs in the mule for an hour when a setting takes this value.
-HANG_IN_MULE = -1
-#: A callback that ends its process when a setting takes this value.
-LEAVE = -2
 
 
 @pytest.mark.parametrize("lazy", [{}, LAZY], ids=["prefork", "lazy"])
@@ -73,16 +73,25 @@ TROUBLES = {
 }
 
 
+@contextlib.contextmanager
+def troubled(
+    trouble: str, redis: RedisServer, options: Options | None = None
+) -> Iterator[tuple[Instance, Path]]:
+    """Run an instance whose mule meets some trouble, as a file says until it is emptied."""
+    instance = Instance(BOOT, LAZY, FRAGILE, options or {}, workers=2, redis=redis)
+    path = instance.directory / "trouble"
+    path.write_text(trouble)
+    instance.environment["TEST_TROUBLE"] = str(path)
+    with instance:
+        yield instance, path
+
+
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_an_app_that_does_not_load_in_the_mule_is_tried_again(
     trouble: str, redis_server: RedisServer
 ) -> None:
     """No crash loop: one mule waits longer each time, logs why, and works when the app does."""
-    instance = Instance(BOOT, LAZY, FRAGILE, workers=2, redis=redis_server)
-    path = instance.directory / "trouble"
-    path.write_text(trouble)
-    instance.environment["TEST_TROUBLE"] = str(path)
-    with instance:
+    with troubled(trouble, redis_server) as (instance, path):
         instance.wait_for_log(TROUBLES[trouble])
         instance.wait_for_log("Set `waffle-app = module:app`", 2)
         assert instance.count_in_log("spawned uWSGI mule") == 1
@@ -96,11 +105,7 @@ def test_an_app_that_does_not_load_in_the_mule_is_tried_again(
 
 def test_a_mule_that_cannot_start_to_listen_is_replaced(redis_server: RedisServer) -> None:
     """Not at once, again and again, but after a while; the next one listens."""
-    instance = Instance(BOOT, LAZY, FRAGILE, workers=2, redis=redis_server)
-    path = instance.directory / "trouble"
-    path.write_text("threads")
-    instance.environment["TEST_TROUBLE"] = str(path)
-    with instance:
+    with troubled("threads", redis_server) as (instance, path):
         instance.wait_for_log("the mule could not start its listener.*uWSGI starts another mule")
         assert instance.count_in_log("spawned uWSGI mule") == 1
         path.write_text("")
@@ -111,11 +116,7 @@ def test_a_mule_that_cannot_start_to_listen_is_replaced(redis_server: RedisServe
 
 def test_a_mule_that_waits_for_an_app_does_not_hold_up_the_end(redis_server: RedisServer) -> None:
     """SIGHUP and SIGTERM end it at once, in the middle of its back-off."""
-    instance = Instance(BOOT, LAZY, FRAGILE, {"die-on-term": True}, workers=1, redis=redis_server)
-    path = instance.directory / "trouble"
-    path.write_text("raise")
-    instance.environment["TEST_TROUBLE"] = str(path)
-    with instance:
+    with troubled("raise", redis_server, {"die-on-term": True}) as (instance, _):
         instance.wait_for_log(TROUBLES["raise"])
         instance.process.send(signal.SIGTERM)
         wait_until(lambda: not instance.running, STOP_SECONDS, "uWSGI ended by itself")

@@ -167,29 +167,22 @@ def test_without_a_master_one_worker_wakes_the_other_and_logs_the_fix(
         assert instance.count_in_log("without a master.*Set `master = true`") == 1
 
 
-def test_lazy_apps_without_boot_is_logged_once_with_the_fix(redis_server: RedisServer) -> None:
-    """One worker listens, and wakes the other without uWSGI's signal."""
-    with Instance(LAZY, workers=2, redis=redis_server) as instance:
-        instance.wait_for_subscriptions(1)
-        instance.follow_elsewhere(7)
-        assert instance.count_in_log("Add `shared-import = uwsgi_waffle.boot`") == 1
+MISSPELT: Options = {**BOOT, "shared-import": "uwsgi_waffle.bot"}
 
 
-@pytest.mark.parametrize("lazy", [{}, LAZY], ids=["prefork", "lazy"])
-def test_a_boot_that_cannot_be_imported_is_survived(
-    lazy: Options, redis_server: RedisServer
+@pytest.mark.parametrize(
+    ("options", "logged"),
+    [((LAZY,), 1), ((MISSPELT, LAZY), 1), ((MISSPELT,), 0)],
+    ids=["lazy", "lazy-misspelt", "prefork-misspelt"],
+)
+def test_without_boot_every_worker_follows_and_the_fix_is_logged_once(
+    options: tuple[Options, ...], logged: int, redis_server: RedisServer
 ) -> None:
-    """UWSGI serves on; prefork installs at the app's import, lazy workers wake each other."""
-    with Instance(
-        BOOT,
-        {"shared-import": "uwsgi_waffle.bot"},
-        lazy,
-        workers=2,
-        redis=redis_server,
-    ) as instance:
+    """Prefork installs at the app's import; lazy workers wake each other without a signal."""
+    with Instance(*options, workers=2, redis=redis_server) as instance:
         instance.wait_for_subscriptions(1)
         instance.follow_elsewhere(7)
-        assert instance.count_in_log("Add `shared-import = uwsgi_waffle.boot`") == bool(lazy)
+        assert instance.count_in_log("Add `shared-import = uwsgi_waffle.boot`") == logged
 
 
 def test_a_taken_signal_is_logged_and_the_next_request_is_right(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ class Vassal(Instance):
         """Have the Emperor start it, or start it again."""
         self.command()
         lines = (self.directory / "uwsgi.ini").read_text()
-        lines += f"logto = {self.directory}/uwsgi.log\n"
+        lines += f"logto = {self.log_path}\n"
         if PYTHON:
             lines += f"binary-path = {PYTHON[0]}\n"
         variables = "".join(f"{key}='{value}'\n" for key, value in self.environment.items())
