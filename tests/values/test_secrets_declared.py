@@ -86,7 +86,6 @@ class Entry(TypedDict):
 Token = NewType("Token", SecretStr)
 Alias = TypeAliasType("Alias", list[SecretStr] | None)
 T = TypeVar("T", bound=SecretStr)
-MARKED = SecretStr(MARK)
 Short = Annotated[SecretStr, Field(max_length=20)]
 Worded = Annotated[str, Field(json_schema_extra={"secret": True})]
 
