@@ -40,3 +40,8 @@ def held_by(host: HostSnapshot) -> Record | None:
 def used_area(host: HostSnapshot, offset: int = 0) -> int:
     """Return where the area in use, or with an offset of 1 the other one, begins."""
     return layout.AREA_OFFSETS[(host.sequence + offset) & 1]
+
+
+def damage(host: HostSnapshot) -> None:
+    """Change a byte of the record in the host snapshot."""
+    host.words.cast("B")[used_area(host) + layout.AREA_HEADER_BYTES] ^= 0xFF

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.host.states import OTHER, at, held_by, record, used_area
+from tests.host.states import OTHER, at, damage, held_by, record, used_area
 from tests.support import wait_until
 from tests.support.programs import Program, output_of
 from tests.support.soak import times
@@ -187,7 +187,7 @@ def test_a_damaged_record_is_logged_once_and_replaced(
 ) -> None:
     """SQL is read, and even the same revision repairs the file."""
     host.publish(record(7))
-    host.words.cast("B")[used_area(host) + layout.AREA_HEADER_BYTES] ^= 0xFF
+    damage(host)
     assert host.read() is None
     assert host.read() is None
     assert len(caplog.records) == 1
@@ -201,7 +201,7 @@ def test_the_process_that_wrote_a_record_learns_that_another_one_found_it_damage
     """A listener that went by what it has written would find nothing to repair at its polls."""
     host.publish(record(7))
     other = HostSnapshot(host.path)
-    host.words.cast("B")[used_area(host) + layout.AREA_HEADER_BYTES] ^= 0xFF
+    damage(host)
     assert host.position == at(7)
     assert other.read() is None
     assert host.position == NOWHERE
@@ -217,7 +217,7 @@ def test_a_damaged_record_is_not_replaced_by_an_earlier_one(
     host.publish(record(7))
     before = host.sequence
     host.publish(record(8))
-    host.words.cast("B")[used_area(host) + layout.AREA_HEADER_BYTES] ^= 0xFF
+    damage(host)
     slow = HostSnapshot(host.path)
     assert slow.publish(record(7), since=None if is_committed else before) is None
     assert host.read() is None, "each process asks SQL"

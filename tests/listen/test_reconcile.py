@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Apps
+from tests.host.states import damage
 from tests.support.listening import Host
 from tests.support.statements import Statements, recording
 from uwsgi_waffle.errors import StoreUnavailable
-from uwsgi_waffle.host import layout
 from uwsgi_waffle.host.locks import locked
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.host.turns import only_reader
@@ -249,7 +249,7 @@ def test_a_damaged_record_is_written_anew_from_sql(writer: Host, process: Proces
     process.reconciler.poll()
     # Another process of the host finds it: this one has it decoded already.
     other = HostSnapshot(process.host.path)
-    other.words.cast("B")[layout.AREA_OFFSETS[other.sequence & 1]] ^= 0xFF
+    damage(other)
     reconciler = Reconciler(writer.state.store, other, 5.0)
     assert reconciler.poll()
     found = other.read()

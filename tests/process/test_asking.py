@@ -13,10 +13,11 @@ import sqlalchemy as sa
 from flask import Flask
 
 from tests.conftest import Apps, state_of
+from tests.host.states import damage
 from tests.support.listening import CONFS, messages
 from tests.support.waiting import SOON_SECONDS, wait_until
 from uwsgi_waffle import WaffleConf
-from uwsgi_waffle.host import layout, turns
+from uwsgi_waffle.host import turns
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.listen import reconcile
 from uwsgi_waffle.process import asking
@@ -136,12 +137,6 @@ def test_a_database_that_has_answered_is_not_called_silent(
     monkeypatch.setattr(HostSnapshot, "publish", slow)
     change(writer, app, 3)
     assert messages(caplog.records, "has not answered for") == []
-
-
-def damage(host: HostSnapshot) -> None:
-    """Change a byte of the record in the host snapshot."""
-    start = layout.AREA_OFFSETS[host.sequence & 1] + layout.AREA_HEADER_BYTES
-    host.words.cast("B")[start] ^= 0xFF
 
 
 def test_a_process_does_not_wait_for_its_own_lock(
