@@ -42,7 +42,7 @@ def readings(text: str, *, text_first: bool = False) -> list[str]:
     as_text = json.dumps(text)
     try:
         from_json(text, allow_inf_nan=False)
-    except ValueError:
+    except (ValueError, TypeError):  # the latter for bytes that are no text
         return [as_text]
     return [as_text, text] if text_first else [text, as_text]
 

@@ -251,11 +251,11 @@ def _decode(
             return declaration.validate(settings, kept) if kept else settings
         except ValidationError as error:
             bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]} & texts.keys()
-            for finding in declaration.describe(error):
+            for finding in declaration.refusals.describe(error):
                 if finding["loc"]:
                     refused.setdefault(str(finding["loc"][0]), finding["msg"])
             if not bad:
-                refused[""] = str(declaration.describe(error)[0]["msg"])
+                refused[""] = str(declaration.refusals.describe(error)[0]["msg"])
                 return fallback
             for name in bad:
                 del texts[name]
@@ -263,7 +263,7 @@ def _decode(
             refused[""] = str(error)
             return fallback
         except Exception as error:  # noqa: BLE001  # an application's validator may raise anything
-            refused[""] = declaration.raised(error)
+            refused[""] = declaration.refusals.raised(error)
             return fallback
 
 
