@@ -21,7 +21,7 @@ from uwsgi_waffle.sql.store import Signature
 from uwsgi_waffle.values.settings import MASK
 
 from .bodies import HistoryQuery, Patch, Rollback
-from .edits import FORBIDDEN_ROLLBACK, make_rollback, sql_snapshot
+from .edits import FORBIDDEN_ROLLBACK, change, make_rollback, sql_snapshot
 from .openapi import document
 from .progress import progress_of
 from .viewer import viewer
@@ -150,8 +150,12 @@ def patch_settings() -> Response:
     resets = frozenset(body.reset)
     _check_names(values.keys() | resets)
     try:
+        now = sql_snapshot(here.state)
+        if expected is not None and expected != now.revision:
+            raise RevisionConflict(expected=expected, actual=now.revision)  # noqa: TRY301  # as the writer does
+        after = change(now, values, resets, here.state.declaration)
         done = here.state.writer.update(
-            {name: value for name, value in values.items() if name not in resets},
+            {name: getattr(after, name) for name in values.keys() - resets},
             Signature(here.permission.name, body.comment, "api"),
             resets=resets,
             expected_revision=expected,

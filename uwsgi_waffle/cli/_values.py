@@ -71,9 +71,7 @@ def from_json_texts(
     :raises UnknownSetting: a name is not declared
     :raises InvalidSetting: a value, or the whole, is refused
     """
-    declaration.check_known(texts)
-    whole = {name: declaration.to_json(current, name) for name in declaration.names}
-    settings = declaration.decode({**whole, **texts})
+    settings = declaration.with_json(current, texts)
     return {name: getattr(settings, name) for name in texts}
 
 

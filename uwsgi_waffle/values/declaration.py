@@ -251,6 +251,18 @@ class Declaration:
         starts = self._member_starts
         return {name: starts[name] + text for name, text in texts.items()}
 
+    def with_json(self, current: WaffleSettings, texts: Mapping[str, str]) -> WaffleSettings:
+        """Return the settings with some changed to what JSON texts make, by the rules for JSON.
+
+        A text then stands for a moment, and a list for a set, also where a declaration is strict
+        with what Python code gives.
+
+        :raises UnknownSetting: a name is not declared
+        :raises InvalidSetting: a value, or the whole, is refused
+        """
+        self.check_known(texts)
+        return self.decode({**self.texts(current), **texts})
+
     def decode(self, texts: Mapping[str, str]) -> WaffleSettings:
         """Return the settings that some stored texts make, with an error for people.
 
