@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -504,3 +505,47 @@ def test_callbacks_run_in_the_order_of_revisions_whichever_thread_writes(apps: A
     positions = [values.index(new) for _, new in called]
     assert positions == sorted(positions)
     assert overlapping == []
+
+
+def test_async_callbacks_run_to_their_end(apps: Apps) -> None:
+    """As async views do in Flask; they see the new settings, and the application."""
+    app, waffle = apps(Settings)
+    seen: list[object] = []
+
+    @waffle.on_change("A")
+    async def changed(old: int, new: int) -> None:
+        await asyncio.sleep(0)
+        seen.append((old, new, waffle.settings.A, current_app.name))
+
+    @settings_changed.connect_via(app)
+    async def received(sender: Flask, changes: Any, revision: int) -> None:
+        await asyncio.sleep(0)
+        seen.append((sender is app, changes, revision))
+
+    waffle.update({"A": 1})
+    assert seen == [(0, 1, 1, "tests"), (True, {"A": (0, 1)}, 1)]
+
+
+def test_an_async_callback_that_raises_is_logged(
+    apps: Apps, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, waffle = apps(Settings)
+
+    @waffle.on_change("A")
+    async def fail() -> None:
+        raise RuntimeError
+
+    waffle.update({"A": 1})
+    assert "on_change('A') failed at revision 1" in caplog.text
+    assert "RuntimeError" in caplog.text
+
+
+def test_a_callback_without_the_name_of_a_setting_is_refused(apps: Apps) -> None:
+    """It would never be called; before there is an application, nothing else would tell."""
+    waffle = WaffleConf(settings=Settings)
+    with pytest.raises(TypeError, match=r"as in @waffle.on_change\('POOL_SIZE'\)"):
+        waffle.on_change()
+    with pytest.raises(TypeError, match="takes names of settings"):
+        waffle.on_change(print)  # type: ignore[arg-type]  # without parentheses
+    apps.init(waffle, apps.flask())
+    waffle.on_change("A")(print)
