@@ -549,3 +549,24 @@ def test_a_callback_without_the_name_of_a_setting_is_refused(apps: Apps) -> None
         waffle.on_change(print)  # type: ignore[arg-type]  # without parentheses
     apps.init(waffle, apps.flask())
     waffle.on_change("A")(print)
+
+
+def test_a_callback_is_called_for_values_that_a_type_distinguishes(apps: Apps) -> None:
+    """Python takes 1 and True for equal, at any depth; each is a revision."""
+
+    class Distinguishing(WaffleSettings):
+        ONE: int | bool | float = 1
+        MANY: tuple[int | bool, ...] = (1,)
+
+    _, waffle = apps(Distinguishing)
+    _, there = apps(Distinguishing, host="there")
+    seen: list[object] = []
+    for extension in (waffle, there):
+        extension.on_change("ONE", "MANY")(seen.append)
+    done = waffle.update({"ONE": True, "MANY": [True]})
+    assert done.changes == {"ONE": (1, True), "MANY": ((1,), (True,))}
+    there.refresh()
+    assert list(map(repr, seen)) == ["True", "(True,)"] * 2
+    seen.clear()
+    assert waffle.update({"ONE": True}).changes == {}
+    assert seen == []

@@ -60,7 +60,8 @@ def _answer(found: object, status: int = 200, *, revision: int | None = None) ->
 def get_settings() -> Response:
     """Return every setting that may be seen: value, declaration, and who changed it last."""
     here = viewer()
-    snapshot, defaults = here.snapshot, here.state.declaration.defaults
+    snapshot, declaration = here.snapshot, here.state.declaration
+    defaults = declaration.defaults
     latest = here.state.history.latest()
     found = {
         "revision": snapshot.revision,
@@ -70,7 +71,9 @@ def get_settings() -> Response:
                 "description": one.description,
                 "group": one.group,
                 "default": _masked(one.name, getattr(defaults, one.name)),
-                "is_default": bool(snapshot.values[one.name] == getattr(defaults, one.name)),
+                "is_default": not declaration.differ(
+                    one.name, snapshot.values[one.name], getattr(defaults, one.name)
+                ),
                 "is_secret": one.is_secret,
                 "may_edit": one.name in here.editable,
                 "schema": dict(one.schema),

@@ -147,8 +147,10 @@ def draft(here: Viewer, submission: Submission, *, is_whole_form: bool) -> Draft
     latest = state.history.latest() if submission.revision != now.revision else {}
     lines, values = [], {}
     for line in _lines(here, now, wanted, after):
-        if is_whole_form and base is not None and _is_same(line.name, after, base.settings):
-            continue  # its text differs, its value does not, such as 1.0 for 1
+        if is_whole_form and base is not None and after is not None:
+            one, other = base.values[line.name], getattr(after, line.name)
+            if not state.declaration.differ(line.name, one, other):
+                continue  # its text differs, its value does not, such as 1.0 for 1
         if line.name in edited:  # else it goes back to its default, or a validator has changed it
             values[line.name] = getattr(after, line.name, None)
         last = latest.get(line.name)
@@ -246,15 +248,12 @@ def _lines(
     Where the change is refused, that is everything that was to change.
     """
     for name in (one.name for one in here.inputs):
+        value = now.values[name]
         if after is None:
             if name in wanted:
-                yield here.line(name, now.values[name], wanted[name])
-        elif not _is_same(name, after, now.settings):
-            yield here.line(name, now.values[name], getattr(after, name))
-
-
-def _is_same(name: str, one: WaffleSettings | None, other: WaffleSettings) -> bool:
-    return one is not None and bool(getattr(one, name) == getattr(other, name))
+                yield here.line(name, value, wanted[name])
+        elif here.state.declaration.differ(name, value, getattr(after, name)):
+            yield here.line(name, value, getattr(after, name))
 
 
 def make_rollback(

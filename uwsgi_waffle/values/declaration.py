@@ -18,7 +18,7 @@ import pydantic
 
 from uwsgi_waffle.errors import ConfigError, InvalidSetting, UnknownSetting, invalid_setting
 
-from .canonical import SCALARS, plain_json
+from .canonical import FIXED, SCALARS, plain_json
 from .fields import Fields
 from .refusals import Refusals, first_name, is_json
 from .settings import WaffleSettings, check_model, check_names, secret_names
@@ -216,6 +216,20 @@ class Declaration:
             message = f"JSON has no form for it: {reason}"
             raise invalid_setting(message, name) from None
         return text
+
+    def differ(self, name: str, old: object, new: object) -> bool:
+        """Return whether two values of a setting differ.
+
+        Python takes some for equal that a type may distinguish, such as 1 and True.
+        """
+        if old is new:
+            return False
+        if type(old) is type(new) and type(old) in FIXED:
+            return old != new
+        try:
+            return self._text(name, old) != self._text(name, new)
+        except InvalidSetting:  # the application has put something else into a list or a dict
+            return _differ(old, new)
 
     def check_size(self, name: str, text: str) -> None:
         """Refuse the text of a new value that is too large.
