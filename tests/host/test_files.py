@@ -147,6 +147,15 @@ def test_a_file_that_was_never_a_host_snapshot_is_left_alone(
     assert host.position == at(7)
 
 
+def test_a_directory_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "directory"
+    path.mkdir()
+    assert not HostSnapshot(path).is_shared
+    assert path.is_dir()
+    assert not list(path.iterdir())
+    assert "it is a directory; set WAFFLE_SNAPSHOT_PATH to a file" in caplog.text
+
+
 def test_a_device_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     require(AS_ROOT, "the right to make a device (root)")
     path = tmp_path / "null"

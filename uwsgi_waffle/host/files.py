@@ -162,7 +162,12 @@ def _open_checked(path: Path, namespace: str) -> MappedFile:
     :raises ForeignFile: it is something else, such as a database
     :raises RefusedFile: it is not this user's, or not of this size and layout
     """
-    descriptor = os.open(path, OPEN_FLAGS)
+    try:
+        descriptor = os.open(path, OPEN_FLAGS)
+    except IsADirectoryError:
+        raise ForeignFile(
+            "it is a directory; set WAFFLE_SNAPSHOT_PATH to a file of its own in it"
+        ) from None
     try:
         found = os.fstat(descriptor)
         if _is_something_else(descriptor, found):
