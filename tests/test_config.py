@@ -286,6 +286,15 @@ def unreachable(database: Database) -> Any:
     return database.engine.url.host
 
 
+@pytest.mark.parametrize("keys", ["key", b"key", {"one", "two"}, {"one": "two"}, 5])
+def test_encryption_keys_must_have_a_first_one(keys: object) -> None:
+    """In a set, each process would take another one for it."""
+    with pytest.raises(
+        ConfigError, match=r"WAFFLE_ENCRYPTION_KEYS = '\*\*\*': give a list of keys"
+    ):
+        configured(WAFFLE_ENCRYPTION_KEYS=keys)
+
+
 def test_the_encryption_keys_are_never_shown(apps: Apps) -> None:
     for value in (MARK, [MARK], (MARK, MARK)):
         with pytest.raises(ConfigError) as caught:

@@ -114,6 +114,15 @@ class Config(BaseModel):
             raise ValueError(message)
         return url
 
+    @field_validator("encryption_keys", mode="before")
+    @classmethod
+    def _check_encryption_keys(cls, keys: object) -> object:
+        """Refuse what has no first key, or is one itself."""
+        if not isinstance(keys, list | tuple):
+            message = "give a list of keys, also of a single one: [key]"
+            raise ValueError(message)  # noqa: TRY004  # pydantic takes only this for a refusal
+        return keys
+
     @field_validator("snapshot_path")
     @classmethod
     def _check_snapshot_path(cls, path: Path | None) -> Path | None:

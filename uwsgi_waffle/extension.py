@@ -14,7 +14,7 @@ from . import boot
 from .config import Config
 from .errors import ConfigError
 from .process.applications import EXTENSION_NAME, AncestorState, Applications
-from .process.callbacks import ChangeHandler
+from .process.callbacks import Handler
 from .process.overrides import Override
 from .process.parts import Common
 from .process.pins import NO_PIN, Pin
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 __all__ = ["WaffleConf"]
 
 S = TypeVar("S", bound=WaffleSettings)
-Handler = TypeVar("Handler", bound=ChangeHandler)
 
 
 class WaffleConf(Generic[S]):
@@ -248,16 +247,12 @@ class WaffleConf(Generic[S]):
         half a second at most. What it raises is logged.
 
         :raises UnknownSetting: a name is not declared
+        :raises TypeError: there is no name, as in ``@waffle.on_change`` without them
         """
+        register = self._common.callbacks.registering(names)
         only = self._applications.only
         if only is not None:
             only.declaration.check_known(names)
-
-        def register(handler: Handler) -> Handler:
-            for name in names:
-                self._common.callbacks.add(name, handler)
-            return handler
-
         return register
 
     def refresh(self) -> bool:

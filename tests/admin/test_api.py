@@ -268,3 +268,15 @@ def test_a_flood_of_unknown_names_costs_little(
     assert answer.json is not None
     assert len(answer.json["errors"]) == 4001
     assert 0 < len(asked) <= 5
+
+
+def test_options_names_the_methods_that_a_path_has(visitor: Visitor) -> None:
+    for path, methods in (
+        ("/api/settings", {"GET", "HEAD", "PATCH", "OPTIONS"}),
+        ("/api/rollback", {"POST", "OPTIONS"}),
+        ("/review", {"POST", "OPTIONS"}),
+    ):
+        answer = visitor.client.options(f"{HERE}{path}")
+        assert (answer.status_code, answer.allow) == (200, methods)
+        refused = visitor.client.delete(f"{HERE}{path}")
+        assert (refused.status_code, refused.allow) == (405, methods)

@@ -242,3 +242,21 @@ def test_pages_work_or_explain_where_the_database_is_away(
     assert page.status == {"/": 200, "/status": 200, "/nowhere": 404}.get(path, 503)
     if path in {"/", "/history"}:
         assert "unable to open database file" in page.text
+
+
+class Distinguishing(WaffleSettings):
+    """A setting whose type distinguishes what Python takes for equal."""
+
+    EITHER: bool | int = 1
+
+
+def test_what_a_type_distinguishes_can_be_changed(make_visitor: MakeVisitor) -> None:
+    visitor = make_visitor(Distinguishing)
+    assert visitor.change(EITHER="true").status == 303
+    assert visitor.waffle.settings.EITHER is True
+    assert "No setting differs" not in visitor.get("/compare?a=0&b=1").text
+    answer = visitor.api("GET", "/settings")
+    assert answer.json is not None
+    assert answer.json["declarations"]["EITHER"]["is_default"] is False
+    assert visitor.change(EITHER="1").status == 303
+    assert visitor.waffle.settings.EITHER is not True

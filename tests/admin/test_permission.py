@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+from flask import Blueprint
 
 from tests.admin.conftest import MakeVisitor
 from tests.admin.visitor import HERE, Visitor
@@ -219,6 +220,20 @@ def test_another_host_name_is_refused_where_hosts_are_named(apps: Apps) -> None:
         assert answer.status_code == (200 if is_trusted else 400)
     with pytest.raises(ConfigError, match="list of hosts"):
         waffle.admin(authorize=print, trusted_hosts="localhost")
+
+
+def test_pages_are_pages_within_blueprints_of_any_name(apps: Apps) -> None:
+    app, waffle = apps(WaffleSettings)
+    inner, outer = Blueprint("api_v1", __name__), Blueprint("outer", __name__)
+    inner.register_blueprint(waffle.admin(authorize=lambda _: "alice"), url_prefix="/waffle")
+    outer.register_blueprint(inner)
+    app.register_blueprint(outer)
+    answer = app.test_client().get(f"{HERE}/")
+    assert (answer.status_code, answer.mimetype) == (500, "text/html")
+    assert "SECRET_KEY is not set" in answer.text
+    assert app.test_client().get(f"{HERE}/api/nowhere").is_json
+    app.secret_key = "for tests only"  # noqa: S105  # it opens nothing
+    assert app.test_client().get(f"{HERE}/").status_code == 200
 
 
 def test_pages_can_be_mounted_anywhere(make_visitor: MakeVisitor) -> None:

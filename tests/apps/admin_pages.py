@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from flask import Flask, Request, Response, jsonify, send_file
+from jinja2 import StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model, model_validator
 from typing_extensions import Self
 
@@ -89,6 +90,7 @@ def make_app(
     """Return an application with pages at ``/waffle``."""
     app = Flask("Waffle house", instance_path=config.pop("instance_path", None))
     app.config.update({"SECRET_KEY": "for tests only", **config})
+    app.jinja_env.undefined = StrictUndefined  # as many applications have it
     waffle = WaffleConf(app, model)
     app.register_blueprint(waffle.admin(authorize=authorize), url_prefix="/waffle")
     return app, waffle

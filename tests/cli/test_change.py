@@ -86,6 +86,7 @@ class TestRefusals:
             (["RATIO=NaN"], "RATIO: "),
             ([f"SITENAME={'x' * 41}"], "SITENAME: String should have at most 40 characters"),
             (["MAX=5", "--actor", "x" * 201], "actor: it has 201 characters"),
+            (["SITENAME=\udcff"], "SITENAME: "),  # as an argument has it that is not UTF-8
         ],
     )
     def test_one_line_and_nothing_changed(

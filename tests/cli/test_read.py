@@ -142,6 +142,14 @@ class TestHistory:
         assert run(app, "history").output == "Nothing has been changed yet.\n"
         assert run(app, "history", "TAG").status == 1
 
+    @pytest.mark.parametrize("name", ["\udcff", "\0"])
+    def test_of_a_name_that_no_database_stores(self, database_apps: Apps, name: str) -> None:
+        """As an argument has it that is not UTF-8."""
+        app, waffle = database_apps(Settings)
+        waffle.update({"SITENAME": "New"})
+        assert run(app, "history", name).status == 1
+        assert waffle.history(name) == []
+
     @pytest.mark.usefixtures("site")
     def test_of_a_setting_that_is_no_longer_declared(self, apps: Apps) -> None:
         class Fewer(WaffleSettings):

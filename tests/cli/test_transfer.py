@@ -203,3 +203,9 @@ def test_a_table_that_is_not_there_is_named(other: Site) -> None:
     assert done.status == 1
     assert done.errors.count("\n") == 1
     assert "The table nowhere" in done.errors
+
+
+def test_another_database_that_cannot_work_is_named_as_it_was_given(other: Site) -> None:
+    done = run(other[0], "adopt-legacy", "--database", "nowhere")
+    assert done.status == 1
+    assert "Error: --database = 'nowhere'" in done.errors

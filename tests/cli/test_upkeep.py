@@ -86,10 +86,21 @@ def test_prune_forgets_what_is_older_than_an_age(
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--keep", "2", "--older-than", "90d"], ["--older-than", "soon"], ["--keep", "-1"]],
+    [
+        [],
+        ["--keep", "2", "--older-than", "90d"],
+        ["--older-than", "soon"],
+        ["--older-than", "999999w"],  # before the calendar
+        ["--keep", "-1"],
+    ],
 )
 def test_prune_asks_for_one_measure(site: Site, arguments: list[str]) -> None:
     assert run(site[0], "prune", *arguments).status == 2
+    assert len(site[1].history()) == 5
+
+
+def test_prune_may_keep_more_revisions_than_a_database_counts(site: Site) -> None:
+    assert run(site[0], "prune", "--keep", str(10**30)).status == 0
     assert len(site[1].history()) == 5
 
 

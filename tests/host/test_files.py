@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -112,6 +113,41 @@ def test_a_file_of_another_namespace_is_left_to_it(
     assert host.read() is None
     assert "set another WAFFLE_SNAPSHOT_PATH for each" in caplog.text
     assert HostSnapshot(path).position == at(7)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_a_file_that_was_never_a_host_snapshot_is_left_alone(
+    mode: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A path that names another file by mistake, such as the database, must not cost that file."""
+    path = tmp_path / "shop.db"
+    path.write_bytes(b"SQLite format 3\0" + bytes(100))
+    path.chmod(mode)
+    before = path.read_bytes(), path.stat().st_ino
+    host = HostSnapshot(path)
+    assert not host.is_shared
+    assert (path.read_bytes(), path.stat().st_ino) == before
+    assert "set WAFFLE_SNAPSHOT_PATH to a file of its own" in caplog.text
+    assert host.publish(RECORD)
+    assert host.position == at(7)
+
+
+def test_a_directory_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "directory"
+    path.mkdir()
+    assert not HostSnapshot(path).is_shared
+    assert path.is_dir()
+    assert not list(path.iterdir())
+    assert "it is a directory; set WAFFLE_SNAPSHOT_PATH to a file" in caplog.text
+
+
+def test_a_device_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    require(AS_ROOT, "the right to make a device (root)")
+    path = tmp_path / "null"
+    os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    assert not HostSnapshot(path).is_shared
+    assert path.is_char_device()
+    assert "set WAFFLE_SNAPSHOT_PATH to a file of its own" in caplog.text
 
 
 def test_a_file_keeps_its_record_for_the_next_process(tmp_path: Path) -> None:

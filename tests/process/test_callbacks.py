@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from flask import Flask, current_app
 
 from tests.conftest import Apps
 from tests.process.conftest import Settings
-from uwsgi_waffle import UnknownSetting, WaffleConf, settings_changed
+from uwsgi_waffle import UnknownSetting, WaffleConf, WaffleSettings, settings_changed
 
 pytestmark = pytest.mark.usefixtures("patience")
 
@@ -164,3 +165,68 @@ def test_a_callback_may_change_a_setting_itself(apps: Apps) -> None:
     waffle.update({"A": 1})
     assert seen == [("A", 1, 1), ("updated", 2, 10), ("B", 10, 2)]
     assert app.config["B"] == 10
+
+
+def test_async_callbacks_run_to_their_end(apps: Apps) -> None:
+    """As async views do in Flask; they see the new settings, and the application."""
+    app, waffle = apps(Settings)
+    seen: list[object] = []
+
+    @waffle.on_change("A")
+    async def changed(old: int, new: int) -> None:
+        await asyncio.sleep(0)
+        seen.append((old, new, waffle.settings.A, current_app.name))
+
+    @settings_changed.connect_via(app)
+    async def received(sender: Flask, changes: Any, revision: int) -> None:
+        await asyncio.sleep(0)
+        seen.append((sender is app, changes, revision))
+
+    waffle.update({"A": 1})
+    assert seen == [(0, 1, 1, "tests"), (True, {"A": (0, 1)}, 1)]
+
+
+def test_an_async_callback_that_raises_is_logged(
+    apps: Apps, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, waffle = apps(Settings)
+
+    @waffle.on_change("A")
+    async def fail() -> None:
+        raise RuntimeError
+
+    waffle.update({"A": 1})
+    assert "on_change('A') failed at revision 1" in caplog.text
+    assert "RuntimeError" in caplog.text
+
+
+def test_a_callback_without_the_name_of_a_setting_is_refused(apps: Apps) -> None:
+    """It would never be called; before there is an application, nothing else would tell."""
+    waffle = WaffleConf(settings=Settings)
+    with pytest.raises(TypeError, match=r"as in @waffle.on_change\('POOL_SIZE'\)"):
+        waffle.on_change()
+    with pytest.raises(TypeError, match="takes names of settings"):
+        waffle.on_change(print)  # type: ignore[arg-type]  # without parentheses
+    apps.init(waffle, apps.flask())
+    waffle.on_change("A")(print)
+
+
+def test_a_callback_is_called_for_values_that_a_type_distinguishes(apps: Apps) -> None:
+    """Python takes 1 and True for equal, at any depth; each is a revision."""
+
+    class Distinguishing(WaffleSettings):
+        ONE: int | bool | float = 1
+        MANY: tuple[int | bool, ...] = (1,)
+
+    _, waffle = apps(Distinguishing)
+    _, there = apps(Distinguishing, host="there")
+    seen: list[object] = []
+    for extension in (waffle, there):
+        extension.on_change("ONE", "MANY")(seen.append)
+    done = waffle.update({"ONE": True, "MANY": [True]})
+    assert done.changes == {"ONE": (1, True), "MANY": ((1,), (True,))}
+    there.refresh()
+    assert list(map(repr, seen)) == ["True", "(True,)"] * 2
+    seen.clear()
+    assert waffle.update({"ONE": True}).changes == {}
+    assert seen == []

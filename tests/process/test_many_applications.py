@@ -47,6 +47,20 @@ def test_one_extension_serves_several_apps(apps: Apps) -> None:
         assert [app.test_client().get("/").text for app in both] == ["9", "2"]
 
 
+def test_an_extension_of_several_apps_is_not_at_hand_in_the_app_of_another_extension(
+    apps: Apps,
+) -> None:
+    """A change would reach the other application's settings."""
+    waffle = WaffleConf()
+    for name in ("first", "second"):
+        apps.init(waffle, apps.flask(host=name, WAFFLE_NAMESPACE=name, WAFFLE_CONFS=CONFS))
+    foreign, other = apps(host="third", WAFFLE_NAMESPACE="third", WAFFLE_CONFS=CONFS)
+    with foreign.app_context():
+        with pytest.raises(WaffleError, match="none of them is current"):
+            waffle.update({"SIZE": 5})
+        assert other.settings.SIZE == 1
+
+
 def test_a_request_of_one_app_may_ask_another_app_of_the_process(apps: Apps) -> None:
     (first_app, first), (second_app, second) = (
         apps(host=name, WAFFLE_NAMESPACE=name, WAFFLE_CONFS=CONFS) for name in ("first", "second")

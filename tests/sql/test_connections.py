@@ -190,3 +190,13 @@ def _write_as_nobody(path: Path, said: TextIO) -> None:
         database.write(lambda connection: connection.execute(statement))
     except Exception as error:  # noqa: BLE001  # the test shows it
         said.write(f"{type(error).__name__}: {error}")
+
+
+def test_a_directory_that_is_missing_is_named(apps: Apps, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    uri = f"sqlite:///{missing}/waffle.db"
+    _, waffle = apps(WAFFLE_CONFS=CONFS, WAFFLE_DATABASE_URI=uri)
+    with pytest.raises(StoreUnavailable, match=f"There is no directory {missing}: make it.$"):
+        waffle.update({"SIZE": 3})
+    (problem,) = waffle.status().problems
+    assert problem.endswith("make it. The last known settings are served.")

@@ -21,7 +21,7 @@ from uwsgi_waffle.sql.store import Signature
 from uwsgi_waffle.values.settings import MASK
 
 from .bodies import HistoryQuery, Patch, Rollback
-from .edits import FORBIDDEN_ROLLBACK, make_rollback, sql_snapshot
+from .edits import FORBIDDEN_ROLLBACK, change, make_rollback, sql_snapshot
 from .openapi import document
 from .progress import progress_of
 from .viewer import viewer
@@ -60,7 +60,8 @@ def _answer(found: object, status: int = 200, *, revision: int | None = None) ->
 def get_settings() -> Response:
     """Return every setting that may be seen: value, declaration, and who changed it last."""
     here = viewer()
-    snapshot, defaults = here.snapshot, here.state.declaration.defaults
+    snapshot, declaration = here.snapshot, here.state.declaration
+    defaults = declaration.defaults
     latest = here.state.history.latest()
     found = {
         "revision": snapshot.revision,
@@ -70,7 +71,9 @@ def get_settings() -> Response:
                 "description": one.description,
                 "group": one.group,
                 "default": _masked(one.name, getattr(defaults, one.name)),
-                "is_default": bool(snapshot.values[one.name] == getattr(defaults, one.name)),
+                "is_default": not declaration.differ(
+                    one.name, snapshot.values[one.name], getattr(defaults, one.name)
+                ),
                 "is_secret": one.is_secret,
                 "may_edit": one.name in here.editable,
                 "schema": dict(one.schema),
@@ -150,8 +153,12 @@ def patch_settings() -> Response:
     resets = frozenset(body.reset)
     _check_names(values.keys() | resets)
     try:
+        now = sql_snapshot(here.state)
+        if expected is not None and expected != now.revision:
+            raise RevisionConflict(expected=expected, actual=now.revision)  # noqa: TRY301  # as the writer does
+        after = change(now, values, resets, here.state.declaration)
         done = here.state.writer.update(
-            {name: value for name, value in values.items() if name not in resets},
+            {name: getattr(after, name) for name in values.keys() - resets},
             Signature(here.permission.name, body.comment, "api"),
             resets=resets,
             expected_revision=expected,

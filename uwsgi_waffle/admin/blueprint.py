@@ -45,7 +45,7 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 #: How many fields of a form are read beside a few for each setting.
 _MOST_OTHER_FIELDS = 100
 _FIELDS_OF_A_SETTING = 5
@@ -128,15 +128,25 @@ def _route(blueprint: Blueprint, path: str, endpoint: str, **views: View) -> Non
 
     All methods are handled here: what Werkzeug refuses by itself would lack our headers.
     """
+    allowed = [*views, "OPTIONS", *(["HEAD"] if "GET" in views else [])]
 
     def dispatch(**arguments: Any) -> Any:
         method = "GET" if request.method == "HEAD" else request.method
+        if method == "OPTIONS":
+            return Response(headers={"Allow": ", ".join(allowed)})
         if method not in views:
-            raise MethodNotAllowed([*views, "OPTIONS", *(["HEAD"] if "GET" in views else [])])
+            raise MethodNotAllowed(allowed)
         return views[method](**arguments)
 
     # A redirect to the path with a slash would lack them, too.
-    blueprint.add_url_rule(path, endpoint, dispatch, methods=_METHODS, strict_slashes=False)
+    blueprint.add_url_rule(
+        path,
+        endpoint,
+        dispatch,
+        methods=_METHODS,
+        strict_slashes=False,
+        provide_automatic_options=False,
+    )
 
 
 def _nowhere(_rest: str) -> None:
@@ -196,7 +206,8 @@ def _check_size(setting_count: int) -> None:
 
 
 def _is_api() -> bool:
-    return request.endpoint is not None and ".api_" in request.endpoint
+    # The last part: the blueprint may be within others, of any name.
+    return (request.endpoint or "").rpartition(".")[2].startswith("api_")
 
 
 def _protect(response: Response) -> Response:

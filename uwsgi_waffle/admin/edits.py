@@ -6,6 +6,7 @@ wants to change; a setting that another revision has changed differently since i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from .viewer import Line, Viewer
 
 if TYPE_CHECKING:
     from uwsgi_waffle.process.state import State
+    from uwsgi_waffle.values.declaration import Declaration
 
 __all__ = [
     "FORBIDDEN_ROLLBACK",
@@ -31,6 +33,7 @@ __all__ = [
     "Draft",
     "Submission",
     "by_name",
+    "change",
     "draft",
     "make_rollback",
     "save",
@@ -65,7 +68,8 @@ class Draft:
     """What would be saved.
 
     :ivar base: the present settings
-    :ivar values: name -> value of the settings that change, without :attr:`resets`
+    :ivar values: name -> value of the settings that change, without :attr:`resets`; for a change
+        that is refused, without meaning
     :ivar resets: the settings that go back to their defaults
     :ivar lines: what changes and may be seen, in order of declaration
     :ivar errors: name -> what is wrong; ``""`` -> what is wrong with the whole
@@ -111,6 +115,20 @@ def _decoded(state: State, record: Record) -> Snapshot:
     return build(state.declaration, state.cipher, record, last_good)
 
 
+def change(
+    now: Snapshot, values: Mapping[str, object], resets: Iterable[str], declaration: Declaration
+) -> WaffleSettings:
+    """Return the settings after a change.
+
+    :param values: name -> value as JSON has it
+    :param resets: the settings that go back to their defaults, whatever their value
+    :raises InvalidSetting: a value, or the whole, is refused
+    """
+    texts = {name: json.dumps(value) for name, value in values.items()}
+    texts |= {name: declaration.default_json[name] for name in resets}
+    return declaration.with_json(now.settings, texts)
+
+
 def draft(here: Viewer, submission: Submission, *, is_whole_form: bool) -> Draft:
     """Return what a form would change of the present settings.
 
@@ -125,17 +143,19 @@ def draft(here: Viewer, submission: Submission, *, is_whole_form: bool) -> Draft
     edited = _edited(here, submission, base if is_whole_form else None, errors)
     resets = submission.resets - submission.theirs
     wanted = {**edited, **{name: getattr(state.declaration.defaults, name) for name in resets}}
-    after = _validated(here, now, wanted, errors)
+    after = _validated(here, now, edited, resets, errors)
     latest = state.history.latest() if submission.revision != now.revision else {}
     lines, values = [], {}
     for line in _lines(here, now, wanted, after):
-        if is_whole_form and base is not None and _is_same(line.name, after, base.settings):
-            continue  # its text differs, its value does not, such as 1.0 for 1
+        if is_whole_form and base is not None and after is not None:
+            one, other = base.values[line.name], getattr(after, line.name)
+            if not state.declaration.differ(line.name, one, other):
+                continue  # its text differs, its value does not, such as 1.0 for 1
         if line.name in edited:  # else it goes back to its default, or a validator has changed it
-            values[line.name] = edited[line.name]
-        change = latest.get(line.name)
-        is_theirs = change is not None and change.revision > submission.revision
-        theirs = change if is_theirs else None
+            values[line.name] = getattr(after, line.name, None)
+        last = latest.get(line.name)
+        is_theirs = last is not None and last.revision > submission.revision
+        theirs = last if is_theirs else None
         lines.append(replace(line, is_reset=line.name in resets, theirs=theirs))
     return Draft(now, values, resets & {line.name for line in lines}, tuple(lines), errors)
 
@@ -194,11 +214,15 @@ def _is_untouched(one: Input, text: str, base: Snapshot | None) -> bool:
 
 
 def _validated(
-    here: Viewer, now: Snapshot, wanted: Mapping[str, object], errors: dict[str, list[str]]
+    here: Viewer,
+    now: Snapshot,
+    edited: Mapping[str, object],
+    resets: Iterable[str],
+    errors: dict[str, list[str]],
 ) -> WaffleSettings | None:
     """Return the settings after the change, ``None`` after adding what is wrong to *errors*."""
     try:
-        return here.state.declaration.validate(now.settings, wanted)
+        return change(now, edited, resets, here.state.declaration)
     except InvalidSetting as error:
         for name, messages in by_name(here.findings(error)).items():
             errors.setdefault(name, []).extend(messages)
@@ -224,15 +248,12 @@ def _lines(
     Where the change is refused, that is everything that was to change.
     """
     for name in (one.name for one in here.inputs):
+        value = now.values[name]
         if after is None:
             if name in wanted:
-                yield here.line(name, now.values[name], wanted[name])
-        elif not _is_same(name, after, now.settings):
-            yield here.line(name, now.values[name], getattr(after, name))
-
-
-def _is_same(name: str, one: WaffleSettings | None, other: WaffleSettings) -> bool:
-    return one is not None and bool(getattr(one, name) == getattr(other, name))
+                yield here.line(name, value, wanted[name])
+        elif here.state.declaration.differ(name, value, getattr(after, name)):
+            yield here.line(name, value, getattr(after, name))
 
 
 def make_rollback(

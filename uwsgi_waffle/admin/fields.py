@@ -42,6 +42,7 @@ class Input:
     :ivar kind: ``checkbox``, ``number``, ``select``, ``text``, ``json``, ``date``, ``time`` or
         ``datetime-local``
     :ivar is_optional: an empty text is ``None``
+    :ivar is_decimal: a number has more digits than a float keeps
     :ivar attributes: bounds of the value, as attributes of the element
     :ivar schema: the JSON schema of the setting, without defaults
     :ivar default: the default, as it is shown; ``""`` for a secret
@@ -53,6 +54,7 @@ class Input:
     group: str
     is_secret: bool
     is_optional: bool
+    is_decimal: bool
     choices: tuple[Choice, ...]
     attributes: Mapping[str, str]
     schema: Mapping[str, Any] = field(repr=False)
@@ -83,7 +85,7 @@ class Input:
         if self.is_optional and not text.strip():
             return None
         if self.kind == "number":
-            return _number(text)
+            return text if self.is_decimal else _number(text)
         if self.kind == "checkbox":
             return text == "true"
         if self.kind in ("json", "select"):
@@ -172,7 +174,8 @@ def _input(declaration: Declaration, name: str, schema: dict[str, Any], group: s
     inner, is_optional = _without_null(_resolved(whole, schema), schema)
     kind = _kind(inner)
     annotations = (declared.annotation, *get_args(declared.annotation))
-    if Decimal in annotations:
+    is_decimal = Decimal in annotations
+    if is_decimal:
         kind = "number"
     choices = _choices(inner, is_optional=is_optional)
     if kind == "checkbox" and is_optional:
@@ -186,6 +189,7 @@ def _input(declaration: Declaration, name: str, schema: dict[str, Any], group: s
         group=group,
         is_secret=is_secret,
         is_optional=is_optional,
+        is_decimal=is_decimal,
         choices=choices,
         attributes=_attributes(inner, kind),
         schema=whole,
@@ -286,9 +290,10 @@ def _load(text: str) -> object:
 def _number(text: str) -> object:
     """Return a number, or the text as it is, which pydantic then refuses."""
     try:
-        return int(text)
+        found = from_json(text, allow_inf_nan=False)
     except ValueError:
         return text
+    return found if type(found) in (int, float) else text
 
 
 def _has_zone(text: str) -> bool:

@@ -155,7 +155,7 @@ def _field(  # noqa: PLR0913, PLR0917  # each is one thing that is shown of a se
         text=text,
         shown=shown(value, is_secret=one.is_secret),
         may_edit=one.name in here.editable,
-        differs=bool(value != default),
+        differs=here.state.declaration.differ(one.name, value, default),
         is_reset=one.name in resets,
         is_edited=one.name in resets or (given is not None and text != one.text(value)),
         change=change,
@@ -245,7 +245,7 @@ def compare() -> str:
         lines = [
             here.line(i.name, one.values[i.name], other.values[i.name])
             for i in here.inputs
-            if one.values[i.name] != other.values[i.name]
+            if here.state.declaration.differ(i.name, one.values[i.name], other.values[i.name])
         ]
     return page(
         "compare",

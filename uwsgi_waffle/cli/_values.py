@@ -42,7 +42,7 @@ def readings(text: str, *, text_first: bool = False) -> list[str]:
     as_text = json.dumps(text)
     try:
         from_json(text, allow_inf_nan=False)
-    except ValueError:
+    except (ValueError, TypeError):  # the latter for bytes that are no text
         return [as_text]
     return [as_text, text] if text_first else [text, as_text]
 
@@ -71,9 +71,7 @@ def from_json_texts(
     :raises UnknownSetting: a name is not declared
     :raises InvalidSetting: a value, or the whole, is refused
     """
-    declaration.check_known(texts)
-    whole = {name: declaration.to_json(current, name) for name in declaration.names}
-    settings = declaration.decode({**whole, **texts})
+    settings = declaration.with_json(current, texts)
     return {name: getattr(settings, name) for name in texts}
 
 

@@ -152,7 +152,9 @@ def adopt_legacy(  # noqa: PLR0913  # as many as there are options
     revision. Any other pickle is not run; its name is printed. The table stays as it is.
     """
     state = present_state()
-    source = state.store.database if database is None else Database(database, auto_create=False)
+    source = state.store.database
+    if database is not None:
+        source = Database(database, auto_create=False, named="--database")
     with closing(source):
         rows = read_table(source, table, key_column, value_column)
     adoption = plan_adoption(state.declaration, state.serving.current.settings, rows)

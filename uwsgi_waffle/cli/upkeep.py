@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
 import click
@@ -213,7 +214,7 @@ def prune_history(
     if (keep is None) == (older_than is None):
         message = "Give either --keep N or --older-than AGE."
         raise click.UsageError(message)
-    before = None if older_than is None else datetime.now(timezone.utc) - _age(older_than)
+    before = None if older_than is None else _moment_before(older_than)
     state = get_state()
     done = prune(state.store, keep=keep, before=before, dry_run=dry_run)
     if as_json:
@@ -230,16 +231,17 @@ def prune_history(
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds", "w": "weeks"}
 
 
-def _age(text: str) -> timedelta:
-    """Return an age such as ``90d``.
+def _moment_before(age: str) -> datetime:
+    """Return the moment that lies an age such as ``90d`` back.
 
-    :raises click.UsageError: it has another form
+    :raises click.UsageError: it has another form, or leads to before the calendar
     """
-    found = re.fullmatch(r"(\d{1,6})([wdhms])", text.strip())
-    if found is None:
-        message = f"{text!r} is not an age, such as 90d, 12h or 30m."
-        raise click.UsageError(message)
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    found = re.fullmatch(r"(\d{1,6})([wdhms])", age.strip())
+    if found is not None:
+        with suppress(OverflowError):
+            return datetime.now(timezone.utc) - timedelta(**{_UNITS[found[2]]: int(found[1])})
+    message = f"{age!r} is not an age, such as 90d, 12h or 30m."
+    raise click.UsageError(message)
 
 
 # -- the listener -----------------------------------------------------------------------------

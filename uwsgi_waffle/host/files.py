@@ -36,7 +36,7 @@ class RefusedFile(Exception):
 
 
 class ForeignFile(RefusedFile):
-    """A file that must be left to another release or namespace."""
+    """A file that must be left to another release or namespace, or to whatever it belongs to."""
 
 
 class MappedFile:
@@ -159,11 +159,22 @@ def _check_directory(directory: Path) -> None:
 def _open_checked(path: Path, namespace: str) -> MappedFile:
     """Map an existing file.
 
+    :raises ForeignFile: it is something else, such as a database
     :raises RefusedFile: it is not this user's, or not of this size and layout
     """
-    descriptor = os.open(path, OPEN_FLAGS)
+    try:
+        descriptor = os.open(path, OPEN_FLAGS)
+    except IsADirectoryError:
+        raise ForeignFile(
+            "it is a directory; set WAFFLE_SNAPSHOT_PATH to a file of its own in it"
+        ) from None
     try:
         found = os.fstat(descriptor)
+        if _is_something_else(descriptor, found):
+            raise ForeignFile(
+                "it is something else than a host snapshot, and is left alone; set "
+                "WAFFLE_SNAPSHOT_PATH to a file of its own"
+            )
         if not stat.S_ISREG(found.st_mode):
             raise RefusedFile("it is not a regular file")
         if found.st_uid != os.geteuid():
@@ -181,6 +192,17 @@ def _open_checked(path: Path, namespace: str) -> MappedFile:
         mapped.close()
         raise
     return mapped
+
+
+def _is_something_else(descriptor: int, found: os.stat_result) -> bool:
+    """Return whether a file was never a host snapshot, not even one that was damaged since."""
+    if not stat.S_ISREG(found.st_mode):
+        return not stat.S_ISFIFO(found.st_mode)  # a device
+    if found.st_size in (0, layout.FILE_BYTES):
+        return False
+    beginning = os.pread(descriptor, layout.WORD_BYTES, 0)
+    magic = struct.pack("=Q", layout.MAGIC)
+    return bool(beginning.strip(b"\0")) and not magic.startswith(beginning)
 
 
 def _check_layout(words: memoryview[int], namespace: str) -> None:

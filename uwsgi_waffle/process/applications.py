@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
+from weakref import WeakSet
 
 from flask import current_app, has_app_context
 
@@ -27,11 +28,13 @@ class Applications:
 
     def __init__(self) -> None:
         self.only: State | None = None
+        self._states: WeakSet[State] = WeakSet()
         self._count = 0
 
     def add(self, app: Flask, state: State) -> None:
         """Add an application, which is set up."""
         app.extensions[EXTENSION_NAME] = state
+        self._states.add(state)
         self._count += 1
         self.only = state if self._count == 1 else None
 
@@ -57,7 +60,9 @@ class Applications:
         if self.only is not None:
             return self.only
         if self._count and has_app_context():
-            return cast("State | None", current_app.extensions.get(EXTENSION_NAME))
+            state = current_app.extensions.get(EXTENSION_NAME)
+            if state in self._states:  # and is not that of another extension
+                return cast("State", state)
         return None
 
 

@@ -10,11 +10,11 @@ import inspect
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from blinker import NamedSignal, Namespace
 
@@ -23,7 +23,14 @@ from uwsgi_waffle.server import concurrency
 if TYPE_CHECKING:
     from flask import Flask
 
-__all__ = ["Callbacks", "ChangeHandler", "ChangeQueue", "Changes", "settings_changed"]
+__all__ = [
+    "Callbacks",
+    "ChangeHandler",
+    "ChangeQueue",
+    "Changes",
+    "Handler",
+    "settings_changed",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +42,7 @@ settings_changed: NamedSignal = Namespace().signal("settings-changed")
 Changes = Mapping[str, tuple[Any, Any]]
 #: Called with the old and the new value, with the new one, or with nothing, as it takes.
 ChangeHandler = Callable[..., object]
+Handler = TypeVar("Handler", bound=ChangeHandler)
 #: Given the callback that begins, ``""`` when they have ended.
 RecordCallback = Callable[[str], None]
 
@@ -59,6 +67,22 @@ class Callbacks:
         """
         self.handlers.append((name, handler, _arity(handler)))
 
+    def registering(self, names: Sequence[str]) -> Callable[[Handler], Handler]:
+        """Return a decorator of functions to call when one of the settings changes.
+
+        :raises TypeError: there is no name, but perhaps the function itself
+        """
+        if not names or not all(isinstance(name, str) for name in names):
+            message = "on_change() takes names of settings, as in @waffle.on_change('POOL_SIZE')."
+            raise TypeError(message)
+
+        def register(handler: Handler) -> Handler:
+            for name in names:
+                self.add(name, handler)
+            return handler
+
+        return register
+
     @property
     def names(self) -> frozenset[str]:
         """The settings that functions are registered for."""
@@ -72,11 +96,12 @@ class Callbacks:
                     what = f"on_change({name!r})"
                     record(what)
                     arguments = changes[name][_MOST_ARGUMENTS - arity :]
-                    _call(partial(handler, *arguments), what, revision)
+                    _call(partial(_run, app, handler, *arguments), what, revision)
             for receiver in settings_changed.receivers_for(app):
                 what = "a receiver of settings_changed"
                 record(what)
-                _call(partial(receiver, app, changes=changes, revision=revision), what, revision)
+                sent = {"changes": changes, "revision": revision}
+                _call(partial(_run, app, receiver, app, **sent), what, revision)
 
 
 @dataclass(frozen=True)
@@ -194,6 +219,11 @@ class ChangeQueue:
             logger.exception("waffle: the callbacks of revision %d were cut short.", event.revision)
         finally:
             self._record("")
+
+
+def _run(app: Flask, function: Callable[..., object], *args: object, **kwargs: object) -> None:
+    """Run a function to its end, also an async one, as Flask does with its views."""
+    app.ensure_sync(function)(*args, **kwargs)
 
 
 def _call(function: Callable[[], object], what: str, revision: int) -> None:

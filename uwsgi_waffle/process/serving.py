@@ -223,7 +223,7 @@ class Serving:
         changes = {
             name: (old.values[name], value)
             for name, value in new.values.items()
-            if old.values[name] != value
+            if self._declaration.differ(name, old.values[name], value)
         }
         # The application's callbacks must not delay a process that only listens.
         if changes and self.runs_callbacks and self._queue.is_needed:

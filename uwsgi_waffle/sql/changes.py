@@ -25,6 +25,7 @@ __all__ = [
     "Edit",
     "RowChange",
     "Signature",
+    "is_storable",
     "move",
     "replace",
     "write_history",
@@ -35,6 +36,11 @@ __all__ = [
 MAX_COMMENT_LENGTH = 10_000
 _MAX_ACTOR_LENGTH = 200
 _NOT_STORED = re.compile("[\0\ud800-\udfff]")
+
+
+def is_storable(text: str) -> bool:
+    """Return whether every database stores a text as it is."""
+    return not _NOT_STORED.search(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class Signature:
                 problem = f"it must be a text, not {type(text).__name__}"
             elif len(text) > most:
                 problem = f"it has {len(text):,} characters; the most is {most:,}"
-            elif _NOT_STORED.search(text):
+            elif not is_storable(text):
                 what = "NUL, or half of a surrogate pair"
                 problem = f"it holds a character that no database stores ({what})"
             if problem:

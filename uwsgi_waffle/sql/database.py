@@ -57,19 +57,25 @@ class Database:
     """One database; connects at the first use, and again after a fork."""
 
     def __init__(
-        self, uri: str, *, auto_create: bool, application: ApplicationDatabase | None = None
+        self,
+        uri: str,
+        *,
+        auto_create: bool,
+        application: ApplicationDatabase | None = None,
+        named: str = "WAFFLE_DATABASE_URI",
     ) -> None:
         """Check the URL and its driver; do not connect.
 
         :param auto_create: whether to make missing tables, and missing columns of older ones
         :param application: the database as the application has configured it
+        :param named: what the URL was given as
         :raises ConfigError: the URL is malformed, or its driver is not installed
         """
         self._auto_create = auto_create
         self._application = application
         #: The URL without its password.
         self.url = redact_url(uri)
-        self._uri = uri
+        self._uri, self._named = uri, named
         #: Of SQLite's file.
         self._path: Path | None = None
         self._watchdog = Watchdog()
@@ -293,7 +299,7 @@ class Database:
             message = missing(self.url, self._application, what)
         else:
             reason = reason_of(error, waited_seconds, limit_seconds)
-            message = f"The settings database {self.url} cannot be used: {reason}"
+            message = f"The settings database {self.url} cannot be used: {reason}."
             if self._path is not None:
                 message += owner_of_file(self._path)
         return StoreUnavailable(message, url=self.url, waited_seconds=waited_seconds, holder=holder)
@@ -311,10 +317,10 @@ class Database:
             return guard(make_engine(url) if application is None else application.make_engine())
         except (exc.ArgumentError, ImportError, ValueError) as error:
             message = (
-                f"WAFFLE_DATABASE_URI = {self.url!r}: {redact_url(str(error))}. Give an SQLAlchemy "
-                "URL, such as postgresql+psycopg://user@host/database, and install its driver."
+                f"{self._named} = {self.url!r}: {redact_url(str(error))}. Give an SQLAlchemy URL, "
+                "such as postgresql+psycopg://user@host/database, and install its driver."
             )
-            raise ConfigError(message, key="WAFFLE_DATABASE_URI", value=self.url) from None
+            raise ConfigError(message, key=self._named, value=self.url) from None
 
     def _worth_another_try(self, error: exc.SQLAlchemyError) -> bool:
         """Return whether a transaction that changed nothing may succeed when it is run again."""

@@ -14,6 +14,7 @@ from uwsgi_waffle.values.declaration import Declaration
 from uwsgi_waffle.values.position import MAX_REVISION
 from uwsgi_waffle.values.settings import MASK
 
+from .changes import is_storable
 from .declared import CHANGE, NAMESPACE
 from .limits import DEAD_SECONDS
 from .store import Store
@@ -67,6 +68,8 @@ class History:
         if limit is not None and limit < 0:
             message = f"limit = {limit}: give how many changes at most, or None for all."
             raise ValueError(message)
+        if name is not None and not is_storable(name):
+            return []  # some databases refuse to look for it
         if limit is not None:
             limit = min(limit, MAX_REVISION)  # databases have no room for more
         statement = self._select()

@@ -104,15 +104,15 @@ def owner_of_file(path: Path) -> str:
         except FileNotFoundError:
             continue
         except PermissionError:
-            return f". This process runs as {user}, who may not enter a directory of {path}"
+            return f" This process runs as {user}, who may not enter a directory of {path}."
         except OSError:
             return ""
         if not os.access(place, os.W_OK, effective_ids=True):
             return (
-                f". {place} belongs to user {owner}, and this process runs as {user}: run it as "
-                f"{owner}, or give {user} the file and its directory with `chown`"
+                f" {place} belongs to user {owner}, and this process runs as {user}: run it as "
+                f"{owner}, or give {user} the file and its directory with `chown`."
             )
-    return ""
+    return "" if path.parent.exists() else f" There is no directory {path.parent}: make it."
 
 
 def user_name(uid: int) -> str:

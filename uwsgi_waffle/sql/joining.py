@@ -11,6 +11,7 @@ from uwsgi_waffle.errors import WaffleError
 from uwsgi_waffle.values.position import NOWHERE, Position
 from uwsgi_waffle.values.snapshot import Record
 
+from .failures import lacks_table
 from .locks import begin_sqlite
 from .store import Edit, Signature, Store
 
@@ -66,6 +67,8 @@ class JoinedTransaction:
                     self._check_database(record.position)
                 return record
         except exc.SQLAlchemyError as error:
+            if lacks_table(error):
+                self._check_database(NOWHERE)
             raise self._store.database.unavailable(error) from error
 
     def after_commit(self, position: Position, spread: Callable[[Record], object]) -> None:

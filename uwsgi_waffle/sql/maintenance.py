@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 import sqlalchemy as sa
 
 from uwsgi_waffle.values.cipher import SEALED_PREFIX, Cipher
-from uwsgi_waffle.values.position import Position
+from uwsgi_waffle.values.position import MAX_REVISION, Position
 from uwsgi_waffle.values.snapshot import Record
 
 from .declared import CHANGE, NAMESPACE, SETTING
@@ -107,7 +107,11 @@ def _mark(
     if keep is not None:
         # Counted, as a resync leaves a gap in the numbers.
         latest = sa.select(CHANGE.c.revision).where(mine).distinct()
-        latest = latest.order_by(CHANGE.c.revision.desc()).offset(max(keep - 1, 0)).limit(1)
+        latest = (
+            latest.order_by(CHANGE.c.revision.desc())
+            .offset(min(max(keep - 1, 0), MAX_REVISION))
+            .limit(1)
+        )
         oldest_kept: int | None = connection.execute(latest).scalar()
         marks.append(newest if keep == 0 else (oldest_kept or 1) - 1)
     if before is not None:

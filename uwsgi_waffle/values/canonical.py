@@ -13,20 +13,27 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from datetime import date, datetime, time, timezone
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel, RootModel, Secret, SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
-__all__ = ["SCALARS", "SECRET_TYPES", "plain_json"]
+__all__ = ["FIXED", "SCALARS", "SECRET_TYPES", "plain_json"]
 
 #: pydantic's types that show asterisks, except by ``get_secret_value``.
 SECRET_TYPES = (Secret, SecretBytes, SecretStr)
 
 #: Types of which equal values have one form already.
 SCALARS = frozenset((str, int, bool, type(None)))
+#: Types of values that nothing can change in place, so that two snapshots may share one; equal ones
+#: of the same type are the same value.
+FIXED = SCALARS | {
+    *(float, bytes, Decimal, date, datetime, time, timedelta, UUID),
+    *(SecretStr, SecretBytes),
+}
 _CONTAINERS = (list, tuple, deque, AbstractSet)
 #: Most zeros that a decimal is written with; with more it has an exponent.
 _MOST_ZEROS = 40

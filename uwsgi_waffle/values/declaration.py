@@ -15,14 +15,13 @@ from functools import cached_property
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import ValidationError
-from pydantic_core import PydanticKnownError
 
 from uwsgi_waffle.errors import ConfigError, InvalidSetting, UnknownSetting, invalid_setting
 
-from .canonical import SCALARS, plain_json
+from .canonical import FIXED, SCALARS, plain_json
 from .fields import Fields
-from .settings import WaffleSettings, check_model, check_names, one_line, secret_names
+from .refusals import Refusals, first_name, is_json
+from .settings import WaffleSettings, check_model, check_names, secret_names
 
 __all__ = ["MAX_VALUE_BYTES", "Declaration"]
 
@@ -30,14 +29,8 @@ __all__ = ["MAX_VALUE_BYTES", "Declaration"]
 #: larger belongs in a file or a table of its own.
 MAX_VALUE_BYTES = 262_144
 
-#: What an error of a secret shows in place of its message.
-HIDDEN = "The value was refused; the reason is hidden, as the setting is secret"
-#: What pydantic's own messages take from the value; everything else is from the declaration.
-_FROM_VALUE = frozenset({"error", "encoding_error", "tag", "attribute"})
 #: ``json.dumps`` would make an encoder for each value.
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-#: Shortest secret that is looked for in the message of a validator of all settings.
-_SHORTEST_SECRET = 4
 
 
 class Declaration:
@@ -48,6 +41,7 @@ class Declaration:
     :ivar secrets: the names of those that are never shown
     :ivar defaults: the model with every default
     :ivar default_json: name -> canonical JSON text of the default
+    :ivar refusals: words for what is refused
     :ivar fields: validates settings one by one, where that is the same
     """
 
@@ -62,6 +56,7 @@ class Declaration:
         self.names: tuple[str, ...] = tuple(model.model_fields)
         model.model_rebuild(raise_errors=False)
         self.secrets = secret_names(model)
+        self.refusals = Refusals(self.secrets)
         self.defaults = self._make_defaults()
         # Name -> its start of a member of a JSON object, as every change puts all names together.
         self._member_starts = {name: f"{json.dumps(name)}:" for name in self.names}
@@ -88,12 +83,17 @@ class Declaration:
                 message = f"Setting {name} has no default. Give it one: it is served until changed."
                 raise ConfigError(message, key=name)
         try:
-            return self.model()
+            made = self.model.model_validate({})
         except Exception as error:  # noqa: BLE001  # raised again, without its cause perhaps
             # Also a constraint that does not go with its type, or a validator that fails by itself.
-            problem = self._refusal(error)
+            problem = self.refusals.refusal(error)
             message = f"The defaults of the settings are not valid: {problem}"
-            raise ConfigError(message, key=_first_name(problem)) from self._cause(error)
+            raise ConfigError(message, key=first_name(problem)) from self.refusals.cause(error)
+        try:
+            return self._whole(made)
+        except InvalidSetting as error:
+            message = f"{self.model.__name__} cannot be used: {error}"
+            raise ConfigError(message, value=self.model) from None
 
     def _make_default_json(self) -> Mapping[str, str]:
         """Return the canonical JSON of every default.
@@ -103,17 +103,25 @@ class Declaration:
         again = self.model()
         try:
             texts = self.texts(self.defaults)
-            self.round_trip(self.defaults, texts)
+            back = self.round_trip(self.defaults, texts)
             for name, text in texts.items():
                 self.check_size(name, text)
         except InvalidSetting as error:
             message = f"A default cannot be stored: {error}"
-            raise ConfigError(message, key=_first_name(error)) from error
+            raise ConfigError(message, key=first_name(error)) from error
         for name in self.names:
             if self.to_json(again, name) != texts[name]:
                 message = (
                     f"Setting {name} has another default each time it is asked for, so no two "
                     "processes would agree. Give it a fixed one."
+                )
+                raise ConfigError(message, key=name)
+            has_alias = self.model.model_fields[name].validation_alias is not None
+            if has_alias and name not in back.model_fields_set:
+                message = (
+                    f"Setting {name} is not read by its name, by which it is stored, but by its "
+                    "alias only. Leave populate_by_name, validate_by_name and extra out of "
+                    "model_config."
                 )
                 raise ConfigError(message, key=name)
         return texts
@@ -135,9 +143,23 @@ class Declaration:
         """
         self.check_known(changes)
         try:
-            return self.model.model_validate({**self.values(current), **changes})
+            made = self.model.model_validate({**self.values(current), **changes})
         except Exception as error:  # noqa: BLE001  # a validator may raise anything
-            raise self._refusal(error) from self._cause(error)
+            raise self.refusals.refusal(error) from self.refusals.cause(error)
+        return self._whole(made)
+
+    def _whole(self, made: object) -> WaffleSettings:
+        """Return what validating has returned, after a check that it is the settings.
+
+        :raises InvalidSetting: a validator of all settings has returned something else
+        """
+        if isinstance(made, self.model):
+            return made
+        message = (
+            f"A validator of all settings returned {type(made).__name__} in place of the settings. "
+            "Let it end with `return self`"
+        )
+        raise invalid_setting(message)
 
     def changed(
         self, before: WaffleSettings, wanted: Mapping[str, object]
@@ -195,6 +217,20 @@ class Declaration:
             raise invalid_setting(message, name) from None
         return text
 
+    def differ(self, name: str, old: object, new: object) -> bool:
+        """Return whether two values of a setting differ.
+
+        Python takes some for equal that a type may distinguish, such as 1 and True.
+        """
+        if old is new:
+            return False
+        if type(old) is type(new) and type(old) in FIXED:
+            return old != new
+        try:
+            return self._text(name, old) != self._text(name, new)
+        except InvalidSetting:  # the application has put something else into a list or a dict
+            return _differ(old, new)
+
     def check_size(self, name: str, text: str) -> None:
         """Refuse the text of a new value that is too large.
 
@@ -217,7 +253,11 @@ class Declaration:
         JSON, which do not accept a ``SecretStr`` object.
 
         :raises pydantic.ValidationError: a value, or the whole, is refused
+        :raises InvalidSetting: a validator of all settings returns something else
         """
+        return self._whole(self._parse(texts))
+
+    def _parse(self, texts: Mapping[str, str]) -> object:
         members = {**self._default_members, **self._members(texts)}
         return self.model.model_validate_json("{" + ",".join(members.values()) + "}")
 
@@ -225,15 +265,32 @@ class Declaration:
         starts = self._member_starts
         return {name: starts[name] + text for name, text in texts.items()}
 
+    def with_json(self, current: WaffleSettings, texts: Mapping[str, str]) -> WaffleSettings:
+        """Return the settings with some changed to what JSON texts make, by the rules for JSON.
+
+        A text then stands for a moment, and a list for a set, also where a declaration is strict
+        with what Python code gives.
+
+        :raises UnknownSetting: a name is not declared
+        :raises InvalidSetting: a value, or the whole, is refused
+        """
+        self.check_known(texts)
+        return self.decode({**self.texts(current), **texts})
+
     def decode(self, texts: Mapping[str, str]) -> WaffleSettings:
         """Return the settings that some stored texts make, with an error for people.
 
         :raises InvalidSetting: a value, or the whole, is refused
         """
         try:
-            return self.from_json(texts)
+            made = self._parse(texts)
         except Exception as error:  # noqa: BLE001  # a validator may raise anything
-            raise self._refusal(error) from self._cause(error)
+            garbled = [name for name, text in texts.items() if not is_json(text)]
+            if garbled:  # pydantic names the place in the JSON of all settings
+                message = "It is not JSON, or holds half of a surrogate pair"
+                raise invalid_setting(message, *garbled) from None
+            raise self.refusals.refusal(error) from self.refusals.cause(error)
+        return self._whole(made)
 
     def round_trip(self, settings: WaffleSettings, texts: Mapping[str, str]) -> WaffleSettings:
         """Return settings as they come back from their JSON texts.
@@ -248,7 +305,7 @@ class Declaration:
                 for found in error.errors
             ]
             raise InvalidSetting(findings) from None
-        changed = [name for name in self.names if getattr(back, name) != getattr(settings, name)]
+        changed = [n for n in self.names if _differ(getattr(back, n), getattr(settings, n))]
         if changed:
             message = "It would come back from JSON as another value; give it a type that does not"
             raise invalid_setting(message, *changed)
@@ -271,65 +328,10 @@ class Declaration:
             return json.loads(text)
         return text
 
-    # -- errors ---------------------------------------------------------------------------------
 
-    def describe(self, error: ValidationError) -> list[dict[str, Any]]:
-        """Return pydantic's errors without anything that a secret setting was given."""
-        return [self._without_secret(dict(item)) for item in error.errors(include_url=False)]
-
-    def raised(self, error: Exception) -> str:
-        """Return what a validator failed with; only its type where it may repeat a secret."""
-        if self.secrets:
-            return f"a validator raised {type(error).__name__}"
-        return f"a validator raised {type(error).__name__}: {one_line(error)}"
-
-    def _refusal(self, error: Exception) -> InvalidSetting:
-        """Return what pydantic, or a validator in it, raised as an error of ours."""
-        if isinstance(error, ValidationError):
-            return InvalidSetting(self.describe(error))
-        return invalid_setting(self.raised(error))
-
-    def _cause(self, error: Exception) -> Exception | None:
-        """Return an error as the cause of another; ``None`` where it may repeat a secret."""
-        return None if self.secrets or isinstance(error, ValidationError) else error
-
-    def _without_secret(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """Return one of pydantic's errors as people may see it."""
-        context = entry.get("ctx", {})
-        if isinstance(context.get("error"), Exception):
-            # An exception is not JSON; its text stands in the message already.
-            entry["ctx"] = {**context, "error": str(context["error"])}
-        name = entry["loc"][0] if entry["loc"] else None
-        if name in self.secrets:
-            message = _own_message(entry["type"], context)
-        elif name is None and self._repeats_secret(entry):
-            message = HIDDEN
-        else:
-            if name is None and self.secrets:
-                del entry["input"]  # all settings
-            return entry
-        # A place within the value may be named by a key of it.
-        return {"type": entry["type"], "loc": entry["loc"][:1], "msg": message}
-
-    def _repeats_secret(self, entry: Mapping[str, Any]) -> bool:
-        """Return whether the message of a validator of all settings holds a secret's text."""
-        given = entry["input"] if isinstance(entry["input"], Mapping) else {}
-        for name in self.secrets & given.keys():
-            with suppress(ValueError):
-                text = str(plain_json(given[name]))
-                if len(text) >= _SHORTEST_SECRET and text in entry["msg"]:
-                    return True
-        return False
-
-
-def _own_message(kind: str, context: Mapping[str, Any]) -> str:
-    """Return pydantic's own message for an error; another one may repeat the value."""
-    if not _FROM_VALUE & context.keys():
-        with suppress(KeyError, TypeError):
-            return PydanticKnownError(kind, dict(context) or None).message()  # type: ignore[arg-type]
-    return HIDDEN
-
-
-def _first_name(error: InvalidSetting) -> str | None:
-    loc = error.errors[0]["loc"]
-    return str(loc[0]) if loc else None
+def _differ(one: object, other: object) -> bool:
+    """Return whether two values differ; those that cannot be compared do, such as NaN."""
+    try:
+        return bool(one != other)
+    except Exception:  # noqa: BLE001  # a type of the application may raise anything
+        return True

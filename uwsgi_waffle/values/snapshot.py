@@ -8,29 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from types import MappingProxyType
-from uuid import UUID
 
-from pydantic import SecretBytes, SecretStr, ValidationError
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from uwsgi_waffle.errors import InvalidSetting
 
-from .canonical import SCALARS
+from .canonical import FIXED
 from .cipher import Cipher, Undecipherable
 from .declaration import Declaration
 from .position import NOWHERE, Position
 from .settings import WaffleSettings
 
 __all__ = ["Delta", "Record", "RefusedValue", "Snapshot", "build"]
-
-#: Types of values that nothing can change in place, so that two snapshots may share one.
-_FIXED = SCALARS | {
-    *(float, bytes, Decimal, date, datetime, time, timedelta, UUID),
-    *(SecretStr, SecretBytes),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +168,7 @@ def _build_on(
     if len(rows) != len(old) + sum(name not in old for name in differing):
         differing |= old.keys() - rows.keys()
     declared = {name for name in differing if name in defaults}
-    values = {name: value for name, value in decoded.items() if type(value) in _FIXED}
+    values = {name: value for name, value in decoded.items() if type(value) in FIXED}
     again = (declared | last_good.changeable) - values.keys()
     if not declaration.fields.are_worth_it(len(again)):
         return None
@@ -232,7 +223,7 @@ def _undeclared(declaration: Declaration, record: Record) -> tuple[str, ...]:
 
 
 def _changeable(values: Iterable[tuple[str, object]]) -> frozenset[str]:
-    return frozenset(name for name, value in values if type(value) not in _FIXED)
+    return frozenset(name for name, value in values if type(value) not in FIXED)
 
 
 def _decode(
@@ -251,11 +242,11 @@ def _decode(
             return declaration.validate(settings, kept) if kept else settings
         except ValidationError as error:
             bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]} & texts.keys()
-            for finding in declaration.describe(error):
+            for finding in declaration.refusals.describe(error):
                 if finding["loc"]:
                     refused.setdefault(str(finding["loc"][0]), finding["msg"])
             if not bad:
-                refused[""] = str(declaration.describe(error)[0]["msg"])
+                refused[""] = str(declaration.refusals.describe(error)[0]["msg"])
                 return fallback
             for name in bad:
                 del texts[name]
@@ -263,7 +254,7 @@ def _decode(
             refused[""] = str(error)
             return fallback
         except Exception as error:  # noqa: BLE001  # an application's validator may raise anything
-            refused[""] = declaration.raised(error)
+            refused[""] = declaration.refusals.raised(error)
             return fallback
 
 
