@@ -156,8 +156,9 @@ def test_the_log_holds_no_failure(server: Activated) -> None:
 
 
 #: How to start the server; for pyuwsgi, the Python that runs it, else nothing.
-UWSGI = [part for part in uwsgi_command() if part != "--binary-path"][:2]
-PYTHON = uwsgi_command()[3:]
+COMMAND = uwsgi_command()
+IS_SCRIPT = "--binary-path" in COMMAND
+UWSGI, PYTHON = (COMMAND[:2], COMMAND[3:]) if IS_SCRIPT else (COMMAND, ())
 
 
 class Vassal(Instance):
