@@ -162,7 +162,7 @@ def _reload(_world: World, host: Host) -> Heal:
 def _chain_reload(_world: World, host: Host) -> Heal:
     assert isinstance(host, UwsgiHost)
     before = host.processes()
-    if host.fifo("c"):
+    if host.begin_chain_reload():
         return lambda: host.wait_until_replaced(before)
     return host.wait_until_ready
 

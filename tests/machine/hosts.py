@@ -45,6 +45,8 @@ REQUEST_SECONDS = 10.0
 LOG_LINES = 20
 #: Most requests at once that are to reach each worker of a host.
 MOST_WORKERS = 8
+#: What uWSGI logs, and when it is asked again if it does not.
+CHAIN_BEGINS, ASK_AGAIN_SECONDS = "chain reload starting", 1.0
 
 
 def holds() -> Iterator[float]:
@@ -319,6 +321,26 @@ class UwsgiHost(Host):
         except OSError:  # it starts anew at the moment
             return False
         return True
+
+    def begin_chain_reload(self) -> bool:
+        """Ask for new workers one after another, and return whether the master took that.
+
+        It drops the request while an earlier one is about to end, though its workers are new.
+        """
+        begun = self.server.log().count(CHAIN_BEGINS)
+        asked_at = -ASK_AGAIN_SECONDS
+
+        def has_begun() -> bool:
+            nonlocal asked_at
+            if self.server.log().count(CHAIN_BEGINS) > begun:
+                return True
+            if time.monotonic() - asked_at > ASK_AGAIN_SECONDS:
+                asked_at = time.monotonic()
+                return not self.fifo("c")
+            return False
+
+        wait_until(has_begun, START_SECONDS, f"{self.name} begins a chain reload")
+        return self.server.log().count(CHAIN_BEGINS) > begun
 
 
 class _Gunicorn(other_servers.Gunicorn):

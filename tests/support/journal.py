@@ -32,8 +32,9 @@ class Journal:
         if self.path.exists():
             with self.path.open("rb") as file:
                 file.seek(self._read)
-                # Each entry was written at once, so a line that is there is whole.
                 for line in file:
+                    if not line.endswith(b"\n"):
+                        break  # it crosses a page, of which the second is being written
                     self._read += len(line)
                     self._entries.append(Entry(**json.loads(line)))
         return self._entries
