@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tests.machine.damage import damaged
-from tests.machine.hosts import CHANNEL, Host, UwsgiHost
+from tests.machine.hosts import CHANNEL, Host
 from tests.machine.namespaces import HostBehindCable
 from tests.machine.proxy import Proxy, Way
+from tests.machine.server_hosts import UwsgiHost
 from tests.machine.world import World, send
 from tests.support.processes import LocalServer
 from uwsgi_waffle.host import layout

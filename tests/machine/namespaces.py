@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.machine.hosts import Host, UwsgiHost
+from tests.machine.hosts import Host
 from tests.machine.proxy import Way
+from tests.machine.server_hosts import UwsgiHost
 from tests.machine.world import World
 from tests.support.availability import find_program
 from tests.support.instance import BOOT

@@ -12,17 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import sqlalchemy as sa
 
 from tests.machine.disk import Disk
-from tests.machine.hosts import (
-    CHANNEL,
-    NAMES,
-    POLL_SECONDS,
-    REQUEST_SECONDS,
-    GunicornHost,
-    Host,
-    UwsgiHost,
-    holds,
-)
+from tests.machine.hosts import CHANNEL, NAMES, POLL_SECONDS, REQUEST_SECONDS, Host, holds
 from tests.machine.ledger import Ledger
+from tests.machine.server_hosts import GunicornHost, UwsgiHost
 from tests.support import RedisServer
 from tests.support.databases import SERVERS
 from tests.support.instance import BOOT
