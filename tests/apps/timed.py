@@ -11,8 +11,9 @@ import time
 from typing import Any
 
 from tests.apps.whole_numbers import app, state
-from uwsgi_waffle.bus.announcements import Bus, Subscription
+from uwsgi_waffle.bus.channel import Bus
 from uwsgi_waffle.bus.reports import HostReports
+from uwsgi_waffle.bus.subscription import Subscription
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.listen.reconcile import Reconciler
 from uwsgi_waffle.process import serving

@@ -12,7 +12,7 @@ from flask import Flask
 
 from tests.support import RedisServer, wait_until
 from tests.support.waiting import SOON_SECONDS
-from uwsgi_waffle.bus.announcements import Bus
+from uwsgi_waffle.bus.channel import Bus
 from uwsgi_waffle.bus.client import SharedClient
 from uwsgi_waffle.bus.fleet import HostStatus
 from uwsgi_waffle.bus.reports import HostReports, encode_host

@@ -8,7 +8,9 @@ from dataclasses import replace
 from tests.bus.conftest import KEY, LINEAGE, OTHER_KEY, OTHER_LINEAGE, POSITION
 from tests.support import wait_until
 from tests.support.waiting import SOON_SECONDS
-from uwsgi_waffle.bus.announcements import Announcement, Bus, Heard, Subscription
+from uwsgi_waffle.bus.announcements import Announcement
+from uwsgi_waffle.bus.channel import Bus
+from uwsgi_waffle.bus.subscription import Heard, Subscription
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.snapshot import Delta
 

@@ -14,7 +14,7 @@ from tests.support import RedisServer
 from tests.support.listening import Host
 from tests.support.places import ROOT
 from tests.support.waiting import SOON_SECONDS
-from uwsgi_waffle.bus import announcements
+from uwsgi_waffle.bus import subscription
 
 
 def documented_user() -> list[str]:
@@ -78,7 +78,7 @@ def live_through(apps: Apps, server: RedisServer, url: str) -> None:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have what happens after seconds of silence happen at once."""
-    monkeypatch.setattr(announcements, "PING_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(subscription, "PING_AFTER_SECONDS", 0.0)
 
 
 def test_the_documented_redis_user_can_do_everything_that_is_needed(

@@ -14,7 +14,8 @@ from tests.bus.conftest import KEY, LINEAGE, OLD_KEY, OTHER_KEY, POSITION, bus_a
 from tests.bus.messages import CHANGED, DELTA, FIELDS, IGNORED, OURS, heard_by
 from tests.support import RedisServer
 from tests.support.waiting import SOON_SECONDS
-from uwsgi_waffle.bus.announcements import MAX_MESSAGE_BYTES, Announcement, Heard
+from uwsgi_waffle.bus.announcements import MAX_MESSAGE_BYTES, Announcement
+from uwsgi_waffle.bus.subscription import Heard
 from uwsgi_waffle.values.position import Position
 from uwsgi_waffle.values.snapshot import Delta
 

@@ -22,9 +22,10 @@ from tests.bus.messages import check_round_trip, heard_by
 from tests.conftest import REDIS_PASSWORD
 from tests.support import RedisServer, wait_until
 from tests.support.waiting import SOON_SECONDS
-from uwsgi_waffle.bus import announcements
-from uwsgi_waffle.bus.announcements import Heard
+from uwsgi_waffle.bus import channel
+from uwsgi_waffle.bus import subscription as subscriptions
 from uwsgi_waffle.bus.client import BusUnavailable
+from uwsgi_waffle.bus.subscription import Heard
 
 
 def test_host_and_port_reach_redis(redis_server: RedisServer) -> None:
@@ -44,8 +45,8 @@ def test_a_process_that_stood_still_does_not_take_the_server_for_dead(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was stopped, or the machine was, for longer than a server may be silent."""
-    monkeypatch.setattr(announcements, "PING_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(announcements, "DEAD_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(subscriptions, "PING_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(subscriptions, "DEAD_AFTER_SECONDS", 0.1)
     bus = bus_at(redis_server.url)
     with bus.subscribe() as subscription:
         for _ in range(2):
@@ -137,7 +138,7 @@ def test_a_silent_redis_delays_one_change_and_is_then_left_alone(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise each update would take a second for as long as Redis is silent."""
-    monkeypatch.setattr(announcements, "LEAVE_SILENT_SECONDS", 3600.0)
+    monkeypatch.setattr(channel, "LEAVE_SILENT_SECONDS", 3600.0)
     bus = bus_at(own_redis.url)
     with bus.subscribe(), own_redis.client() as client, one_line_logged(caplog):
         assert bus.publish(POSITION)
@@ -159,7 +160,7 @@ def test_a_silent_redis_delays_one_change_and_is_then_left_alone(
 def test_a_redis_that_rested_is_tried_again(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(announcements, "LEAVE_SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(channel, "LEAVE_SILENT_SECONDS", 0.2)
     bus, listening = bus_at(own_redis.url), bus_at(own_redis.url)
     with listening.subscribe():
         own_redis.pause()

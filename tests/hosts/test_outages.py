@@ -18,7 +18,7 @@ from tests.support.listening import Host, messages
 from tests.support.soak import is_soak, times
 from tests.support.statements import recording
 from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
-from uwsgi_waffle.bus import announcements
+from uwsgi_waffle.bus import subscription
 from uwsgi_waffle.ops.status import collect
 from uwsgi_waffle.values.position import NOWHERE
 
@@ -84,8 +84,8 @@ def test_a_half_open_connection_is_replaced(
     It takes less than 15 seconds, which a soak measures.
     """
     if not is_soak():
-        monkeypatch.setattr(announcements, "PING_AFTER_SECONDS", 0.2)
-        monkeypatch.setattr(announcements, "DEAD_AFTER_SECONDS", 1.0)
+        monkeypatch.setattr(subscription, "PING_AFTER_SECONDS", 0.2)
+        monkeypatch.setattr(subscription, "DEAD_AFTER_SECONDS", 1.0)
     first = RedisServer(password=REDIS_PASSWORD, unix_socket=True)
     options = ["--unixsocket", str(first.unix_socket)]
     second = RedisServer(password=REDIS_PASSWORD, extra_options=options)

@@ -12,7 +12,7 @@ from tests.support import PostgresqlServer, RedisServer, wait_until
 from tests.support.listening import Host
 from tests.support.soak import times
 from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
-from uwsgi_waffle.bus import announcements
+from uwsgi_waffle.bus import subscription
 
 pytestmark = pytest.mark.usefixtures("quick_turns")
 
@@ -81,8 +81,8 @@ def test_a_redis_that_falls_silent_is_noticed_and_used_once_it_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is stopped: connections stay open, and nothing comes."""
-    monkeypatch.setattr(announcements, "PING_AFTER_SECONDS", times(1, 3) / 5)
-    monkeypatch.setattr(announcements, "DEAD_AFTER_SECONDS", times(1, 8) * 1.0)
+    monkeypatch.setattr(subscription, "PING_AFTER_SECONDS", times(1, 3) / 5)
+    monkeypatch.setattr(subscription, "DEAD_AFTER_SECONDS", times(1, 8) * 1.0)
     writer, here = pair(apps, own_redis, 1.0)
     here.listen(own_redis)
     own_redis.pause()
@@ -103,8 +103,8 @@ def test_a_quiet_connection_is_kept(
     apps: Apps, redis_server: RedisServer, protocol: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Silence alone is no sign of death: the server is pinged, and answers."""
-    monkeypatch.setattr(announcements, "PING_AFTER_SECONDS", 0.1)
-    monkeypatch.setattr(announcements, "DEAD_AFTER_SECONDS", 1.0)
+    monkeypatch.setattr(subscription, "PING_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(subscription, "DEAD_AFTER_SECONDS", 1.0)
     here = Host(apps, "here", f"{redis_server.url}?protocol={protocol}")
     here.listen(redis_server)
     with redis_server.client() as operator:

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from uwsgi_waffle.bus.announcements import MAX_MESSAGE_BYTES, Announcement, Heard
+from uwsgi_waffle.bus.announcements import MAX_MESSAGE_BYTES, Announcement
 from uwsgi_waffle.bus.client import BusUnavailable
+from uwsgi_waffle.bus.subscription import Heard
 from uwsgi_waffle.listen.introduction import Introduction
 from uwsgi_waffle.listen.listener import Listener
 from uwsgi_waffle.listen.pace import Pace

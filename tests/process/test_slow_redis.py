@@ -15,7 +15,7 @@ from tests.support.listening import Host
 from tests.support.slow_network import distant, silent_name_server
 from tests.support.soak import times
 from tests.support.waiting import SOON_SECONDS
-from uwsgi_waffle.bus import announcements
+from uwsgi_waffle.bus import channel
 from uwsgi_waffle.bus.client import ANSWER_SECONDS
 from uwsgi_waffle.server import concurrency
 
@@ -26,7 +26,7 @@ SLACK_SECONDS = 0.7
 @pytest.fixture(autouse=True)
 def _redis_is_not_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have each change try Redis, after a failure as well."""
-    monkeypatch.setattr(announcements, "LEAVE_SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(channel, "LEAVE_SILENT_SECONDS", 0.0)
     monkeypatch.setattr(concurrency.Backoff, "next_seconds", lambda _self: 0.0)
 
 

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
-from uwsgi_waffle.bus.announcements import Bus, Heard, Subscription
+from uwsgi_waffle.bus.channel import Bus
 from uwsgi_waffle.bus.client import BusUnavailable
+from uwsgi_waffle.bus.subscription import Heard, Subscription
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.server.concurrency import Backoff, StopEvent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Container
 
-from uwsgi_waffle.bus.announcements import Bus
+from uwsgi_waffle.bus.channel import Bus
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.server.concurrency import Backoff, StopEvent
 

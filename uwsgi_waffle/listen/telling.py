@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Container
 
-from uwsgi_waffle.bus.announcements import Bus
+from uwsgi_waffle.bus.channel import Bus
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.values.position import NOWHERE, Position
 from uwsgi_waffle.values.snapshot import Delta, Record

@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from uwsgi_waffle.bus.announcements import Bus
+from uwsgi_waffle.bus.channel import Bus
 from uwsgi_waffle.bus.client import RedisClient, SharedClient
 from uwsgi_waffle.bus.reports import HostReports
 from uwsgi_waffle.config import Config

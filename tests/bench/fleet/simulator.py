@@ -26,7 +26,7 @@ from typing import Any
 import sqlalchemy as sa
 from flask import Flask
 
-from uwsgi_waffle.bus.announcements import Bus
+from uwsgi_waffle.bus.channel import Bus
 from uwsgi_waffle.bus.client import SharedClient
 from uwsgi_waffle.bus.reports import HostReports
 from uwsgi_waffle.config import Config
