@@ -115,6 +115,11 @@ def test_a_damaged_host_snapshot_is_read_from_sql_without_waiting(
     damage(state_of(app).host)
     with standstill(database_apps.database_uri):
         assert [size(app) for _ in range(20)] == [1] * 20
+        wait_until(
+            lambda: size(app) == 1 and messages(caplog.records, "has not answered for"),
+            SOON_SECONDS,
+            "it is logged",
+        )
     wait_until(lambda: size(app) == 2, SOON_SECONDS, "the values are there")
     wait_until(lambda: called == [(2, 2)], SOON_SECONDS, "the callback has run")
     assert len(messages(caplog.records, "is damaged")) == 1
