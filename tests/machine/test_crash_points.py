@@ -35,9 +35,9 @@ AFTER_COMMIT = (
     "host/records.py publish",
     "host/records.py _publish",
     "host/areas.py write",
-    "bus/announcements.py announce",
+    "bus/channel.py announce",
     "process/serving.py serve",
-    "bus/announcements.py is_received",
+    "bus/channel.py is_received",
 )
 NOT_MADE = [*(f"{step} {end}" for step in BEFORE_COMMIT for end in ("call", "return"))]
 NOT_MADE.append(f"{COMMIT} call")
