@@ -46,6 +46,14 @@ def test_patch_changes_some_settings_as_one_revision(visitor: Visitor, body: Any
     assert (change.actor, change.comment, change.source) == ("alice", "why", "api")
 
 
+def test_patch_refuses_two_values_for_one_setting(visitor: Visitor) -> None:
+    body = {"settings": {"SITENAME": "New"}, "SITENAME": "Other"}
+    answer = visitor.api("PATCH", "/settings", body, revision=0)
+    assert answer.status_code == 422
+    assert "SITENAME is given twice" in answer.get_data(as_text=True)
+    assert visitor.waffle.revision == 0
+
+
 def test_patch_sets_back_to_defaults_in_the_same_revision(visitor: Visitor) -> None:
     visitor.waffle.update({"SITENAME": "New"})
     body = {"RATE": 1, "reset": ["SITENAME"]}

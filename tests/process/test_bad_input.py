@@ -107,6 +107,25 @@ def test_a_bad_actor_or_comment_is_a_clear_error(
     assert (waffle.revision, waffle.history()) == (0, [])
 
 
+@pytest.mark.parametrize("revision", ["1", 1.0, None])
+def test_what_is_no_revision_is_a_clear_error(apps: Apps, revision: Any) -> None:
+    """A text would never be the present one, though it looks alike in the message."""
+    _, waffle = apps(Settings)
+    waffle.update({"LO": 1})
+    with pytest.raises(TypeError, match=r"such as 41, not (str|float|NoneType)"):
+        waffle.rollback(revision)
+    if revision is not None:
+        with pytest.raises(TypeError, match="A revision is a whole number"):
+            waffle.update({"LO": 2}, expected_revision=revision)
+    assert waffle.revision == 1
+
+
+def test_a_list_of_names_to_reset_is_a_clear_error(apps: Apps) -> None:
+    _, waffle = apps(Settings)
+    with pytest.raises(TypeError, match="takes names of settings, not list"):
+        waffle.reset(["LO"])  # type: ignore[arg-type]
+
+
 def test_resets_and_rollbacks_refuse_unknown_names_and_revisions(apps: Apps) -> None:
     _, waffle = apps(Settings)
     waffle.update({"LO": 1})

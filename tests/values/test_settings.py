@@ -226,6 +226,7 @@ def test_any_constraint_of_pydantic_may_stand_in_waffle_confs(
         ("X", {"default": 1, "gee": 0}, "unknown entry 'gee'"),
         ("X", {"default": 1, "choices": []}, "no choices"),
         ("X", {"default": 1, "choices": 5}, "not iterable"),
+        ("X", {"default": "a", "choices": "abc"}, "are a text. Give a list"),
         ("X", {"default": 3, "choices": [1, 2]}, "Input should be 1 or 2"),
         ("X", {"default": 0, "ge": 1}, "greater than or equal to 1"),
         ("X", {"default": "a", "ge": 1}, "Unable to apply constraint"),

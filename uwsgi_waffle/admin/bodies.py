@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
 from uwsgi_waffle.sql.changes import MAX_COMMENT_LENGTH
 
@@ -30,6 +31,15 @@ class Patch(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict, description="Name -> new value.")
     reset: list[str] = Field([], description="Names of the settings to set back to their defaults.")
     comment: Comment | None = Field(None, description="Why, for the history.")
+
+    @model_validator(mode="after")
+    def _check_once(self) -> Self:
+        """Refuse two values for one setting, of which one would count."""
+        twice = sorted(self.settings.keys() & (self.model_extra or {}).keys())
+        if twice:
+            message = f"{', '.join(twice)} is given twice: in settings, and beside it"
+            raise ValueError(message)
+        return self
 
 
 class Rollback(BaseModel):

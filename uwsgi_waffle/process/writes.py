@@ -91,7 +91,12 @@ class Writer:
         connection: Connection | None = None,
     ) -> Update:
         """Set some settings back to their defaults; see :meth:`WaffleConf.reset`."""
-        return self.update({}, signature, expected_revision, connection, resets=names)
+        given = tuple(names)
+        for name in given:
+            if not isinstance(name, str):
+                message = f"reset() takes names of settings, not {type(name).__name__}."
+                raise TypeError(message)
+        return self.update({}, signature, expected_revision, connection, resets=given)
 
     def rollback(
         self,
@@ -143,6 +148,7 @@ class Writer:
 
     def _back_to(self, revision: int) -> Edit:
         """Return the edit that makes a revision equal to an earlier one."""
+        _check_revision(revision)
         parts = self._parts
         rows = parts.history.rows_at(revision)
         if rows is None:
@@ -164,6 +170,8 @@ class Writer:
 
         Within a transaction of the caller's, its commit does the latter.
         """
+        if expected_revision is not None:
+            _check_revision(expected_revision)
         parts, patience = self._parts, None
         beyond = seen = parts.host.position
         if parts.config.multiproc:
@@ -208,3 +216,13 @@ class Writer:
             self._parts.store.database.url,
             seen.revision,
         )
+
+
+def _check_revision(revision: object) -> None:
+    """Refuse what is no number of a revision.
+
+    :raises TypeError: it is of another type
+    """
+    if not isinstance(revision, int):
+        message = f"A revision is a whole number, such as 41, not {type(revision).__name__}."
+        raise TypeError(message)

@@ -84,6 +84,9 @@ def _annotation(name: str, conf: Mapping[str, Any]) -> Any:
     :raises ConfigError: the type is not known
     """
     if "choices" in conf:
+        if isinstance(conf["choices"], str):
+            message = f"WAFFLE_CONFS: the choices of {name} are a text. Give a list of them."
+            raise ConfigError(message, key=name, value=conf["choices"])
         choices = tuple(conf["choices"])
         if not choices:
             message = f"WAFFLE_CONFS: {name} has no choices. Name some, or leave 'choices' out."
