@@ -10,8 +10,9 @@ import pytest
 from tests.conftest import Apps
 from tests.support import PostgresqlServer, RedisServer
 from tests.support.counting import CountingServer
-from tests.support.waiting import NEVER_SECONDS
+from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
 from uwsgi_waffle import WaffleConf
+from uwsgi_waffle.bus import client
 
 
 @pytest.fixture(scope="package")
@@ -19,6 +20,15 @@ def database() -> Iterator[CountingServer]:
     """Give a PostgreSQL that counts."""
     with PostgresqlServer() as server:
         yield CountingServer(server)
+
+
+@pytest.fixture(autouse=True)
+def _patient_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the writer in this process wait for Redis, which a busy machine may keep for a second.
+
+    The servers poll never, so what is not announced to them they would not see.
+    """
+    monkeypatch.setattr(client, "ANSWER_SECONDS", SOON_SECONDS)
 
 
 def of_one_host(apps: Apps, redis: RedisServer, environment: Mapping[str, str]) -> dict[str, str]:
