@@ -120,12 +120,21 @@ def test_a_server_that_is_stopped_is_given_up(
 
 
 def signal_all(server: LocalServer, number: signal.Signals) -> None:
-    """Send a signal to a server and its children, leaders of sessions in PostgreSQL."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            pid = int(entry.name)
-            if pid == server.pid or (process_state(pid) or ("", 0))[1] == server.pid:
-                os.kill(pid, number)
+    """Send a signal to a server and its children, leaders of sessions in PostgreSQL.
+
+    Those that are stopped, are so when this returns.
+    """
+    everyone = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    pids = [pid for pid in everyone if server.pid in (pid, (process_state(pid) or ("", 0))[1])]
+    for pid in pids:
+        os.kill(pid, number)
+    if number == signal.SIGSTOP:
+        wait_until(lambda: all(map(is_stopped, pids)), SOON_SECONDS, "all are stopped")
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether a process is stopped, or gone."""
+    return (process_state(pid) or ("T", 0))[0] == "T"
 
 
 def quietly(waffle: Any, size: int) -> bool:
