@@ -134,7 +134,7 @@ def signal_all(server: LocalServer, number: signal.Signals) -> None:
 
 def is_stopped(pid: int) -> bool:
     """Return whether a process is stopped, or gone."""
-    return (process_state(pid) or ("T", 0))[0] == "T"
+    return (process_state(pid) or ("T", 0))[0] in ("T", "Z")
 
 
 def quietly(waffle: Any, size: int) -> bool:
