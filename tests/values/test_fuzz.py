@@ -75,6 +75,7 @@ names = st.sampled_from(DECLARATION.names) | st.text(max_size=8)
 @given(st.dictionaries(names, texts, max_size=6), st.booleans())
 @example({"TREE": "[" * 100_000}, True)  # noqa: FBT003  # one of the made-up inputs
 @example({"LO": "9", "NAME": '"x"'}, True)  # noqa: FBT003
+@example({"LO": "11"}, True)  # noqa: FBT003  # the whole is refused
 @fuzzed(200)
 def test_any_rows_make_a_snapshot_and_spoil_no_good_value(
     rows: Mapping[str, str], has_last_good: bool
@@ -85,7 +86,7 @@ def test_any_rows_make_a_snapshot_and_spoil_no_good_value(
     fallback = LAST_GOOD.settings if has_last_good else DECLARATION.defaults
     refused = {value.name for value in snapshot.refused}
     for name in DECLARATION.names:
-        if name in refused or None in refused:
+        if name in refused or "" in refused:
             assert getattr(served, name) == getattr(fallback, name)
         elif name not in rows:
             assert getattr(served, name) == getattr(DECLARATION.defaults, name)
