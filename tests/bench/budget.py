@@ -59,7 +59,7 @@ def _rows(
     figures = []
     for step, changes in seen.items():
         first, last = [*map(min, changes.values())], [*map(max, changes.values())]
-        if len(changes) > len(commits) // 2:  # else it is none of each change
+        if len(changes) > len(commits) // 2:  # else not each change takes the step
             figures.append((step, quantile(first, 0.5), quantile(last, 0.5), quantile(last, 0.99)))
     for step, *late in sorted(figures, key=lambda found: found[2]):
         yield [step, *(f"{figure:.2f}" for figure in late)]

@@ -1,4 +1,4 @@
-"""A listener whom others send what is none of its business: it costs next to nothing."""
+"""A listener that is sent messages for others: they cost it next to nothing."""
 
 from __future__ import annotations
 
