@@ -2,18 +2,18 @@
 
 ::
 
-    python -m tests.bench.beside_updates [updates] [sqlite|postgresql|mariadb]
+    python -m tests.bench.beside_updates [updates] [sqlite|postgresql|mariadb] [wrk] [rate]
 
-Requests come at a fixed rate, far from what the workers could answer, and the time of each counts
-from the moment that it was due: so one that had to wait behind others shows. Windows take turns:
-without updates; with as many updates of another namespace, which cost this machine the same but
-mean nothing to the workers; and with updates that every worker follows.
+Under ``wrk`` each client asks again as soon as it has an answer, so the workers are as busy as they
+can be. At a ``rate`` requests come far from what the workers could answer, and the time of each
+counts from the moment that it was due: so one that had to wait behind others shows. Windows take
+turns: without updates; with as many updates of another namespace, which cost this machine the same
+but mean nothing to the workers; and with updates that every worker follows.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import socket
 import statistics
@@ -21,7 +21,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +40,9 @@ SETTINGS = 20
 #: Requests a second, of all clients.
 RATE = 200.0
 CLIENTS = 8
+WRK_CLIENTS = 16
+#: Prints what is read here in a line of its own, times in microseconds.
+WRK_REPORT = str(Path(__file__).with_name("wrk_report.lua"))
 #: Updates a second.
 UPDATE_RATE = 50.0
 WINDOW_SECONDS = 4.0
@@ -54,6 +58,11 @@ def main() -> None:
     """Print what requests take in each kind of window."""
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else UPDATES
     database = cast("DatabaseKind", sys.argv[2] if len(sys.argv) > 2 else "postgresql")
+    for load in sys.argv[3:] or LOADS:
+        _compare(load, wanted, database)
+
+
+def _compare(load: str, wanted: int, database: DatabaseKind) -> None:
     with (
         RedisServer() as redis_server,
         fresh_database(database) as database_uri,
@@ -62,21 +71,21 @@ def main() -> None:
         where = database_uri, redis_server.url, host.directory
         with Writer(*where, "elsewhere") as elsewhere, Writer(*where, "default") as here:
             writers = {NONE: None, ELSEWHERE: elsewhere, HERE: here}
-            made, rounds = _measure(host.port, writers, wanted)
+            made, rounds = _measure(LOADS[load], host.port, writers, wanted)
     rows = [[kind, *_cells(rounds, kind)] for kind in writers]
-    load = ", ".join(f"{figure:.0f}" for figure in os.getloadavg())
     print(  # noqa: T201
-        f"\n{made:,} updates, {len(rounds)} rounds of 3 windows of {WINDOW_SECONDS:g} s, "
-        f"{RATE:g} requests/s; load of the machine: {load}"
+        f"\n{made:,} updates, {len(rounds)} rounds of 3 windows of {WINDOW_SECONDS:g} s"
     )
-    header = ("updates", "requests", "p50 ms", "p99 ms", "max ms", "p99 / none", "by round")
-    print_table("beside updates", header, rows)
+    header = ("updates", "requests", "p50 ms", "p99 ms", "max ms", "p99 / none", "its quartiles")
+    print_table(f"beside updates {load}", header, rows)
 
 
 @contextlib.contextmanager
 def _host(database_uri: str, redis_server: RedisServer) -> Iterator[UwsgiServer]:
     application: Options = {"module": "tests.apps.whole_numbers:app", "processes": WORKERS}
-    server = UwsgiServer({**application, **BOOT, "disable-logging": True})
+    # uWSGI closes each connection, and wrk takes it for an error where it is not told.
+    closes = {"add-header": "Connection: close", "disable-logging": True}
+    server = UwsgiServer({**application, **BOOT, **closes})
     server.environment = {
         "WAFFLE_MULTIPROC": "true",
         "WAFFLE_DATABASE_URI": database_uri,
@@ -160,39 +169,58 @@ def _write(uri: str, redis_url: str, namespace: str, snapshot: str) -> None:
         print(count, flush=True)  # noqa: T201  the answer
 
 
+@dataclass(frozen=True)
+class Window:
+    """What requests took for a few seconds."""
+
+    requests: int
+    p50_ms: float
+    p99_ms: float
+    longest_ms: float
+
+
+#: Makes requests to a port from one moment to another.
+Load = Callable[[int, float, float], Window]
+
+
 def _measure(
-    port: int, writers: Mapping[str, Writer | None], wanted: int
-) -> tuple[int, list[dict[str, list[float]]]]:
-    """Return how many updates were made that workers follow, and what each round took."""
-    rounds: list[dict[str, list[float]]] = []
+    load: Load, port: int, writers: Mapping[str, Writer | None], wanted: int
+) -> tuple[int, list[dict[str, Window]]]:
+    """Return how many updates were made that workers follow, and the windows of each round."""
+    rounds: list[dict[str, Window]] = []
     made = 0
     chosen = random.Random(1)  # noqa: S311  the same order each time
-    _window(port, None)  # to warm up
+    _window(load, port, None)  # to warm up
     while made < wanted:
-        found: dict[str, list[float]] = {}
+        found: dict[str, Window] = {}
         for kind in chosen.sample(list(writers), len(writers)):
-            found[kind], count = _window(port, writers[kind])
+            found[kind], count = _window(load, port, writers[kind])
             made += count if kind == HERE else 0
         rounds.append(found)
     return made, rounds
 
 
-def _window(port: int, writer: Writer | None) -> tuple[list[float], int]:
-    """Return the milliseconds that each request took, and how many updates were made."""
-    times: list[float] = []
+def _window(load: Load, port: int, writer: Writer | None) -> tuple[Window, int]:
+    """Return what requests took, and how many updates were made meanwhile."""
     began = time.monotonic() + 0.05
     ends = began + WINDOW_SECONDS
+    if writer is not None:
+        writer.begin(began, ends)
+    window = load(port, began, ends)
+    return window, 0 if writer is None else writer.end()
+
+
+def _at_a_rate(port: int, began: float, ends: float) -> Window:
+    times: list[float] = []
     clients = [
         threading.Thread(target=_ask, args=(port, began + n / RATE, ends, times))
         for n in range(CLIENTS)
     ]
-    if writer is not None:
-        writer.begin(began, ends)
     for client in clients:
         client.start()
     for client in clients:
         client.join()
-    return times, 0 if writer is None else writer.end()
+    return Window(len(times), statistics.median(times), quantile(times, 0.99), max(times))
 
 
 def _ask(port: int, due: float, ends: float, times: list[float]) -> None:
@@ -208,19 +236,31 @@ def _ask(port: int, due: float, ends: float, times: list[float]) -> None:
         due += CLIENTS / RATE
 
 
-def _cells(rounds: list[dict[str, list[float]]], kind: str) -> list[str]:
-    times = [each for found in rounds for each in found[kind]]
-    none = [each for found in rounds for each in found[NONE]]
-    ratios = [quantile(found[kind], 0.99) / quantile(found[NONE], 0.99) for found in rounds]
+def _under_wrk(port: int, began: float, ends: float) -> Window:
+    time.sleep(max(0.0, began - time.monotonic()))
+    lasts = f"-d{ends - began:.0f}s"
+    address = f"http://127.0.0.1:{port}/"
+    command = ["wrk", "-t1", f"-c{WRK_CLIENTS}", lasts, "--latency", "-s", WRK_REPORT, address]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    requests, failed, *times_us = map(float, done.stdout.splitlines()[-1].split())
+    assert not failed, done.stdout
+    return Window(int(requests), *(time_us / 1000 for time_us in times_us))
+
+
+LOADS: Mapping[str, Load] = {"wrk": _under_wrk, "rate": _at_a_rate}
+
+
+def _cells(rounds: list[dict[str, Window]], kind: str) -> list[str]:
+    windows = [found[kind] for found in rounds]
+    ratios = [found[kind].p99_ms / found[NONE].p99_ms for found in rounds]
     low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-    p99 = quantile(times, 0.99)
     return [
-        f"{len(times):,}",
-        f"{statistics.median(times):.2f}",
-        f"{p99:.1f}",
-        f"{max(times):.0f}",
-        f"{p99 / quantile(none, 0.99):.2f}",
-        f"{middle:.2f} ({low:.2f} to {high:.2f})",
+        f"{sum(window.requests for window in windows):,}",
+        f"{statistics.median(window.p50_ms for window in windows):.2f}",
+        f"{statistics.median(window.p99_ms for window in windows):.1f}",
+        f"{max(window.longest_ms for window in windows):.0f}",
+        f"{middle:.2f}",
+        f"{low:.2f} to {high:.2f}",
     ]
 
 

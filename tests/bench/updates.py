@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 import sys
 import tempfile
@@ -27,6 +28,8 @@ from uwsgi_waffle.sql.declared import CHANGE, NAMESPACE, SETTING
 
 CHANGES = 400
 SETTINGS = 20
+#: Turns on what a bare transaction has and the extension leaves off, for the sake of poolers.
+PREPARED = "?prepare_threshold=5"
 
 
 def main() -> None:
@@ -36,19 +39,23 @@ def main() -> None:
             redis_server = stack.enter_context(RedisServer())
             bare = stack.enter_context(_bare(cast("DatabaseKind", kind)))
             what: dict[str, Callable[[int], object]] = {"a bare transaction": bare}
-            for name, multiproc in (("update()", False), ("update(), Redis", True)):
-                url = redis_server.url if multiproc else None
-                made = _waffled(cast("DatabaseKind", kind), url)
+            for name, redis_url, query in (
+                ("update()", None, ""),
+                *((("update(), prepared", None, PREPARED),) if kind == "postgresql" else ()),
+                ("update(), Redis", redis_server.url, ""),
+            ):
+                made = _waffled(cast("DatabaseKind", kind), redis_url, query)
                 what[name] = stack.enter_context(made)
             rows = [*_compare(what)]
         print_table(f"updates {kind}", ("one setting", "µs", "ratio", "its quartiles"), rows)
 
 
 def _compare(what: dict[str, Callable[[int], object]]) -> Iterator[list[str]]:
-    """Measure by turns, so that noise meets all alike."""
+    """Measure by turns, in any order, so that noise and what one leaves running meet all alike."""
     found: dict[str, list[float]] = {name: [] for name in what}
+    chosen = random.Random(1)  # noqa: S311  the same order each time
     for number in range(1, CHANGES + 1):
-        for name in list(what)[:: 1 if number % 2 else -1]:
+        for name in chosen.sample(list(what), len(what)):
             began = time.perf_counter()
             what[name](number)
             found[name].append(time.perf_counter() - began)
@@ -95,13 +102,15 @@ def _bare(kind: DatabaseKind) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _waffled(kind: DatabaseKind, redis_url: str | None) -> Iterator[Callable[[int], object]]:
-    """Give what makes one change through the extension."""
+def _waffled(
+    kind: DatabaseKind, redis_url: str | None, query: str = ""
+) -> Iterator[Callable[[int], object]]:
+    """Give what makes one change through the extension; *query* ends the address of SQL."""
     with fresh_database(kind) as uri, tempfile.TemporaryDirectory() as folder:
         app = Flask("waffled")
         app.config.update(
             WAFFLE_CONFS={f"S{n:03}": {"default": 0} for n in range(SETTINGS)},
-            WAFFLE_DATABASE_URI=uri,
+            WAFFLE_DATABASE_URI=uri + query,
             WAFFLE_SNAPSHOT_PATH=f"{folder}/snapshot",
             WAFFLE_POLL_SECONDS=3600,
             WAFFLE_MULTIPROC=redis_url is not None,

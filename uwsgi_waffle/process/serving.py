@@ -220,14 +220,16 @@ class Serving:
     def _swapped(self, old: Snapshot, new: Snapshot) -> None:
         """Follow a swap, in order of revisions: runs under the lock."""
         self._app.config.update(new.values)
-        changes = {
-            name: (old.values[name], value)
-            for name, value in new.values.items()
-            if self._declaration.differ(name, old.values[name], value)
-        }
         # The application's callbacks must not delay a process that only listens.
-        if changes and self.runs_callbacks and self._queue.is_needed:
-            self._queue.put(changes, new.position.revision)
+        if self.runs_callbacks and self._queue.is_needed:
+            changes = {
+                name: (before, value)
+                for name, value in new.values.items()
+                if (before := old.values[name]) is not value
+                and self._declaration.differ(name, before, value)
+            }
+            if changes:
+                self._queue.put(changes, new.position.revision)
         for refused in new.refused:
             if refused not in old.refused:
                 logger.warning("waffle: %s", refused)
