@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.host.others import MEMBER
 from tests.support.listening import Host
 from tests.support.programs import Program
 from tests.support.waiting import NEVER_SECONDS
+from uwsgi_waffle.listen import reporter as module
 from uwsgi_waffle.server import _uwsgi
 
 MASTER_PID = 77
@@ -43,6 +45,34 @@ def test_the_first_report_of_a_mule_counts_the_workers(
     state.loop._reporter.report_if_due(listener)  # noqa: SLF001  # what runs it would also listen
     (reported,) = state.reports.read(state.host.position.lineage).hosts
     assert (reported.following, reported.unlisted) == (1, 2)
+
+
+def test_a_change_is_reported_once_when_the_processes_had_a_moment_to_take_it(
+    writer: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each change anew, or changes in a row would never be reported."""
+    state: Any = writer.state
+    state.host.register("process", follows=True)
+    listener: Any = SimpleNamespace(is_live=True, error=None)
+    reporter = state.loop._reporter  # noqa: SLF001  what runs it would also listen
+    reporter.report_if_due(listener)
+
+    def reported() -> int:
+        (host,) = state.reports.read(state.host.position.lineage).hosts
+        return int(host.position.revision)
+
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 30.0)
+    before = reported()
+    writer.waffle.update({"SIZE": 2})
+    first_seconds = reporter.report_if_due(listener)
+    writer.waffle.update({"SIZE": 3})
+    assert reporter.report_if_due(listener) < first_seconds <= module.SETTLE_SECONDS
+    assert reported() == before
+
+    later = time.monotonic() + module.SETTLE_SECONDS
+    monkeypatch.setattr(module.time, "monotonic", lambda: later)
+    reporter.report_if_due(listener)
+    assert reported() == state.host.position.revision > before
 
 
 def test_the_last_listed_process_does_not_retire_a_host_that_another_one_has_yet_to_find(

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 CONVERGING_TURN_SECONDS = 0.01
 #: Seconds after a change for which they are looked at that often.
 CONVERGING_SECONDS = 2.0
+#: Seconds that the processes of the host have after a change before they are looked at: a report
+#: that finds them behind costs them the processor, and has to be made again.
+SETTLE_SECONDS = 0.003
 #: How often a report fails in a row before SQL is told, where Redis is not heard at all.
 FAILURES_BEFORE_REASON = 4
 #: Seconds between the first two counts of the registered hosts, which double, and the most.
@@ -67,6 +70,8 @@ class Reporter:
         self._reported: object = None
         self._seen_sequence = -1
         self._converging_until = 0.0
+        #: When the change that was seen last may be reported, 0 once it may.
+        self._settled_at = 0.0
         self._retry_at = 0.0
         self._was_live = False
         self._backoff = Backoff(REPORT_SECONDS, 10 * REPORT_SECONDS)
@@ -107,8 +112,13 @@ class Reporter:
             self._retry_at = now  # Redis is heard again, so other hosts should hear of this one
         self._was_live = listener.is_live
         if self._host.sequence != self._seen_sequence:
+            if self._seen_sequence >= 0:
+                self._settled_at = self._settled_at or now + SETTLE_SECONDS
             self._seen_sequence = self._host.sequence
             self._converging_until = now + CONVERGING_SECONDS
+        if now < self._settled_at:
+            return self._settled_at - now
+        self._settled_at = 0.0
         converging = now < self._converging_until
         if self._uses_redis and now >= self._count_at:
             self._count_hosts()
