@@ -50,6 +50,28 @@ def test_each_worker_serves_an_update_as_soon_as_it_has_returned(
         assert counted == {"reads": 4 * UPDATES, "stale": 0, "mixed": 0}
 
 
+def test_a_change_wakes_each_worker_once(redis_server: RedisServer) -> None:
+    """By its writer, or by the listener where the writer is no process of the instance."""
+    changes = 10
+    with Instance(BOOT, redis=redis_server) as instance, instance.operator() as operator:
+        before = wakes_of_each(instance)
+        for value in range(1, changes + 1):
+            instance.set_all(value)
+            instance.wait_until_serving(value)
+        operator.update(dict.fromkeys(NAMES, 1000))  # after it no wake of an earlier one is queued
+        instance.wait_until_called_back(1000)
+        wakes = wakes_of_each(instance)
+    # One more where the listener looked just between a writer's record and its signal.
+    most = changes + 2
+    for number, count in wakes.items():
+        assert changes < count - before[number] <= most, wakes
+
+
+def wakes_of_each(instance: Instance) -> dict[int, int]:
+    """Return how many signals each worker has handled."""
+    return {worker["id"]: worker["signals"] for worker in instance.stats()["workers"]}
+
+
 def count_reads(instance: Instance) -> Counter[str]:
     """Make updates, and return what reads on every worker found after each of them."""
     found: Counter[str] = Counter(stale=0, mixed=0)

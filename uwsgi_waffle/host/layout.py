@@ -2,9 +2,9 @@
 
 ::
 
-    words 0..11  magic, layout version, room, slots; sequence, heartbeat, SQL asked at; host
-                 id, reported at, owner, ignored messages, registered at
-    words 12..   place, and length and path of the SQLite file that the settings are from
+    words 0..12  magic, layout version, room, slots; sequence, heartbeat, SQL asked at; host
+                 id, reported at, owner, ignored messages, registered at, woken for
+    words 13..   place, and length and path of the SQLite file that the settings are from
     page 1..     slots: one for each process, 80 words each
     then         area 0, area 1: 6 words (sequence, lineage, revision, stamp, length, CRC) + room
 
@@ -48,11 +48,13 @@ OWNER_WORD = 9
 IGNORED_WORD = 10
 #: When a listener last registered this host in SQL, on the clock of the heartbeat; 0 if it is not.
 REGISTERED_WORD = 11
+#: Which instance's workers its writer has woken for which record.
+WOKEN_WORD = 12
 #: Where the path that follows is valid, see :mod:`uwsgi_waffle.host.leftovers`.
-PLACE_WORD = 12
+PLACE_WORD = 13
 #: Bytes of the path of the SQLite file that the settings are from; 0 where a sweep must not ask.
-DATABASE_LENGTH_WORD = 13
-DATABASE_WORD = 14
+DATABASE_LENGTH_WORD = 14
+DATABASE_WORD = 15
 DATABASE_BYTES = PAGE_BYTES - DATABASE_WORD * WORD_BYTES
 
 SLOT_WORDS = 80

@@ -81,6 +81,18 @@ class HostMarks:
         self.words[word] = now
         return True
 
+    def note_woken(self, sequence: int, instance: int) -> None:
+        """Note that the writer of a record has woken the workers of an instance for it.
+
+        :param instance: a random number of 64 bits; those of its processes in another container
+            may be the same
+        """
+        self.words[layout.WOKEN_WORD] = sequence ^ instance
+
+    def were_woken(self, sequence: int, instance: int) -> bool:
+        """Return whether the writer of a record has woken the workers of an instance for it."""
+        return self.words[layout.WOKEN_WORD] == sequence ^ instance
+
     def count_ignored(self, count: int) -> None:
         """Count messages that were malformed or forged."""
         self.words[layout.IGNORED_WORD] = (self.ignored_count + count) & layout.WORD_MAX

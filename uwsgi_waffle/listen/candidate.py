@@ -85,7 +85,8 @@ class Candidate:
         waker = Waker(self._host)
 
         def moved() -> None:
-            hooks.wake_workers()
+            if not self._host.were_woken(self._host.sequence, hooks.instance_number()):
+                hooks.wake_workers()
             waker.wake()
             self._catch_up()  # a signal reaches this worker, too, but only after its request
 

@@ -13,8 +13,7 @@ from typing import Any
 
 from uwsgi_waffle.bus.client import Patience
 from uwsgi_waffle.errors import UnknownRevision
-from uwsgi_waffle.server import _uwsgi
-from uwsgi_waffle.server.hooks import wake_workers
+from uwsgi_waffle.server import hooks
 from uwsgi_waffle.sql.joining import Connection, JoinedTransaction
 from uwsgi_waffle.sql.store import Signature
 from uwsgi_waffle.values.position import Position
@@ -130,8 +129,8 @@ class Writer:
                 # While Redis answers, this process serves the record, and calls back.
                 delta = edit.delta(record.position) if edit is not None else None
                 is_announced = parts.bus.announce(record.position, record.keys, delta, patience)
-            if _uwsgi.server is not None:
-                wake_workers()
+            if hooks.wake_workers() and sequence is not None:
+                parts.host.note_woken(sequence, hooks.instance_number())
             # Where the host snapshot cannot be written, this process at least has the record.
             if edit is not None:
                 snapshot = edit.snapshot(record)

@@ -18,6 +18,7 @@ from ._uwsgi import Role
 __all__ = [
     "can_wake_workers",
     "install",
+    "instance_number",
     "mule_number",
     "on_fork",
     "on_wake",
@@ -44,6 +45,7 @@ _wake_callbacks: list[Callable[[], None]] = []
 _mule_program: Callable[[], None] | None = None
 _installed_in: int | None = None
 _registered = False
+_instance_number = 0
 _post_fork_hook_ran = False
 
 
@@ -52,7 +54,7 @@ def install(mule_program: Callable[[], None]) -> None:
 
     :param mule_program: the program of the waffle mule, which must not return
     """
-    global _installed_in, _mule_program, _registered  # noqa: PLW0603  # one state per instance
+    global _installed_in, _instance_number, _mule_program, _registered  # noqa: PLW0603  # one each
     server = _uwsgi.server
     if server is None or _installed_in is not None:
         return
@@ -60,6 +62,7 @@ def install(mule_program: Callable[[], None]) -> None:
     if role not in (Role.MASTER, Role.ALONE):
         return
     _installed_in = os.getpid()
+    _instance_number = int.from_bytes(os.urandom(8), "little")
     _mule_program = mule_program
     server.chain_post_fork(_post_fork)
     if role is Role.MASTER:
@@ -86,6 +89,14 @@ def wake_workers() -> bool:
         return False
     server.signal(signal_number())
     return True
+
+
+def instance_number() -> int:
+    """Return a random number that all processes of this instance have, and of no other one.
+
+    The pid of the master is not such a number: that of another container may be the same.
+    """
+    return _instance_number
 
 
 def post_fork_hook_ran() -> bool:
