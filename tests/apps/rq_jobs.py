@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import Any
 
 import redis
-from rq import Queue
+from rq import Queue, Worker
 from rq.worker_pool import WorkerPool
 
 from tests.apps.whole_numbers import waffle
@@ -24,7 +25,21 @@ def read(hold_seconds: float) -> tuple[int, int]:
     return os.getpid(), waffle.settings.S000
 
 
+class WithoutScheduler(Worker):
+    """A worker without RQ's scheduler, a process that outlives its worker where that is killed."""
+
+    def work(self, *arguments: Any, **options: Any) -> bool:
+        """Work until it is stopped."""
+        return bool(super().work(*arguments, **{**options, "with_scheduler": False}))
+
+
 if __name__ == "__main__":
     connection = redis.Redis.from_url(os.environ["TEST_BROKER_URL"])
     queue = Queue(connection=connection)
-    WorkerPool([queue], connection=connection, num_workers=int(sys.argv[1])).start()
+    pool = WorkerPool(
+        [queue],
+        connection=connection,
+        num_workers=int(sys.argv[1]),
+        worker_class=WithoutScheduler,
+    )
+    pool.start()

@@ -1,5 +1,8 @@
 """From commit to the last worker: of this host, and of another one, beside the bare chain.
 
+Once to where a worker serves the change, in an application without callbacks, as the bare chain has
+none; and once to its callback.
+
 ::
 
     python -m tests.bench.propagation [sqlite] [postgresql]
@@ -52,18 +55,20 @@ def main() -> None:
 
 
 def _two_hosts(kind: DatabaseKind, redis_server: RedisServer) -> None:
-    """Measure from the commit to the last worker's callback, which follows its swap."""
+    """Measure to where the last worker serves the change, and to where it has called back."""
     (alone,) = floors.chain(kind, redis_server, workers=4, rows=20)
     # As many processes as two hosts have; both hosts of bare chains are "the other one".
     beside = floors.chain(kind, redis_server, workers=4, rows=20, hosts=2)[1]
     series = {"one bare chain": alone, "a bare chain beside another": beside}
     rows = [[name, *summary(late)] for name, late in series.items()]
-    with pair(kind, redis_server, workers=4, settings=20) as both:
-        for name, late in zip(("same", "other"), change(both, CHANGES), strict=True):
-            series[f"{name} host"] = late
-            rows.append([f"{name} host", *summary(late)])
-            rows.append(["- in bare chains", *ratios(late, alone)])
-            rows.append(["- in bare chains beside another", *ratios(late, beside)])
+    for app, what in (("serving", "serves it"), ("whole_numbers", "has called back")):
+        with pair(kind, redis_server, workers=4, settings=20, app=app) as both:
+            for host, late in zip(("same", "other"), change(both, CHANGES), strict=True):
+                name = f"{host} host, the last {what}"
+                series[name] = late
+                rows.append([name, *summary(late)])
+                rows.append(["- in bare chains", *ratios(late, alone)])
+                rows.append(["- in bare chains beside another", *ratios(late, beside)])
     print_table(f"propagation {kind}", HEADER, rows, series)
 
 

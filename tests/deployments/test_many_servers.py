@@ -73,7 +73,7 @@ def wait_for_all(running: Site) -> None:
     def all_follow() -> bool:
         server.read_from_each()
         followers = running.pids & {*server.process.pids()}
-        return len(followers) >= server.workers + server.others
+        return len(followers) >= server.workers
 
     wait_until(all_follow, WORKERS_SECONDS, "each worker follows")
 
@@ -140,7 +140,7 @@ def test_the_contract_beside_another_server(
         assert first in server.process.pids()
         waitress = stack.enter_context(Waitress(server.environment))
         waitress.read()
-        count = workers + server.others + 1
+        count = workers + 1
         wait_until(lambda: len(running.pids) == count, SOON_SECONDS, "no other one follows")
         everyone = running.pids
         running.change_elsewhere(1, everyone)

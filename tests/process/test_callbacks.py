@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from flask import Flask, current_app
 from tests.conftest import Apps
 from tests.process.conftest import Settings
 from uwsgi_waffle import UnknownSetting, WaffleConf, WaffleSettings, settings_changed
+from uwsgi_waffle.server import concurrency
 
 pytestmark = pytest.mark.usefixtures("patience")
 
@@ -46,6 +48,27 @@ def test_a_callback_is_called_with_as_much_as_it_takes(apps: Apps) -> None:
     assert seen == [True]
     with pytest.raises(TypeError, match="cannot be called with"):
         waffle.on_change("A")(lambda a, b, c: (a, b, c))
+
+
+def test_a_change_that_concerns_no_callback_starts_none(
+    apps: Apps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would take a thread, and have requests look for its end."""
+    app, waffle = apps(Settings)
+    waffle.on_change("A")(lambda: None)
+    made = []
+
+    class CountedTask(concurrency.Task):
+        def __init__(self, work: Callable[[], None]) -> None:
+            super().__init__(work)
+            made.append(self)
+
+    monkeypatch.setattr(concurrency, "Task", CountedTask)
+    waffle.update({"B": 1})
+    assert made == []
+    with settings_changed.connected_to(lambda *_, **__: None, app):
+        waffle.update({"B": 2})
+    assert len(made) == 1
 
 
 def test_a_callback_of_what_is_not_declared_is_an_error(apps: Apps) -> None:

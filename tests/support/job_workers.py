@@ -69,7 +69,6 @@ class Rq(JobWorkers):
 
     name = "rq"
     ready_line = "*** Listening on"
-    others = 1  # one worker forks the scheduler
 
     def program(self) -> list[str]:
         """Return the arguments of Python."""
@@ -83,9 +82,8 @@ class Rq(JobWorkers):
             queue = rq.Queue(connection=connection)
             asked = [queue.enqueue("tests.apps.rq_jobs.read", hold_seconds) for _ in range(count)]
 
-            def done() -> list[Any]:
-                return [job for job in asked if job.get_status(refresh=True) == "finished"]
+            def done() -> bool:
+                return all(job.get_status(refresh=True) == "finished" for job in asked)
 
-            # Not all: Redis gives one to a worker that was killed, if its scheduler lives on.
-            wait_until(lambda: len(done()) >= count // 2, SOON_SECONDS, "RQ has done the jobs")
-            return [tuple(job.return_value()) for job in done()]
+            wait_until(done, SOON_SECONDS, "RQ has done the jobs")
+            return [tuple(job.return_value()) for job in asked]

@@ -29,8 +29,6 @@ class WebServer(LocalServer):
     """A server of :data:`APP`, with a database, a host snapshot and a journal of its own."""
 
     name: ClassVar[str] = "web"
-    #: How many processes beside the workers follow.
-    others: ClassVar[int] = 0
     #: Ends a wait for an answer from each worker.
     patience_seconds = SOON_SECONDS
 

@@ -156,8 +156,9 @@ class ChangeQueue:
         return bool(self._callbacks.handlers or settings_changed.receivers)
 
     def put(self, changes: Changes, revision: int) -> None:
-        """Add a change; changes are put in the order of their revisions."""
-        self.events.append(_Event(changes, revision))
+        """Add a change that concerns a callback; changes are put in the order of revisions."""
+        if settings_changed.receivers or not self._callbacks.names.isdisjoint(changes):
+            self.events.append(_Event(changes, revision))
 
     def start(self) -> None:
         """Have callbacks run for what was put, unless they run already.
