@@ -255,3 +255,34 @@ def test_a_damaged_record_is_written_anew_from_sql(writer: Host, process: Proces
     found = other.read()
     assert found is not None
     assert found[1] == record
+
+
+def test_each_process_of_a_host_knows_whether_sql_answered_last(
+    impatient: Apps, processes: list[Process]
+) -> None:
+    """Whichever process of it has asked; and how long ago SQL has answered it, and has not."""
+    asked, other = processes[:2]
+    asked.reconciler.poll()
+    answered = other.host.sql_answer_age_seconds()
+    assert (other.host.sql_answers, other.host.sql_failure_age_seconds()) == (True, None)
+
+    path = impatient.directory / "waffle.db"
+    kept = path.rename(impatient.directory / "kept.db")
+    path.mkdir()
+    asked.reconciler.release()
+    with pytest.raises(StoreUnavailable):
+        asked.reconciler.poll()
+    assert other.host.sql_answers is False
+    ages = other.host.sql_failure_age_seconds(), other.host.sql_answer_age_seconds()
+    assert None not in (answered, *ages)
+    assert ages == tuple(sorted(age for age in ages if age is not None))
+
+    path.rmdir()
+    kept.rename(path)
+    other.reconciler.poll()
+    assert asked.host.sql_answers is True
+
+
+def test_a_host_that_has_not_asked_sql_knows_nothing_of_it(tmp_path: Path) -> None:
+    host = HostSnapshot(tmp_path / "snapshot")
+    assert (host.sql_answers, host.sql_answer_age_seconds()) == (None, None)

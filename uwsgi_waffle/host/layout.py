@@ -2,9 +2,10 @@
 
 ::
 
-    words 0..12  magic, layout version, room, slots; sequence, heartbeat, SQL asked at; host
-                 id, reported at, owner, ignored messages, registered at, woken for
-    words 13..   place, and length and path of the SQLite file that the settings are from
+    words 0..14  magic, layout version, room, slots; sequence, heartbeat, SQL asked at; host
+                 id, reported at, owner, ignored messages, registered at, woken for; SQL
+                 answered at, failed at
+    words 15..   place, and length and path of the SQLite file that the settings are from
     page 1..     slots: one for each process, 80 words each
     then         area 0, area 1: 6 words (sequence, lineage, revision, stamp, length, CRC) + room
 
@@ -19,7 +20,7 @@ import hashlib
 
 MAGIC = int.from_bytes(b"uwaffle\n", "little")
 #: Raised with every change of the layout; a file of an older one is replaced.
-VERSION = 3
+VERSION = 4
 
 WORD_BYTES = 8
 WORD_MAX = 2 ** (8 * WORD_BYTES) - 1
@@ -50,11 +51,15 @@ IGNORED_WORD = 10
 REGISTERED_WORD = 11
 #: Which instance's workers its writer has woken for which record.
 WOKEN_WORD = 12
+#: When SQL last answered a process of this host that compares it, on the clock of the heartbeat.
+SQL_ANSWERED_WORD = 13
+#: When it last did not, likewise.
+SQL_FAILED_WORD = 14
 #: Where the path that follows is valid, see :mod:`uwsgi_waffle.host.leftovers`.
-PLACE_WORD = 13
+PLACE_WORD = 15
 #: Bytes of the path of the SQLite file that the settings are from; 0 where a sweep must not ask.
-DATABASE_LENGTH_WORD = 14
-DATABASE_WORD = 15
+DATABASE_LENGTH_WORD = 16
+DATABASE_WORD = 17
 DATABASE_BYTES = PAGE_BYTES - DATABASE_WORD * WORD_BYTES
 
 SLOT_WORDS = 80

@@ -33,10 +33,14 @@ class HostMarks:
 
     def heartbeat_age_seconds(self) -> float | None:
         """Return how long ago a listener did, ``None`` where none has since the boot."""
-        beat = self.words[layout.HEARTBEAT_WORD]
-        age = time.monotonic_ns() - beat
+        return self._age_seconds(layout.HEARTBEAT_WORD)
+
+    def _age_seconds(self, word: int) -> float | None:
+        """Return how long ago a word was dated, ``None`` where it was not since the boot."""
+        at = self.words[word]
+        age = time.monotonic_ns() - at
         # A file on a disk outlives the boot whose clock it holds.
-        return age / 1e9 if beat and age >= 0 else None
+        return age / 1e9 if at and age >= 0 else None
 
     def note_deserted(self) -> None:
         """Note that the last process ends: the next one asks SQL, without trust in old dates."""
@@ -46,6 +50,27 @@ class HostMarks:
     def note_asked(self) -> None:
         """Note that a process has just compared this host with SQL because no listener does."""
         self.words[layout.ASKED_WORD] = time.monotonic_ns()
+
+    def note_sql(self, *, answers: bool) -> None:
+        """Note that SQL has just answered a process which compares this host, or has not."""
+        word = layout.SQL_ANSWERED_WORD if answers else layout.SQL_FAILED_WORD
+        self.words[word] = time.monotonic_ns()
+
+    def sql_answer_age_seconds(self) -> float | None:
+        """Return how long ago SQL last answered, ``None`` where it has not since the boot."""
+        return self._age_seconds(layout.SQL_ANSWERED_WORD)
+
+    def sql_failure_age_seconds(self) -> float | None:
+        """Return how long ago SQL last did not answer, ``None`` where it always has."""
+        return self._age_seconds(layout.SQL_FAILED_WORD)
+
+    @property
+    def sql_answers(self) -> bool | None:
+        """Whether SQL has answered when it was last asked, ``None`` where it was not."""
+        answered, failed = self.sql_answer_age_seconds(), self.sql_failure_age_seconds()
+        if answered is None or failed is None:
+            return None if answered is failed else failed is None
+        return answered < failed
 
     def claim_report(self, every_seconds: float) -> bool:
         """Return whether it is time to report this host, which then counts as done."""

@@ -158,9 +158,11 @@ class Reconciler:
                 self._poll_seconds,
             )
         self.error = error
+        self._host.note_sql(answers=False)
 
     def _answered(self) -> None:
         self._answered_at = time.monotonic()
+        self._host.note_sql(answers=True)
         if self.error is not None:
             logger.warning("waffle: the database %s answers again.", self._store.database.url)
         self.error = None
