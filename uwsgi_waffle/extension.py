@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
 
@@ -13,6 +13,7 @@ from flask import current_app, has_app_context
 from . import boot
 from .config import Config
 from .errors import ConfigError
+from .operations import Operations
 from .process.applications import EXTENSION_NAME, AncestorState, Applications
 from .process.callbacks import Handler
 from .process.overrides import Override
@@ -28,13 +29,10 @@ from .values.settings import WaffleSettings, check_model, refuse_store
 from .values.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from flask import Blueprint, Flask
+    from flask import Flask
     from typing_extensions import Unpack
 
-    from .admin.permission import Authorize
     from .bus.client import RedisClient
-    from .bus.fleet import Fleet
-    from .ops.status import Status
 
     class _GivenObjects(TypedDict, total=False):
         db: FlaskDatabase | None
@@ -46,7 +44,7 @@ __all__ = ["WaffleConf"]
 S = TypeVar("S", bound=WaffleSettings)
 
 
-class WaffleConf(Generic[S]):
+class WaffleConf(Operations, Generic[S]):
     """Settings of a Flask application that change while it runs, in every process at once.
 
     ::
@@ -272,28 +270,6 @@ class WaffleConf(Generic[S]):
         """
         return self._applications.find().pins.follow().revision
 
-    def wait(self, revision: int, timeout: float = 5.0) -> Fleet:
-        """Return when every living process of every host serves a revision, refusing none of it.
-
-        SQL's present state counts, or a later one, and only processes that are woken for changes
-        are waited for.
-
-        :param timeout: how long to wait for them, in seconds
-        :raises NotConverged: some do not in time, refuse a value, or may exist without being known
-        """
-        from .ops.convergence import wait
-
-        return wait(self._applications.find(), revision, timeout)
-
-    def status(self) -> Status:
-        """Return which process serves which revision, and what is wrong.
-
-        Asks SQL and Redis once each; where one does not answer, the status reports it.
-        """
-        from .ops.status import collect
-
-        return collect(self._applications.find())
-
     def override(self, **values: object) -> Override:
         """See other values in this context only, for tests: nothing is stored or announced.
 
@@ -314,27 +290,6 @@ class WaffleConf(Generic[S]):
         state = self._applications.at_hand()
         if state is not None:
             state.pins.see_overrides()
-
-    # -- operate ------------------------------------------------------------------------------
-
-    def admin(
-        self, *, authorize: Authorize, trusted_hosts: Iterable[str] | None = None
-    ) -> Blueprint:
-        """Return pages, and the same as JSON, to see and change settings.
-
-        ::
-
-            app.register_blueprint(waffle.admin(authorize=who), url_prefix="/waffle")
-
-        :param authorize: given the request, returns the actor's name, a :class:`Permission`, or
-            ``None`` for 403
-        :param trusted_hosts: host names under which the pages are served, as those of Flask's
-            ``TRUSTED_HOSTS``; a request with another one gets 400. ``None`` for any
-        :raises ConfigError: Flask-WTF is not installed, or *authorize* is not a function
-        """
-        from .admin import make_blueprint
-
-        return make_blueprint(self._applications.find, authorize, trusted_hosts)
 
 
 def _no_pin() -> Pin:
