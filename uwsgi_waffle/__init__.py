@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .errors import UnknownSetting as UnknownSetting
     from .errors import WaffleError as WaffleError
     from .extension import WaffleConf as WaffleConf
+    from .ops.health import Health as Health
     from .ops.status import Status as Status
     from .process.callbacks import settings_changed as settings_changed
     from .process.writes import Update as Update
@@ -41,6 +42,7 @@ __all__ = [
     # What it returns
     "Change",
     "Fleet",
+    "Health",
     "HostStatus",
     "Laggard",
     "Refusal",
@@ -65,6 +67,7 @@ _HOMES = {
     "Permission": "admin.permission",
     "Change": "sql.history",
     "Fleet": "bus.fleet",
+    "Health": "ops.health",
     "HostStatus": "bus.fleet",
     "Laggard": "bus.fleet",
     "NotConverged": "bus.fleet",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from .admin.permission import Authorize
     from .bus.fleet import Fleet
+    from .ops.health import Health
     from .ops.status import Status
 
 __all__ = ["Operations"]
@@ -46,6 +47,17 @@ class Operations:
         from .ops.status import collect
 
         return collect(self._applications.find())
+
+    def health(self) -> Health:
+        """Return whether this process is to get requests, and whether it should be started anew.
+
+        For the probes of an orchestrator; it may be asked each second. As a read does, it asks SQL
+        only where no listener keeps this host up to date, once per poll, and never Redis. Nothing
+        is raised.
+        """
+        from .ops.health import check
+
+        return check(self._applications.find)
 
     def admin(
         self, *, authorize: Authorize, trusted_hosts: Iterable[str] | None = None

@@ -50,7 +50,7 @@ class Reconciler:
         if wanted is None:
             return self._reconcile(at_start=at_start)
         with only_reader(self._host, wait_seconds=WAIT_FOR_READER_SECONDS):
-            if self._host.position.includes(wanted):
+            if self._includes(wanted):
                 return None
             return self._reconcile()
 
@@ -82,10 +82,14 @@ class Reconciler:
             self._failed(error)
             raise
         self._answered()
-        if self._host.position.includes(position):
+        if self._includes(position):
             self._check_order(position, seen)
             return None
         return self._reconcile() if is_only_reader else self.reconcile(position)
+
+    def _includes(self, position: Position) -> bool:
+        """Return whether the host snapshot has what SQL holds, also where that is nothing yet."""
+        return self._host.sequence != 0 and self._host.position.includes(position)
 
     def read(self) -> Record:
         """Return what SQL holds, and do not move the host snapshot.

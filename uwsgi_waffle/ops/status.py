@@ -25,6 +25,7 @@ __all__ = [
     "collect",
     "describe_undeclared",
     "other_databases",
+    "problem_of_listener",
     "slow_callbacks",
 ]
 
@@ -192,17 +193,25 @@ def _problems(state: State, host: HostStatus, position: Position | None) -> Iter
         behind = problem_of_order(position, host.position)
         if behind is not None:
             yield f"SQL {behind}"
+    listener = problem_of_listener(state, host)
+    if listener is not None:
+        yield listener
+
+
+def problem_of_listener(state: State, host: HostStatus) -> str | None:
+    """Return what is wrong with the listener of this host, or with what the host reports."""
     if state.config.multiproc and host.processes and host.listener.state == "absent":
-        yield (
+        return (
             "No listener runs on this host. Requests see changes within "
             f"{state.config.poll_seconds:g} s; run `flask waffle doctor` for the reason."
         )
-    elif host.listener.state == "polling":
+    if host.listener.state == "polling":
         why = host.listener.error or "it does not use Redis"
         every = f"every {state.config.poll_seconds:g} s"
-        yield f"The listener of this host only polls SQL, {every} ({why})."
-    elif host.fault and host.processes:
-        yield f"What this host's processes serve is not certain: {host.fault}."
+        return f"The listener of this host only polls SQL, {every} ({why})."
+    if host.fault and host.processes:
+        return f"What this host's processes serve is not certain: {host.fault}."
+    return None
 
 
 def describe_undeclared(names: Iterable[str]) -> str:

@@ -39,6 +39,7 @@ class Serving:
     :ivar check_at: when :meth:`freshen` is due whatever the host does, in seconds of the monotonic
         clock; 0 in a process that is not adopted yet, such as one just forked
     :ivar seen_sequence: that of the host snapshot, as far as it is served
+    :ivar has_loaded: whether it is what SQL or the host snapshot held, and not just the defaults
     :ivar runs_callbacks: whether ``on_change`` runs in this process
     """
 
@@ -61,6 +62,7 @@ class Serving:
         self.check_at = forks.make_own_number()
         self.runs_callbacks = True
         found = parts.host.read()
+        self.has_loaded = found is not None
         self.seen_sequence, record = (-1, Record()) if found is None else found
         self.current = build(parts.declaration, parts.cipher, record)
         parts.app.config.update(self.current.values)
@@ -169,6 +171,7 @@ class Serving:
         served = self.current.position
         if record.position.supersedes(served) or (not record.position.exists and served.exists):
             self.swap(build(self._declaration, self._cipher, record, self.current))
+        self.has_loaded = True
         self.start_callbacks()
 
     def start_callbacks(self) -> None:
@@ -208,6 +211,7 @@ class Serving:
             if snapshot.position == old.position or snapshot.position.is_behind(old.position):
                 return False
             self.current = snapshot
+            self.has_loaded = True
             self._swapped(old, snapshot)
         self.record()
         return True

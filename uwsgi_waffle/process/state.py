@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -75,6 +76,7 @@ class State(Parts):
         self._queue = ChangeQueue(app, common.callbacks, self.host.slots.record_callback)
         self._pid = os.getpid()
         self._claims: dict[int, object] = {}
+        self._adopted_at = 0.0
         self._was_uwsgi_process = False
         #: The process at whose end it, and with the last one the host, is retired.
         self._retires_in = 0
@@ -160,6 +162,7 @@ class State(Parts):
         if self._claims.setdefault(os.getpid(), mine) is not mine:
             self._restart_listener()
             return
+        self._adopted_at = time.monotonic()
         self._leave_parent()
         self.serving.expect_check()
         self.host.verify()
@@ -179,6 +182,10 @@ class State(Parts):
         # was made with, so its callbacks are given those as the old ones.
         self.serving.catch_up()
         self.serving.start_callbacks()
+
+    def adopted_seconds_ago(self) -> float:
+        """Return how long ago this process was set up."""
+        return time.monotonic() - self._adopted_at
 
     def _start_listener(self, place: placement.Place) -> concurrency.Environment | None:
         if place not in (placement.Place.WORKER, placement.Place.OWN):
