@@ -183,6 +183,37 @@ def test_watch_redraws_until_it_is_interrupted(tmp_path: Path, form: Sequence[st
     assert all(json.loads(frame)["revision"] == 0 for frame in frames)
 
 
+# -- metrics ----------------------------------------------------------------------------------
+
+
+def test_metrics_are_those_that_the_processes_give(site: Site) -> None:
+    app, waffle = site
+    done = run(app, "metrics")
+    assert done.status == 0
+    assert "\nwaffle_revision 1\n" in done.output
+    assert done.output.endswith("\n")
+    assert done.output.splitlines()[0] == waffle.metrics().splitlines()[0]
+    found = {metric["name"]: metric for metric in run(app, "metrics", "--json").json}
+    assert found["waffle_revision"] == {
+        "name": "waffle_revision",
+        "kind": "gauge",
+        "help": "Latest revision of the settings on this host; 0 before the first change.",
+        "samples": [{"value": 1, "labels": {}}],
+    }
+
+
+def test_metrics_need_no_database(apps: Apps, site: Site) -> None:
+    """Those of a host whose listener keeps it up to date."""
+    app, _ = site
+    state_of(app).host.beat()
+    path = apps.directory / "waffle.db"
+    path.rename(apps.directory / "kept.db")
+    path.mkdir()
+    done = run(apps(Settings)[0], "metrics")
+    assert (done.status, done.errors) == (0, "")
+    assert "\nwaffle_revision 1\n" in done.output
+
+
 # -- wait -------------------------------------------------------------------------------------
 
 

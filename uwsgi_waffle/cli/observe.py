@@ -1,4 +1,4 @@
-"""Commands that answer whether all is well: ``status``, ``wait``, ``doctor``."""
+"""Commands that answer whether all is well: ``status``, ``metrics``, ``wait``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from uwsgi_waffle.errors import StoreUnavailable
+from uwsgi_waffle.ops import metrics as numbers
 from uwsgi_waffle.ops.doctor import examine
 from uwsgi_waffle.ops.status import collect
 from uwsgi_waffle.process.state import State
@@ -24,7 +25,7 @@ from ._base import (
     wait_for_fleet,
 )
 
-__all__ = ["doctor", "status", "wait"]
+__all__ = ["doctor", "metrics", "status", "wait"]
 
 
 @cli.command()
@@ -78,6 +79,20 @@ def _follow(state: State) -> None:
         state.refresh()
     except StoreUnavailable:
         state.serving.catch_up()
+
+
+@cli.command()
+@json_option
+def metrics(*, as_json: bool) -> None:
+    """Print this host in numbers, for Prometheus.
+
+    As every process of the host knows them; neither SQL nor Redis is asked for them.
+    """
+    found = numbers.collect(get_state())
+    if as_json:
+        echo_json(found)
+    else:
+        click.echo(numbers.text(found), nl=False)
 
 
 @cli.command()

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import click
 
-from uwsgi_waffle.errors import UnknownSetting
+from uwsgi_waffle.errors import StoreUnavailable, UnknownSetting
 from uwsgi_waffle.ops.plain import change_json, plain
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.sql.history import Change
 from uwsgi_waffle.values.settings import MASK
 
 from . import _render
-from ._base import cli, echo_json, json_option, note, present_state, reveal_option
+from ._base import (
+    cli,
+    echo_json,
+    get_state,
+    json_option,
+    note,
+    present_state,
+    reveal_option,
+)
+from ._follow import Reader, Tail, wait_for_change
 
 __all__ = ["get", "history", "list_settings"]
+
+#: How many changes `history` shows, and with `--follow` at first, unless it is told.
+LIMIT, FOLLOW_LIMIT = 50, 10
 
 
 @cli.command("list")
@@ -93,21 +106,38 @@ def get(name: str, *, reveal: bool, as_json: bool) -> None:
 @click.argument("name", required=False)
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    help="How many changes at most.",
+    type=click.IntRange(min=0),
+    show_default=f"{LIMIT}; {FOLLOW_LIMIT} with --follow",
+    help="How many changes at most; of those before, with --follow.",
 )
 @click.option("--all", "everything", is_flag=True, help="Show all changes.")
+@click.option("--follow", is_flag=True, help="Oldest first; go on with each new change.")
 @reveal_option
 @json_option
-def history(name: str | None, *, limit: int, everything: bool, reveal: bool, as_json: bool) -> None:
+def history(  # noqa: PLR0913  # as many as options
+    name: str | None,
+    *,
+    limit: int | None,
+    everything: bool,
+    follow: bool,
+    reveal: bool,
+    as_json: bool,
+) -> None:
     """Show who changed what, when and why.
 
-    Newest first; of one setting only, if NAME is given.
+    Newest first; of one setting only, if NAME is given. With --follow oldest first, and each new
+    change as it comes, until Ctrl-C.
     """
+    if follow:
+        most = FOLLOW_LIMIT if limit is None else limit
+        _follow(name, None if everything else most, reveal=reveal, as_json=as_json)
+        return
+    if limit == 0:
+        message = "--limit 0 shows nothing without --follow."
+        raise click.UsageError(message)
     state = present_state()
-    lines = state.history.changes(name, None if everything else limit, reveal=reveal)
+    most = LIMIT if limit is None else limit
+    lines = state.history.changes(name, None if everything else most, reveal=reveal)
     # A setting that is no longer declared may still have a history.
     if name is not None and not lines and name not in state.declaration.names:
         raise UnknownSetting([name], state.declaration.names)
@@ -120,6 +150,43 @@ def history(name: str | None, *, limit: int, everything: bool, reveal: bool, as_
         click.echo(line)
     if not lines:
         click.echo("Nothing has been changed yet.")
+
+
+def _follow(name: str | None, limit: int | None, *, reveal: bool, as_json: bool) -> None:
+    """Print the history and what comes, until Ctrl-C, or until nobody reads it any more."""
+    state, reader = get_state(), Reader()
+    try:
+        for number, lines in enumerate(_batches(state, reader, name, limit, reveal=reveal)):
+            if as_json:
+                for line in lines:
+                    echo_json(change_json(line), indent=None)
+            else:
+                for text in ([""] if number else []) + list(_render.history(lines)):
+                    click.echo(text)
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass  # both are how it ends
+
+
+def _batches(
+    state: State, reader: Reader, name: str | None, limit: int | None, *, reveal: bool
+) -> Iterator[list[Change]]:
+    """Yield the changes, some at a time, until nobody reads them any more."""
+    tail = Tail(state, name, reveal=reveal)
+    has_started = is_away = False
+    while True:
+        sequence = state.host.sequence
+        try:
+            lines = tail.new() if has_started else tail.start(limit)
+        except StoreUnavailable as error:
+            if not is_away:
+                note(f"{error} The history goes on when it answers again.")
+            is_away = True
+        else:
+            has_started, is_away = True, False
+            if lines:
+                yield [_revealed(line) for line in lines] if reveal else lines
+        if not wait_for_change(state, sequence, reader):
+            return
 
 
 def _revealed(change: Change) -> Change:

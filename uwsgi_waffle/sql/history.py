@@ -78,6 +78,21 @@ class History:
         newest_first = statement.order_by(CHANGE.c.revision.desc(), CHANGE.c.name).limit(limit)
         return self._read(newest_first, reveal=reveal)
 
+    def changes_after(
+        self, revision: int, name: str | None = None, *, reveal: bool = False
+    ) -> list[Change]:
+        """Return the changes of later revisions, oldest first; else as :meth:`changes`.
+
+        :raises StoreUnavailable: the database did not answer
+        """
+        if name is not None and not is_storable(name):
+            return []
+        statement = self._select().where(CHANGE.c.revision > revision)
+        if name is not None:
+            statement = statement.where(CHANGE.c.name == name)
+        oldest_first = statement.order_by(CHANGE.c.revision, CHANGE.c.name)
+        return self._read(oldest_first, reveal=reveal)
+
     def latest(self) -> dict[str, Change]:
         """Return the last change of each setting that was ever changed; secrets are masked.
 
