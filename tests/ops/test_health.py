@@ -18,6 +18,7 @@ from tests.support.waiting import NEVER_SECONDS, SOON_SECONDS
 from uwsgi_waffle import Health, WaffleConf, WaffleSettings
 from uwsgi_waffle.errors import StoreUnavailable
 from uwsgi_waffle.ops import health
+from uwsgi_waffle.server import concurrency
 from uwsgi_waffle.sql.store import Store
 
 WELL = Health(ready=True, live=True)
@@ -189,6 +190,19 @@ def test_a_listener_that_stands_still_is_not_alive(apps: Apps, redis_server: Red
         assert "The listener of this host has not turned for " in found.reasons[0]
         assert "though SQL answers" in found.reasons[0]
     assert becomes(here.waffle.health, lambda h: h.live, "it turns again").ready
+
+
+@pytest.mark.usefixtures("_soon_stands_still")
+def test_where_threads_run_only_beside_requests_no_listener_is_missed(
+    apps: Apps, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In uWSGI before 2.0.27, unless it is told to run threads: another start is no help."""
+    here = Host(apps, "here", redis_server, poll_seconds=0.1)
+    here.listen(redis_server)
+    with standing_still(here):
+        becomes(here.waffle.health, lambda h: not h.live, "it is found out")
+        monkeypatch.setattr(concurrency, "threads_run_while_idle", lambda: False)
+        assert here.waffle.health().live
 
 
 @pytest.mark.usefixtures("_soon_stands_still")

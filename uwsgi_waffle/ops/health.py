@@ -17,6 +17,7 @@ from uwsgi_waffle.bus.fleet import HostStatus
 from uwsgi_waffle.errors import WaffleError
 from uwsgi_waffle.listen import placement
 from uwsgi_waffle.process.state import State
+from uwsgi_waffle.server import concurrency
 from uwsgi_waffle.values.position import Position
 
 from .convergence import own_host
@@ -110,8 +111,10 @@ def _why_not_live(state: State, host: HostStatus) -> Iterator[str]:
 
 
 def _is_woken(state: State) -> bool:
-    """Return whether a listener is to wake this process."""
-    return state.place is not None and placement.follows(state.place)
+    """Return whether a listener is to wake this process, and can turn while nobody asks."""
+    if state.place is None or not placement.follows(state.place):
+        return False
+    return state.place is placement.Place.MULE or concurrency.threads_run_while_idle()
 
 
 def _stands_still(state: State, host: HostStatus, age_seconds: float) -> bool:
@@ -126,7 +129,7 @@ def _stands_still(state: State, host: HostStatus, age_seconds: float) -> bool:
         return False  # it may wait for SQL, as everyone who has asked since
     hears = any(process.listener.state == "live" for process in host.processes)
     patience = STANDSTILL_SECONDS if hears else SEARCH_SECONDS
-    # A listener that has waited for SQL, or of a host that was stopped, gets the time to turn.
+    # One that has waited for SQL, or that has yet to start beside this process, gets time to turn.
     failed = state.host.sql_failure_age_seconds()
     since = min(age_seconds, math.inf if failed is None else failed, state.adopted_seconds_ago())
     return since > max(patience, state.config.stale_seconds)
