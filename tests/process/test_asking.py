@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from flask import Flask
 
 from tests.conftest import Apps, state_of
 from tests.host.states import damage
+from tests.support.databases import standstill
 from tests.support.listening import CONFS, messages
 from tests.support.waiting import SOON_SECONDS, wait_until
 from uwsgi_waffle import WaffleConf
@@ -26,12 +24,6 @@ from uwsgi_waffle.sql.store import Store
 from uwsgi_waffle.values.position import Position
 
 CONFIG: dict[str, Any] = {"WAFFLE_CONFS": CONFS, "WAFFLE_POLL_SECONDS": 0.1}
-#: What makes each database keep readers waiting, without an answer or a refusal.
-STANDSTILL = {
-    "sqlite": "BEGIN EXCLUSIVE",
-    "postgresql": "LOCK TABLE waffle_namespace, waffle_setting IN ACCESS EXCLUSIVE MODE",
-    "mysql": "LOCK TABLES waffle_namespace WRITE, waffle_setting WRITE",
-}
 
 Hosts = tuple[WaffleConf[Any], Flask]
 
@@ -66,17 +58,6 @@ def change(writer: WaffleConf[Any], app: Flask, value: int) -> None:
     """Change the setting, and return once a request of the other host sees that."""
     writer.update({"SIZE": value})
     wait_until(lambda: size(app) == value, SOON_SECONDS, f"requests see {value}")
-
-
-@contextlib.contextmanager
-def standstill(url: str) -> Iterator[None]:
-    """Keep all others from reading the database, without an error."""
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        connection.exec_driver_sql(STANDSTILL[engine.dialect.name])
-        yield
-        if engine.dialect.name == "mysql":
-            connection.exec_driver_sql("UNLOCK TABLES")
 
 
 @pytest.mark.usefixtures("_silence_is_soon")

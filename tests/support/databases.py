@@ -34,6 +34,13 @@ USUAL_URLS = {
 
 CONNECT_SECONDS = 5
 
+#: What makes each database keep readers waiting, without an answer or a refusal.
+STANDSTILL = {
+    "sqlite": "BEGIN EXCLUSIVE",
+    "postgresql": "LOCK TABLE waffle_namespace, waffle_setting IN ACCESS EXCLUSIVE MODE",
+    "mysql": "LOCK TABLES waffle_namespace WRITE, waffle_setting WRITE",
+}
+
 
 class DatabaseServer(LocalServer):
     """A database server with one user, who needs no password and may do everything."""
@@ -200,3 +207,14 @@ def _drop_database(engine: sa.Engine, name: str) -> None:
 def _execute(engine: sa.Engine, statement: str) -> None:
     with engine.connect() as connection:
         connection.execute(sa.text(statement))
+
+
+@contextlib.contextmanager
+def standstill(url: str) -> Iterator[None]:
+    """Keep all others from reading the database, without an error."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(STANDSTILL[engine.dialect.name])
+        yield
+        if engine.dialect.name == "mysql":
+            connection.exec_driver_sql("UNLOCK TABLES")

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support import RedisServer, wait_until
+from tests.support import PostgresqlServer, RedisServer, wait_until
+from tests.support.databases import standstill
 from tests.support.instance import BOOT, ELECTED, Instance
 from tests.support.uwsgi_server import Options
 from tests.support.waiting import SOON_SECONDS
@@ -182,3 +183,36 @@ def test_workers_stay_in_service_without_sql(redis_server: RedisServer) -> None:
         kept.rename(path)
         becomes(instance, is_well, "all is well again")
         assert metrics(instance)["waffle_sql_answers"] == 1
+
+
+def test_workers_and_a_mule_that_wait_for_sql_are_alive(redis_server: RedisServer) -> None:
+    """A database that neither answers nor refuses keeps the mule from turning; it is not to blame.
+
+    Nor when it goes on before the mule has its answer.
+    """
+    with (
+        PostgresqlServer() as postgresql,
+        start(
+            BOOT, redis_server, TEST_STANDSTILL="3", WAFFLE_DATABASE_URI=postgresql.url
+        ) as instance,
+    ):
+        instance.set_all()
+        becomes(instance, is_well, "all is well")
+        asked: Answers = []
+
+        def ask() -> Answers:
+            found = ask_each(instance)
+            asked.extend(found)
+            return found
+
+        with standstill(postgresql.url):
+            wait_until(
+                lambda: (
+                    all("has not answered this host for" in str(found) for found in ask())
+                    and metrics(instance)["waffle_listener_heartbeat_age_seconds"] > 4
+                ),
+                SOON_SECONDS,
+                "the mule waits for SQL, and each worker says so",
+            )
+        wait_until(lambda: all(map(is_well, ask())), SOON_SECONDS, "all is well again")
+        assert [found for found in asked if not (found["ready"] and found["live"])] == []
