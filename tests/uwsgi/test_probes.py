@@ -15,13 +15,20 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import PostgresqlServer, RedisServer, wait_until
 from tests.support.databases import standstill
-from tests.support.instance import BOOT, ELECTED, Instance
+from tests.support.instance import BOOT, ELECTED, LAZY, Instance
 from tests.support.uwsgi_server import Options
 from tests.support.waiting import SOON_SECONDS
 from uwsgi_waffle.host.records import HostSnapshot
 
 WORKERS = 3
 PROBED: Options = {"module": "tests.apps.probed:app"}
+#: A mule listens, or a worker in a thread or a greenlet, or a thread wakes those of the others.
+DEPLOYMENTS: dict[str, Options] = {
+    "mule": BOOT,
+    "elected": ELECTED,
+    "gevent": {**ELECTED, "gevent": 20, "gevent-monkey-patch": True},
+    "lazy": LAZY,
+}
 
 Answers = list[dict[str, Any]]
 
@@ -99,7 +106,7 @@ def busy(instance: Instance) -> Iterator[None]:
             thread.join(SOON_SECONDS)
 
 
-@pytest.mark.parametrize("option", [BOOT, ELECTED], ids=["mule", "elected"])
+@pytest.mark.parametrize("option", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
 def test_busy_workers_are_well_and_give_the_same_numbers(
     option: Options, redis_server: RedisServer
 ) -> None:
@@ -113,7 +120,7 @@ def test_busy_workers_are_well_and_give_the_same_numbers(
         first, *others = numbers_of_each(instance)
         assert others == [first] * (WORKERS - 1)
         assert first["waffle_revision"] == instance.read()["revision"]
-        assert first["waffle_host_processes current"] == WORKERS + (option is BOOT)
+        assert first["waffle_host_processes current"] == WORKERS + ("mule" in option)
         assert first["waffle_redis_heard"] == first["waffle_sql_answers"] == 1
 
 
