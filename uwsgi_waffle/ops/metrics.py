@@ -18,7 +18,9 @@ from .convergence import own_host
 
 __all__ = ["Metric", "Sample", "collect", "text"]
 
-#: What a process of the host serves, of its latest state.
+#: How a process of the host serves its latest state: whole; but for values that it refuses; not
+#: yet; not before its next request, as nothing wakes it. Or it is at a host snapshot that was
+#: replaced, or has not loaded the application.
 PROCESS_STATES = ("current", "refusing", "behind", "at_next_request", "elsewhere", "unlisted")
 
 
@@ -114,10 +116,7 @@ def _of_processes(host: HostStatus) -> Iterator[Metric]:
     yield Metric(
         "waffle_host_processes",
         "gauge",
-        "Processes of this host by what they serve: its latest state; that, but for values that "
-        "they refuse; an earlier one; an earlier one until their next request, as nothing wakes "
-        "them; what a replaced host snapshot holds; nothing, as they have not loaded the "
-        "application.",
+        "Processes of this host by how they serve its latest state.",
         tuple(Sample(counts[state], {"state": state}) for state in PROCESS_STATES),
     )
     calling = [process for process in host.processes if process.calling]
