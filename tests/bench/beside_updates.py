@@ -84,7 +84,7 @@ def _compare(load: str, wanted: int, database: DatabaseKind) -> None:
 def _host(database_uri: str, redis_server: RedisServer) -> Iterator[UwsgiServer]:
     application: Options = {"module": "tests.apps.whole_numbers:app", "processes": WORKERS}
     # uWSGI closes each connection, and wrk takes it for an error where it is not told.
-    closes = {"add-header": "Connection: close", "disable-logging": True}
+    closes: Options = {"add-header": "Connection: close", "disable-logging": True}
     server = UwsgiServer({**application, **BOOT, **closes})
     server.environment = {
         "WAFFLE_MULTIPROC": "true",

@@ -70,7 +70,7 @@ def test_a_change_is_reported_once_when_the_processes_had_a_moment_to_take_it(
     assert reported() == before
 
     later = time.monotonic() + module.SETTLE_SECONDS
-    monkeypatch.setattr(module.time, "monotonic", lambda: later)
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     reporter.report_if_due(listener)
     assert reported() == state.host.position.revision > before
 
