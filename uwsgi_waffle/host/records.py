@@ -111,8 +111,8 @@ class HostSnapshot(HostMarks):
 
     def _use(self, words: memoryview[int], file: MappedFile | None) -> None:
         """Switch to another mapping and mark the old one abandoned."""
-        before, self._file = self._file, file
-        self.words = words
+        before, self._file, self.words = self._file, file, words
+        self._place = self._place if file is None else file.place
         self.slots.move(words, None if file is None else file.lives)
         self._new_host_id = words[layout.HOST_ID_WORD]
         if before is not None and not before.is_in_place():
