@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import time
 from contextlib import suppress
 
@@ -18,7 +17,7 @@ from uwsgi_waffle.server import _uwsgi
 from uwsgi_waffle.server.concurrency import Backoff, spread
 from uwsgi_waffle.sql.hosts import HostRegistry
 
-from .introduction import REGISTER_SECONDS
+from .introduction import REGISTER_SECONDS, host_name
 from .listener import TURN_SECONDS, Listener
 from .pace import Pace
 
@@ -63,7 +62,7 @@ class Reporter:
         self._uses_redis = config.multiproc
         self._stale_seconds = config.stale_seconds
         self._host = host
-        self._host_name = socket.gethostname()
+        self._host_name = host_name()
         self._reports = reports
         self._registry = registry
         self._declaration = declaration
