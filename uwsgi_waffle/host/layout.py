@@ -19,7 +19,7 @@ import hashlib
 
 MAGIC = int.from_bytes(b"uwaffle\n", "little")
 #: Raised with every change of the layout; a file of an older one is replaced.
-VERSION = 3
+VERSION = 4
 
 WORD_BYTES = 8
 WORD_MAX = 2 ** (8 * WORD_BYTES) - 1

@@ -307,8 +307,7 @@ class HostSnapshot(HostMarks):
             return None
         if present is not None and not record.position.supersedes(present):
             is_emptied = not record.position.exists and present.exists
-            others = (process.pid != os.getpid() for process in self.slots.living())
-            if not (is_emptied and at_start) or any(others):
+            if not (is_emptied and at_start) or self.slots.others():
                 return None
         # From a random start, so that no file repeats a number that a process has seen in another.
         # Garbage may have been left in it, too: after the largest number comes one that is not 0.

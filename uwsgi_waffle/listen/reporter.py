@@ -11,6 +11,7 @@ from uwsgi_waffle.bus.client import BusUnavailable
 from uwsgi_waffle.bus.reports import REPORT_SECONDS, HostReports
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.errors import StoreUnavailable
+from uwsgi_waffle.host.lives import pid_namespace
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.host.turns import only_reader
 from uwsgi_waffle.server import _uwsgi
@@ -140,7 +141,7 @@ class Reporter:
         host = self._host
         host.slots.release()
         deadline = time.monotonic() + wait_seconds
-        while any(p.follows and p.pid != os.getpid() for p in host.slots.living()):
+        while any(p.follows for p in host.slots.others()):
             if time.monotonic() >= deadline:
                 return
             time.sleep(0.02)
@@ -174,7 +175,8 @@ class Reporter:
         server = _uwsgi.server
         if server is None or not server.master_pid():
             return
-        listed = [p for p in self._host.slots.living() if p.master == server.master_pid()]
+        instance = pid_namespace(), server.master_pid()
+        listed = [p for p in self._host.slots.living() if p.instance == instance]
         workers = sum(process.role == "worker" for process in listed)
         # To ask uWSGI for its workers leaks memory (unbit/uwsgi#2056), so it is asked only where a
         # worker seems to be missing.
