@@ -44,10 +44,9 @@ def engine_of(url: sa.URL, **options: Any) -> sa.Engine:
     :raises ValueError: the database, or its driver, cannot be used
     """
     _check_kind(url)
-    if not _is_sqlite(url):
-        # Not the server's default: under REPEATABLE READ a writer that waited for the lock would
-        # read the state from before it waited.
-        options["isolation_level"] = "READ COMMITTED"
+    # Not the application's, which may commit each statement, nor the server's default: under
+    # REPEATABLE READ a writer that waited for the lock would read the state from before it waited.
+    options["isolation_level"] = "SERIALIZABLE" if _is_sqlite(url) else "READ COMMITTED"
     # A traceback would show parameters, secrets among them.
     return sa.create_engine(url, hide_parameters=True, **options)
 
