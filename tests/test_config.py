@@ -45,6 +45,13 @@ WRONG: list[tuple[str, Any, str]] = [
     ("WAFFLE_DATABASE_URI", 5, "valid string"),
     ("WAFFLE_DATABASE_URI", "no url at all", "Give an SQLAlchemy URL"),
     ("WAFFLE_DATABASE_URI", "nosuchdialect://host/database", "install its driver"),
+    ("WAFFLE_DATABASE_URI", "postgresql+psycopg_async://host/database", "driver for asyncio"),
+    ("WAFFLE_DATABASE_URI", "sqlite+aiosqlite:////tmp/waffle.db", "driver for asyncio"),
+    (
+        "WAFFLE_DATABASE_URI",
+        "oracle+oracledb://host/database",
+        "oracle is none of sqlite, postgres",
+    ),
     ("WAFFLE_DATABASE_URI", "postgresql+psycopg://user@host:port/database", "SQLAlchemy URL"),
     ("WAFFLE_NAMESPACE", "a b", "match pattern"),
     ("WAFFLE_NAMESPACE", "n" * 101, "match pattern"),

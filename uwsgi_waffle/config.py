@@ -172,7 +172,8 @@ class Config(BaseModel):
     @property
     def database_file(self) -> Path | None:
         """The path of a SQLite file; ``None`` where the database is not surely that file."""
-        found = re.fullmatch(r"sqlite(?:\+\w+)?:///(/[^?]+)(?:\?.*)?", self.database_uri)
+        # From release 2.1 on SQLAlchemy decodes what follows a percent sign.
+        found = re.fullmatch(r"sqlite(?:\+\w+)?:///(/[^?%]+)(?:\?.*)?", self.database_uri)
         return Path(found[1]) if found else None
 
     @property

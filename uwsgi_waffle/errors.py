@@ -32,6 +32,14 @@ __all__ = [
 class WaffleError(Exception):
     """Base of every error that this package raises on purpose."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Have it pass between processes: Python would call the class with the message alone."""
+        return _made_again, (type(self), self.args), self.__dict__
+
+
+def _made_again(kind: type[WaffleError], args: tuple[Any, ...]) -> WaffleError:
+    return kind.__new__(kind, *args)
+
 
 class ConfigError(WaffleError):
     """A configuration key or a declaration that cannot work; raised at start, never later."""

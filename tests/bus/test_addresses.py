@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import redis
+import redis.asyncio
+import redis.sentinel
 
 from tests.bus.conftest import config_at
+from tests.conftest import Apps
+from tests.support.listening import Host
+from uwsgi_waffle import ConfigError
 from uwsgi_waffle.bus.addresses import Servers, servers_of
 from uwsgi_waffle.bus.client import SharedClient
 
+PASSWORD = "Geheim-7"  # noqa: S105  # of no server
 SENTINELS = (
     "rediss+sentinel://user:Geheim%407@one,[::1]:7000/mymaster/2?sentinel_password=s%26t&a=b"
 )
@@ -48,3 +57,31 @@ def test_what_holds_for_the_master_is_said_to_it_and_not_to_the_sentinels() -> N
 def test_a_cluster_that_is_away_does_not_keep_an_application_from_starting() -> None:
     client = SharedClient(config_at("redis+cluster://127.0.0.1:1"))
     assert client.location == "redis+cluster://127.0.0.1:1"
+
+
+SENTINEL: Any = redis.sentinel.Sentinel([])  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        redis.asyncio.Redis(),
+        redis.asyncio.RedisCluster("127.0.0.1"),
+        SENTINEL,
+        redis.ConnectionPool(),
+        f"redis://:{PASSWORD}@127.0.0.1",
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_what_is_no_ready_client_is_an_error_at_the_start(given: Any, apps: Apps) -> None:
+    """Else each change would fail, and each turn of the listener."""
+    with pytest.raises(ConfigError, match=r"ready client .* An address goes to WAFFLE_REDIS_URL"):
+        Host(apps, given=given)
+    with pytest.raises(ConfigError) as caught:
+        SharedClient(config_at("redis://127.0.0.1"), given)
+    assert PASSWORD not in str(caught.value)
+
+
+def test_ready_clients_are_taken() -> None:
+    for given in (redis.Redis(), SENTINEL.master_for("main")):
+        assert SharedClient(config_at("redis://127.0.0.1"), given).get() is given

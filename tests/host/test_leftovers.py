@@ -241,6 +241,7 @@ def test_of_sweeps_and_starts_at_the_same_time_none_loses_a_file(tmp_path: Path)
     [
         ("sqlite:////var/lib/app/waffle.db", "/var/lib/app/waffle.db"),
         ("sqlite+pysqlite:////var/lib/a b.db?timeout=5", "/var/lib/a b.db"),
+        ("sqlite:////var/lib/a%20b.db", None),
         ("sqlite:///relative.db", None),
         ("sqlite:///file:/var/lib/a%20b.db?uri=true", None),
         ("sqlite://", None),

@@ -307,7 +307,7 @@ def test_garbage_in_a_slot_does_no_harm(seed: int, lineage: int) -> None:
     garbage = random.Random(seed)  # noqa: S311  so that a failure comes again
     for word in range(FIRST_WORD + 1, FIRST_WORD + layout.SLOT_WORDS):
         words[word] = garbage.choice([0, 1, layout.WORD_MAX, garbage.randrange(layout.WORD_MAX)])
-    words[FIRST_WORD + 6] = lineage
+    words[FIRST_WORD + 7] = lineage
     (found,) = slots.living()
     assert found.position.exists == bool(lineage)
     assert found.role in processes.ROLES

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.conftest import Apps
 from tests.host.others import MEMBER
+from tests.support import RedisServer
 from tests.support.listening import Host
 from tests.support.programs import Program
 from tests.support.waiting import NEVER_SECONDS
@@ -30,6 +33,18 @@ class ServerOfTwoWorkers:
     def running_workers(self) -> int:
         """Return how many run."""
         return self.worker_count
+
+
+def test_a_host_name_that_is_no_utf_8_is_one_like_others(
+    apps: Apps, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux takes any bytes, and Python gives what it cannot read as half of a surrogate pair."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "b\udcfcro")
+    here = Host(apps, "here", redis_server)
+    here.listen(redis_server)
+    here.change(2)
+    (host,) = here.waffle.wait(1).hosts
+    assert host.name == "b\N{REPLACEMENT CHARACTER}ro"
 
 
 def test_the_first_report_of_a_mule_counts_the_workers(

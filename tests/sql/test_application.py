@@ -104,6 +104,27 @@ def test_connections_are_made_as_those_of_the_application(make_app: MakeApp) -> 
     assert engine.pool.size() == 2  # type: ignore[attr-defined]  # of a QueuePool
 
 
+def test_an_application_that_commits_each_statement_leaves_our_changes_whole(
+    make_app: MakeApp, database_url: str
+) -> None:
+    """Else what fails half way, or loses a race, would be there in part."""
+    options = {"isolation_level": "AUTOCOMMIT"}
+    app = make_app(database_url, SQLALCHEMY_ENGINE_OPTIONS=options)
+    db = SQLAlchemy(app)
+    waffle: WaffleConf[Any] = WaffleConf(app, db=db)
+    waffle.update({"SIZE": 2})
+
+    def fail_half_way(connection: sa.Connection) -> None:
+        connection.execute(sa.text("DELETE FROM waffle_setting"))
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        state_of(app).store.database.write(fail_half_way)
+    assert execute(database_url, "SELECT value FROM waffle_setting") == [("2",)]
+    with app.app_context(), pytest.raises(TypeError, match="nothing to join"):
+        waffle.update({"SIZE": 3}, connection=db.session.connection())
+
+
 def test_a_bind_is_named_by_its_key(make_app: MakeApp, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/settings.db"
     app = make_app(SQLALCHEMY_BINDS={"settings": uri}, WAFFLE_BIND_KEY="settings")

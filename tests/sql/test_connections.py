@@ -20,6 +20,7 @@ from tests.support.availability import require_program
 from tests.support.processes import LocalServer
 from uwsgi_waffle import StoreUnavailable
 from uwsgi_waffle.sql.database import Database
+from uwsgi_waffle.sql.holders import owner_of_file
 
 NOBODY = 65534
 
@@ -179,6 +180,16 @@ def test_a_sqlite_file_of_another_user_is_an_error_that_names_both(
                     os._exit(0)
         os.waitpid(pid, 0)
     assert expected in said.read_text()
+
+
+def test_a_sqlite_file_of_ones_own_that_is_read_only_is_no_other_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose file systems are read-only; to `chown` it would not help."""
+    path = tmp_path / "waffle.db"
+    path.touch(0o600)
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    assert owner_of_file(path).endswith("is read-only: by its mode, 600, or with its file system.")
 
 
 def _write_as_nobody(path: Path, said: TextIO) -> None:

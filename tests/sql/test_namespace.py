@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -101,6 +104,22 @@ def test_a_first_start_makes_the_namespace_in_tables_that_migrations_made(
     assert (record.position.lineage, len(record.keys)) == (state_of(app).host.position.lineage, 1)
     assert waffle.update({"SIZE": 2}).revision == 1
     assert state_of(app).store.peek().lineage == record.position.lineage
+
+
+def test_a_user_who_may_make_no_tables_is_told_so(tmp_path: Path) -> None:
+    """As in a new database of PostgreSQL 15, whose schema is closed to all but its owner."""
+    role = f"waffle_{secrets.token_hex(4)}"
+    with fresh_database("postgresql") as url:
+        execute(url, f"CREATE ROLE {role} LOGIN", "REVOKE CREATE ON SCHEMA public FROM public")
+        poor = sa.make_url(url).set(username=role)
+        try:
+            with contextlib.closing(Apps(tmp_path, str(poor))) as apps:
+                _, waffle = apps(WAFFLE_CONFS=CONFS)
+                denied = "tables cannot be made in .*: permission denied for schema"
+                with pytest.raises(StoreUnavailable, match=denied):
+                    waffle.update({"SIZE": 2})
+        finally:
+            execute(url, f"DROP ROLE {role}")
 
 
 def test_a_first_start_that_may_not_write_goes_on(

@@ -6,6 +6,7 @@ elsewhere never, as it takes as long as all of this package, and six megabytes.
 
 from __future__ import annotations
 
+import inspect
 import re
 import socket
 from collections.abc import Callable
@@ -107,6 +108,23 @@ class RedisClient(Protocol):
         """Return the server's clock: seconds since the epoch, and microseconds."""
 
 
+def _check_client(given: object) -> None:
+    """Refuse what is no client, and one for asyncio, whose answers are coroutines.
+
+    :raises ConfigError: it is one of these
+    """
+    needed = ("publish", "pubsub", "pipeline", "time")
+    is_client = all(callable(getattr(given, name, None)) for name in needed)
+    if not is_client or inspect.iscoroutinefunction(getattr(given, "execute_command", None)):
+        kind = type(given)
+        message = (
+            "redis= takes a ready client of redis-py that is not for asyncio, such as "
+            "redis.Redis(...) or sentinel.master_for(...), not a "
+            f"{kind.__module__}.{kind.__qualname__}. An address goes to WAFFLE_REDIS_URL."
+        )
+        raise ConfigError(message)
+
+
 class SharedClient:
     """The client of one application in one process, made when it is first needed.
 
@@ -117,8 +135,10 @@ class SharedClient:
         """Connect to nothing yet.
 
         :param given: a ready client to use in place of the configured address
-        :raises ConfigError: redis-py does not accept the URL
+        :raises ConfigError: redis-py does not accept the URL, or what is given is no such client
         """
+        if given is not None:
+            _check_client(given)
         self.location = config.redis_location if given is None else f"<{type(given).__name__}>"
         if given is None and config.redis_url is not None:
             _check_url(config)

@@ -296,13 +296,12 @@ def this_host(
 
 def _unlisted(processes: Iterable[ProcessSlot]) -> int:
     """Return how many workers the uWSGI instances run beside those that are listed."""
-    listed: dict[int, int] = {}
-    expected: dict[int, int] = {}
+    listed: Counter[tuple[int, int]] = Counter()
+    expected: Counter[tuple[int, int]] = Counter()
     for process in processes:
-        if process.role == "worker":
-            listed[process.master] = listed.get(process.master, 0) + 1
-        expected[process.master] = max(expected.get(process.master, 0), process.expected_workers)
-    return sum(max(count - listed.get(master, 0), 0) for master, count in expected.items())
+        listed[process.instance] += process.role == "worker"
+        expected[process.instance] = max(expected[process.instance], process.expected_workers)
+    return (expected - listed).total()
 
 
 def _best(states: Iterable[ListenerState]) -> ListenerState:

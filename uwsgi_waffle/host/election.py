@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 
-from .lives import LifeLocks
+from .lives import LifeLocks, pid_namespace
 from .records import HostSnapshot
 
 __all__ = ["Election"]
@@ -40,7 +39,7 @@ class Election:
     def __init__(self, host: HostSnapshot, master_pid: int = 0) -> None:
         """Stand for the instance whose master has that pid; for the host where it is 0."""
         self._host = host
-        self._first = (_pid_namespace() << 24 | master_pid) * SEATS if master_pid else 0
+        self._first = (pid_namespace() << 24 | master_pid) * SEATS if master_pid else 0
         self._path = host.path
         self._locks = LifeLocks(self._path, ".listeners")
         self._seat: int | None = None
@@ -129,10 +128,3 @@ class Election:
 
     def _key(self) -> tuple[int, Path, int]:
         return os.getpid(), self._path, self._first
-
-
-def _pid_namespace() -> int:
-    """Return a number for this process's pid namespace: two containers may both have a pid 1."""
-    with suppress(OSError):
-        return Path("/proc/self/ns/pid").stat().st_ino & 0xFFFF_FFFF
-    return 0

@@ -22,6 +22,7 @@ from . import areas, layout
 from .leftovers import note_of, sweep
 from .lives import LifeLocks
 from .locks import LOCK_SUFFIX, OPEN_FLAGS, locked
+from .marks import number_of_place
 
 __all__ = ["MappedFile", "RefusedFile", "default_path", "open_file"]
 
@@ -43,6 +44,7 @@ class MappedFile:
     """A snapshot file in memory.
 
     :ivar words: the whole file as native unsigned 64-bit words
+    :ivar place: a number for the file system that it is on, on this machine
     :ivar lives: the locks of the processes that use it
     """
 
@@ -53,6 +55,7 @@ class MappedFile:
         self.memory = mmap.mmap(descriptor, layout.FILE_BYTES)
         self.words = memoryview(self.memory).cast("Q")
         found = os.fstat(descriptor)
+        self.place = number_of_place(found.st_dev)
         self._identity = found.st_dev, found.st_ino, layout.FILE_BYTES
 
     def is_in_place(self) -> bool:

@@ -35,11 +35,11 @@ SLOTS_WORD = 3
 SEQUENCE_WORD = 4
 #: This bit of it says that no record belongs to it, and that SQL has a later one.
 IN_DOUBT = 1 << 63
-#: When a listener last compared with SQL: nanoseconds of the monotonic clock, one for each boot.
+#: When a listener last compared with SQL: nanoseconds of a clock that each boot begins elsewhere.
 HEARTBEAT_WORD = 5
 #: When a process last asked SQL because no listener was alive, likewise.
 ASKED_WORD = 6
-#: A random number made with the file, which identifies this host.
+#: A random number made with the file, which identifies this host, together with its place.
 HOST_ID_WORD = 7
 #: When a listener last reported this host to Redis, on the clock of the heartbeat.
 REPORTED_WORD = 8

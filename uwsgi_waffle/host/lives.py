@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["LifeLocks", "unused"]
+__all__ = ["LifeLocks", "pid_namespace", "unused"]
 
 #: struct flock of 64-bit Linux: type, whence, start, length, pid. See fcntl(2).
 _FLOCK = struct.Struct("@hhqqi")
@@ -203,3 +203,10 @@ def unused(snapshot_path: Path) -> Iterator[bool]:
 
 def _path_of_locks(snapshot_path: Path, suffix: str = ".processes") -> Path:
     return snapshot_path.with_name(snapshot_path.name + suffix)
+
+
+def pid_namespace() -> int:
+    """Return a number for this process's pid namespace: two containers may both have a pid 1."""
+    with suppress(OSError):
+        return Path("/proc/self/ns/pid").stat().st_ino & 0xFFFF_FFFF
+    return 0

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
+from contextlib import suppress
+from pathlib import Path
 
 from . import layout
 
-__all__ = ["HostMarks"]
+__all__ = ["HostMarks", "number_of_place"]
+
+
+def number_of_place(device: int = 0) -> int:
+    """Return a number for a file system of this machine, until it boots again."""
+    place = str(device).encode()
+    with suppress(OSError):
+        place += Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    return int.from_bytes(hashlib.sha256(place).digest()[: layout.WORD_BYTES], "big")
 
 
 class HostMarks:
     """The number of the latest record, and what the listeners of this host did when.
 
+    A file on a disk outlives a boot, and is copied with a disk or an image of a container. So what
+    identifies this host, and dates what it did, is not in the file alone.
+
     :ivar words: the memory as native unsigned 64-bit words
     """
 
     words: memoryview[int]
+    #: Of the file system that the file is on.
+    _place = number_of_place()
 
     @property
     def host_id(self) -> str:
-        """16 hexadecimal digits that identify this host, which is this file."""
-        return f"{self.words[layout.HOST_ID_WORD]:016x}"
+        """16 hexadecimal digits that identify this host, which is this file at its place."""
+        return f"{self.words[layout.HOST_ID_WORD] ^ self._place:016x}"
 
     @property
     def sequence(self) -> int:
@@ -29,18 +45,11 @@ class HostMarks:
 
     def beat(self) -> None:
         """Record that a listener of this host has just compared it with SQL."""
-        self.words[layout.HEARTBEAT_WORD] = time.monotonic_ns()
+        self._date(layout.HEARTBEAT_WORD)
 
     def heartbeat_age_seconds(self) -> float | None:
         """Return how long ago a listener did, ``None`` where none has since the boot."""
         return self._age_seconds(layout.HEARTBEAT_WORD)
-
-    def _age_seconds(self, word: int) -> float | None:
-        """Return how long ago a word was dated, ``None`` where it was not since the boot."""
-        at = self.words[word]
-        age = time.monotonic_ns() - at
-        # A file on a disk outlives the boot whose clock it holds.
-        return age / 1e9 if at and age >= 0 else None
 
     def note_deserted(self) -> None:
         """Note that the last process ends: the next one asks SQL, without trust in old dates."""
@@ -49,12 +58,16 @@ class HostMarks:
 
     def note_asked(self) -> None:
         """Note that a process has just compared this host with SQL because no listener does."""
-        self.words[layout.ASKED_WORD] = time.monotonic_ns()
+        self._date(layout.ASKED_WORD)
+
+    def was_asked_within(self, seconds: float) -> bool:
+        """Return whether a process has done so within so many seconds."""
+        return self._is_within(layout.ASKED_WORD, seconds)
 
     def note_sql(self, *, answers: bool) -> None:
         """Note that SQL has just answered a process which compares this host, or has not."""
         word = layout.SQL_ANSWERED_WORD if answers else layout.SQL_FAILED_WORD
-        self.words[word] = time.monotonic_ns()
+        self._date(word)
 
     def sql_answer_age_seconds(self) -> float | None:
         """Return how long ago SQL last answered, ``None`` where it has not since the boot."""
@@ -82,12 +95,11 @@ class HostMarks:
 
     def note_registered(self) -> None:
         """Note that this host has just been registered in SQL."""
-        self.words[layout.REGISTERED_WORD] = time.monotonic_ns()
+        self._date(layout.REGISTERED_WORD)
 
     def was_registered_within(self, seconds: float) -> bool:
         """Return whether this host was registered within so many seconds."""
-        registered = self.words[layout.REGISTERED_WORD]
-        return registered != 0 and 0 <= time.monotonic_ns() - registered < seconds * 1e9
+        return self._is_within(layout.REGISTERED_WORD, seconds)
 
     def note_unregistered(self) -> None:
         """Note that this host is not registered."""
@@ -96,27 +108,38 @@ class HostMarks:
     @property
     def is_registered(self) -> bool:
         """Whether a listener has registered this host."""
-        return self.words[layout.REGISTERED_WORD] != 0
+        return self._age_seconds(layout.REGISTERED_WORD) is not None
 
     def _claim(self, word: int, every_seconds: float) -> bool:
         """Return whether what a word dates is due, and date it now where it is."""
-        now, at = time.monotonic_ns(), self.words[word]
-        if at and 0 <= now - at < every_seconds * 1e9:
+        if self._is_within(word, every_seconds):
             return False
-        self.words[word] = now
+        self._date(word)
         return True
 
     def note_woken(self, sequence: int, instance: int) -> None:
         """Note that the writer of a record has woken the workers of an instance for it.
 
-        :param instance: a random number of 64 bits; those of its processes in another container
-            may be the same
+        :param instance: the random number of the instance; pids of two containers may be the same
         """
         self.words[layout.WOKEN_WORD] = sequence ^ instance
 
     def were_woken(self, sequence: int, instance: int) -> bool:
         """Return whether the writer of a record has woken the workers of an instance for it."""
         return self.words[layout.WOKEN_WORD] == sequence ^ instance
+
+    def _date(self, word: int) -> None:
+        self.words[word] = (self._place + time.monotonic_ns()) & layout.WORD_MAX
+
+    def _is_within(self, word: int, seconds: float) -> bool:
+        age = self._age_seconds(word)
+        return age is not None and age < seconds
+
+    def _age_seconds(self, word: int) -> float | None:
+        """Return how long ago a word was dated, ``None`` where it was not since the boot."""
+        date, now = self.words[word], time.monotonic_ns()
+        age = (self._place + now - date) & layout.WORD_MAX
+        return age / 1e9 if date and age <= now else None
 
     def count_ignored(self, count: int) -> None:
         """Count messages that were malformed or forged."""

@@ -19,15 +19,15 @@ from uwsgi_waffle.values.position import NOWHERE, Position
 from uwsgi_waffle.values.snapshot import RefusedValue
 
 from . import layout
-from .lives import LifeLocks
+from .lives import LifeLocks, pid_namespace
 
 __all__ = ["ListenerState", "Moment", "ProcessSlot", "SlotTable"]
 
 # Words of a slot. What is written last of a change, the stamp, stands before what is written first,
 # the refusal: a reader copies upwards, so it never sees a new position with an old refusal.
-_PID, _ROLE, _WORKER, _MASTER, _FOLLOWS, _EXPECTED = range(6)
-_LINEAGE, _REVISION, _STAMP, _SINCE_NS = range(6, 10)
-_LISTENER, _LISTENER_SINCE_NS, _ERROR_LENGTH, _ERROR = range(10, 14)
+_PID, _ROLE, _WORKER, _MASTER, _PID_NAMESPACE, _FOLLOWS, _EXPECTED = range(7)
+_LINEAGE, _REVISION, _STAMP, _SINCE_NS = range(7, 11)
+_LISTENER, _LISTENER_SINCE_NS, _ERROR_LENGTH, _ERROR = range(11, 15)
 _ERROR_BYTES = 160
 _REFUSED_COUNT = _ERROR + _ERROR_BYTES // layout.WORD_BYTES
 _REFUSED_LENGTH, _REFUSED = _REFUSED_COUNT + 1, _REFUSED_COUNT + 2
@@ -80,6 +80,7 @@ class ProcessSlot:
         where it does not look
     :ivar calling: the callback that runs in it, ``""`` where none does
     :ivar calling_since: since when, in seconds since the epoch; 0 where none does
+    :ivar pid_namespace: in which :attr:`pid` and :attr:`master` are meant; 0 where not known
     """
 
     pid: int
@@ -95,11 +96,17 @@ class ProcessSlot:
     expected_workers: int = 0
     calling: str = ""
     calling_since: Moment = 0.0
+    pid_namespace: int = 0
 
     @property
     def revision(self) -> int:
         """The revision of :attr:`position`."""
         return self.position.revision
+
+    @property
+    def instance(self) -> tuple[int, int]:
+        """What identifies its uWSGI instance, as another container may have a master of its pid."""
+        return self.pid_namespace, self.master
 
 
 class SlotTable:
@@ -116,7 +123,7 @@ class SlotTable:
         self._kept_lives: LifeLocks | None = None
         self._pid = 0
         self._mine: int | None = None
-        self._identity = (0, 0, 0, 0)
+        self._identity = (0, 0, 0, 0, 0)
         self._recorded: tuple[Position, tuple[RefusedValue, ...]] = (NOWHERE, ())
         self._expected_workers = 0
         self._calling: tuple[str, int] = ("", 0)
@@ -138,7 +145,7 @@ class SlotTable:
             self._mine = None  # a parent's, and so is what was recorded
             self._recorded, self._expected_workers, self._calling = (NOWHERE, ()), 0, ("", 0)
         self._pid = os.getpid()
-        self._identity = (ROLES.index(role), worker, master, int(follows))
+        self._identity = (ROLES.index(role), worker, master, pid_namespace(), int(follows))
 
     def claim(self) -> bool:
         """Take a slot for this process.
@@ -241,8 +248,16 @@ class SlotTable:
 
     def living(self) -> list[ProcessSlot]:
         """Return the living processes in order of their slots."""
-        pids = self._words[_start(0) : _start(layout.SLOT_COUNT) : layout.SLOT_WORDS].tolist()
-        return [self._slot(n) for n, pid in enumerate(pids) if pid and self._is_living(n)]
+        return [self._slot(number) for number in self._taken() if self._is_living(number)]
+
+    def others(self) -> list[ProcessSlot]:
+        """Return the living processes but this one, which another container may have the pid of."""
+        lives = self._lives
+        if lives is None:
+            return []
+        with suppress(OSError):  # the directory is gone, and with it the list
+            return [self._slot(n) for n in self._taken() if lives.is_held_elsewhere(n)]
+        return []
 
     def count_elsewhere(self) -> int:
         """Count the living processes that are waited for, and not listed here but in a file before.
@@ -255,6 +270,10 @@ class SlotTable:
             held = self._lives.held_within(_FOLLOWERS, 2 * _FOLLOWERS)
             return sum(not self._words[_start(n - _FOLLOWERS) + _PID] for n in held)
         return 0
+
+    def _taken(self) -> list[int]:
+        pids = self._words[_start(0) : _start(layout.SLOT_COUNT) : layout.SLOT_WORDS].tolist()
+        return [number for number, pid in enumerate(pids) if pid]
 
     def _is_living(self, number: int) -> bool:
         """Return whether the slot is that of a living process."""
@@ -297,6 +316,7 @@ class SlotTable:
             if word[_CALLING_SINCE_NS]
             else "",
             calling_since=word[_CALLING_SINCE_NS] / 1e9,
+            pid_namespace=word[_PID_NAMESPACE],
         )
 
     def _refused(self, start: int, word: list[int]) -> RefusedValue:

@@ -111,8 +111,8 @@ class HostSnapshot(HostMarks):
 
     def _use(self, words: memoryview[int], file: MappedFile | None) -> None:
         """Switch to another mapping and mark the old one abandoned."""
-        before, self._file = self._file, file
-        self.words = words
+        before, self._file, self.words = self._file, file, words
+        self._place = self._place if file is None else file.place
         self.slots.move(words, None if file is None else file.lives)
         self._new_host_id = words[layout.HOST_ID_WORD]
         if before is not None and not before.is_in_place():
@@ -307,8 +307,7 @@ class HostSnapshot(HostMarks):
             return None
         if present is not None and not record.position.supersedes(present):
             is_emptied = not record.position.exists and present.exists
-            others = (process.pid != os.getpid() for process in self.slots.living())
-            if not (is_emptied and at_start) or any(others):
+            if not (is_emptied and at_start) or self.slots.others():
                 return None
         # From a random start, so that no file repeats a number that a process has seen in another.
         # Garbage may have been left in it, too: after the largest number comes one that is not 0.

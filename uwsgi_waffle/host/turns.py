@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from . import layout
 from .locks import locked
 from .records import HostSnapshot
 
@@ -19,11 +17,11 @@ def asking(host: HostSnapshot, every_seconds: float) -> Iterator[bool]:
 
     For hosts without a listener.
     """
-    if not _is_time_to_ask(host, every_seconds):
+    if host.was_asked_within(every_seconds):
         yield False
         return
     with only_reader(host, wait_seconds=0) as is_only_reader:
-        if not is_only_reader or not _is_time_to_ask(host, every_seconds):
+        if not is_only_reader or host.was_asked_within(every_seconds):
             yield False
             return
         host.note_asked()
@@ -44,9 +42,3 @@ def only_reader(host: HostSnapshot, *, wait_seconds: float) -> Iterator[bool]:
             with suppress(OSError):
                 is_held = stack.enter_context(lock)
         yield is_held
-
-
-def _is_time_to_ask(host: HostSnapshot, every_seconds: float) -> bool:
-    asked = host.words[layout.ASKED_WORD]
-    age = time.monotonic_ns() - asked
-    return not asked or not 0 <= age < every_seconds * 1e9

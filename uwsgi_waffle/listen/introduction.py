@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,10 +15,15 @@ from uwsgi_waffle.sql.hosts import HostRegistry
 
 from .reconcile import Reconciler
 
-__all__ = ["REGISTER_SECONDS", "Introduction"]
+__all__ = ["REGISTER_SECONDS", "Introduction", "host_name"]
 
 #: Seconds after which a host registers again, see :data:`uwsgi_waffle.sql.hosts.FORGET_SECONDS`.
 REGISTER_SECONDS = 100.0
+
+
+def host_name() -> str:
+    """Return the name of this host, which Linux takes as any bytes, as a text that SQL takes."""
+    return os.fsencode(socket.gethostname()).decode("utf-8", "replace")
 
 
 class Introduction:

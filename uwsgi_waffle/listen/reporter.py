@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import time
 from contextlib import suppress
 
@@ -12,13 +11,14 @@ from uwsgi_waffle.bus.client import BusUnavailable
 from uwsgi_waffle.bus.reports import REPORT_SECONDS, HostReports
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.errors import StoreUnavailable
+from uwsgi_waffle.host.lives import pid_namespace
 from uwsgi_waffle.host.records import HostSnapshot
 from uwsgi_waffle.host.turns import only_reader
 from uwsgi_waffle.server import _uwsgi
 from uwsgi_waffle.server.concurrency import Backoff, spread
 from uwsgi_waffle.sql.hosts import HostRegistry
 
-from .introduction import REGISTER_SECONDS
+from .introduction import REGISTER_SECONDS, host_name
 from .listener import TURN_SECONDS, Listener
 from .pace import Pace
 
@@ -63,7 +63,7 @@ class Reporter:
         self._uses_redis = config.multiproc
         self._stale_seconds = config.stale_seconds
         self._host = host
-        self._host_name = socket.gethostname()
+        self._host_name = host_name()
         self._reports = reports
         self._registry = registry
         self._declaration = declaration
@@ -141,7 +141,7 @@ class Reporter:
         host = self._host
         host.slots.release()
         deadline = time.monotonic() + wait_seconds
-        while any(p.follows and p.pid != os.getpid() for p in host.slots.living()):
+        while any(p.follows for p in host.slots.others()):
             if time.monotonic() >= deadline:
                 return
             time.sleep(0.02)
@@ -175,7 +175,8 @@ class Reporter:
         server = _uwsgi.server
         if server is None or not server.master_pid():
             return
-        listed = [p for p in self._host.slots.living() if p.master == server.master_pid()]
+        instance = pid_namespace(), server.master_pid()
+        listed = [p for p in self._host.slots.living() if p.instance == instance]
         workers = sum(process.role == "worker" for process in listed)
         # To ask uWSGI for its workers leaks memory (unbit/uwsgi#2056), so it is asked only where a
         # worker seems to be missing.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from uwsgi_waffle.bus.fleet import HostStatus
 from uwsgi_waffle.host.files import default_path
+from uwsgi_waffle.host.lives import pid_namespace
 from uwsgi_waffle.process.state import State
 from uwsgi_waffle.server import ini, traps
 from uwsgi_waffle.server.traps import Finding
@@ -181,9 +182,11 @@ def _no_listener(state: State) -> Finding:
 
 def running(host: HostStatus) -> Iterator[ini.Configuration]:
     """Yield the options of the instances whose processes serve the application on this host."""
-    for master in sorted({process.master for process in host.processes if process.master}):
-        with suppress(OSError):  # it has just ended, or is another user's
-            yield ini.of_running_master(master)
+    here = pid_namespace()  # in that of another container, the pid is another program's
+    for namespace, master in sorted({process.instance for process in host.processes}):
+        if master and namespace == here:
+            with suppress(OSError):  # it has just ended, or is another user's
+                yield ini.of_running_master(master)
 
 
 def ini_file(path: Path) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from uwsgi_waffle.bus.reports import HostReports
 from uwsgi_waffle.config import Config
 from uwsgi_waffle.host.files import default_path
 from uwsgi_waffle.host.records import HostSnapshot
+from uwsgi_waffle.listen.introduction import host_name
 from uwsgi_waffle.listen.reconcile import Reconciler
 from uwsgi_waffle.sql.application import ApplicationDatabase
 from uwsgi_waffle.sql.history import History
@@ -66,7 +66,7 @@ class Parts:
         self.cipher = Cipher(config.encryption_keys)
         self.store = Store(config, database)
         self.registry = HostRegistry(self.store)
-        self.host_name = socket.gethostname()
+        self.host_name = host_name()
         self.history = History(self.store, self.declaration, self.cipher)
         chosen = config.snapshot_path
         self.host = host = HostSnapshot(

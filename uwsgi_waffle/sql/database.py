@@ -257,9 +257,12 @@ class Database:
                     create_missing(connection)
                     connection.commit()
             except exc.SQLAlchemyError as error:
-                # A process of release 0.1.0, which takes no lock, may create them at this moment.
-                if attempt == ATTEMPTS or could_not_connect(error) or waited_for_a_lock(error):
+                if could_not_connect(error) or waited_for_a_lock(error):
                     raise self.unavailable(error) from error
+                # A process of release 0.1.0, which takes no lock, may create them at this moment.
+                if attempt == ATTEMPTS:
+                    message = f"The tables cannot be made in {self.url}: {reason_of(error)}."
+                    raise StoreUnavailable(message, url=self.url) from error
             else:
                 return
 
@@ -268,11 +271,7 @@ class Database:
 
         :raises StoreUnavailable: the database did not answer
         """
-        try:
-            with self._connected(time.monotonic() + READ_SECONDS) as connection:
-                return missing_tables(connection)
-        except exc.SQLAlchemyError as error:
-            raise self.unavailable(error) from error
+        return self.read(missing_tables, without_tables=[NAMESPACE.name])
 
     def unavailable(
         self,
@@ -324,8 +323,8 @@ class Database:
 
     def _worth_another_try(self, error: exc.SQLAlchemyError) -> bool:
         """Return whether a transaction that changed nothing may succeed when it is run again."""
+        # IntegrityError: two writers made the namespace's row at once.
         if was_disconnected(error) or isinstance(error, exc.IntegrityError):
-            # IntegrityError: two writers made the namespace's row at once.
             return True
         if waited_for_a_lock(error) or lost_a_race(error) or is_read_only(error):
             return True

@@ -19,6 +19,8 @@ from .limits import (
 
 __all__ = ["autocommitting", "engine_of", "guard", "make_engine", "sqlite_path"]
 
+#: What SQLAlchemy calls the databases that the statements are written for.
+_KINDS = ("sqlite", "postgresql", "mariadb", "mysql")
 #: Seconds after which a held connection is replaced, before a firewall forgets it.
 RECYCLE_SECONDS = 300
 
@@ -37,11 +39,14 @@ def make_engine(url: sa.URL) -> sa.Engine:
 
 
 def engine_of(url: sa.URL, **options: Any) -> sa.Engine:
-    """Return an engine with the isolation that writers rely on, which hides parameters."""
-    if not _is_sqlite(url):
-        # Not the server's default: under REPEATABLE READ a writer that waited for the lock would
-        # read the state from before it waited.
-        options["isolation_level"] = "READ COMMITTED"
+    """Return an engine with the isolation that writers rely on, which hides parameters.
+
+    :raises ValueError: the database, or its driver, cannot be used
+    """
+    _check_kind(url)
+    # Not the application's, which may commit each statement, nor the server's default: under
+    # REPEATABLE READ a writer that waited for the lock would read the state from before it waited.
+    options["isolation_level"] = "SERIALIZABLE" if _is_sqlite(url) else "READ COMMITTED"
     # A traceback would show parameters, secrets among them.
     return sa.create_engine(url, hide_parameters=True, **options)
 
@@ -55,6 +60,16 @@ def guard(engine: sa.Engine) -> sa.Engine:
     dialect = engine.dialect.name
     sa.event.listen(engine, "connect", lambda line, _record: _begin_session(dialect, line, url))
     return engine
+
+
+def _check_kind(url: sa.URL) -> None:
+    kind = url.get_dialect()
+    if kind.name not in _KINDS:
+        message = f"{kind.name} is none of {', '.join(_KINDS)}"
+        raise ValueError(message)
+    if kind.is_async:
+        message = f"{url.get_driver_name()} is a driver for asyncio, which cannot be used here"
+        raise ValueError(message)
 
 
 def _is_sqlite(url: sa.URL) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import stat
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -100,7 +101,7 @@ def owner_of_file(path: Path) -> str:
     # SQLite makes a journal beside the file, so the directory counts as well.
     for place in (path, path.parent):
         try:
-            owner = user_name(place.stat().st_uid)
+            found = place.stat()
         except FileNotFoundError:
             continue
         except PermissionError:
@@ -108,6 +109,12 @@ def owner_of_file(path: Path) -> str:
         except OSError:
             return ""
         if not os.access(place, os.W_OK, effective_ids=True):
+            if found.st_uid == os.geteuid():
+                return (
+                    f" {place} belongs to {user}, as which this process runs, but is read-only: by "
+                    f"its mode, {stat.S_IMODE(found.st_mode):o}, or with its file system."
+                )
+            owner = user_name(found.st_uid)
             return (
                 f" {place} belongs to user {owner}, and this process runs as {user}: run it as "
                 f"{owner}, or give {user} the file and its directory with `chown`."

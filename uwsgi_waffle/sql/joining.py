@@ -32,7 +32,8 @@ class JoinedTransaction:
                 f"not {type(connection).__name__}."
             )
             raise TypeError(message)
-        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        # By its own options, or by those of its engine.
+        if connection._is_autocommit_isolation():  # noqa: SLF001  # there is no public name for it
             message = (
                 "The connection commits each statement by itself, so there is nothing to join."
             )
