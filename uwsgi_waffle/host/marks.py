@@ -110,13 +110,6 @@ class HostMarks:
         """Whether a listener has registered this host."""
         return self._age_seconds(layout.REGISTERED_WORD) is not None
 
-    def _claim(self, word: int, every_seconds: float) -> bool:
-        """Return whether what a word dates is due, and date it now where it is."""
-        if self._is_within(word, every_seconds):
-            return False
-        self._date(word)
-        return True
-
     def note_woken(self, sequence: int, instance: int) -> None:
         """Note that the writer of a record has woken the workers of an instance for it.
 
@@ -127,6 +120,13 @@ class HostMarks:
     def were_woken(self, sequence: int, instance: int) -> bool:
         """Return whether the writer of a record has woken the workers of an instance for it."""
         return self.words[layout.WOKEN_WORD] == sequence ^ instance
+
+    def _claim(self, word: int, every_seconds: float) -> bool:
+        """Return whether what a word dates is due, and date it now where it is."""
+        if self._is_within(word, every_seconds):
+            return False
+        self._date(word)
+        return True
 
     def _date(self, word: int) -> None:
         self.words[word] = (self._place + time.monotonic_ns()) & layout.WORD_MAX
