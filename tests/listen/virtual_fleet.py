@@ -60,6 +60,9 @@ class VirtualHost:
     def verify(self) -> None:
         """Do nothing."""
 
+    def note_sql(self, *, answers: bool) -> None:
+        """Do nothing."""
+
     beat = verify
 
 

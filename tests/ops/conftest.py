@@ -31,20 +31,29 @@ def start(*hosts: Host) -> None:
     """Start the listeners of hosts, and return when each host has reported."""
     for host in hosts:
         host.listen()
-    wait_until(
-        lambda: len(hosts[0].waffle.status().hosts) == len(hosts), SOON_SECONDS, "all are known"
-    )
+
+    def all_have_reported() -> bool:
+        known = hosts[0].waffle.status().hosts  # those that have only registered, too
+        return len(known) == sum(host.position.exists for host in known) == len(hosts)
+
+    wait_until(all_have_reported, SOON_SECONDS, "all have reported")
 
 
-def fails_with(host: Host, part: str) -> Callable[[], NotConverged | None]:
-    """Return a function that gives the refusal of `wait` once a reason in it holds a text."""
+def fails_with(
+    host: Host, part: str, seen: list[str] | None = None
+) -> Callable[[], NotConverged | None]:
+    """Return a function that gives the refusal of `wait` once a reason in it holds a text.
+
+    :param seen: is given the reasons of the last look
+    """
+    seen = [] if seen is None else seen
 
     def look() -> NotConverged | None:
         try:
             host.waffle.wait(host.state.store.peek().revision, timeout=0)
         except NotConverged as error:
-            reasons = [*map(str, error.missing), *map(str, error.refused)]
-            return error if any(part in reason for reason in reasons) else None
+            seen[:] = [*map(str, error.missing), *map(str, error.refused)]
+            return error if any(part in reason for reason in seen) else None
         return None
 
     return look
@@ -52,7 +61,12 @@ def fails_with(host: Host, part: str) -> Callable[[], NotConverged | None]:
 
 def refusal_of(host: Host, part: str) -> NotConverged:
     """Return the refusal of `wait` once a reason in it holds a text."""
-    error = wait_until(fails_with(host, part), SOON_SECONDS, f"`wait` fails with {part!r}")
+    seen: list[str] = []
+    try:
+        error = wait_until(fails_with(host, part, seen), SOON_SECONDS, f"{part!r} is refused")
+    except AssertionError as failure:
+        message = f"`wait` fails with {seen}, not with {part!r}"
+        raise AssertionError(message) from failure
     assert error is not None
     return error
 
