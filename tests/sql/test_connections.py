@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sqlite3
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
@@ -23,6 +25,8 @@ from uwsgi_waffle.sql.database import Database
 from uwsgi_waffle.sql.holders import owner_of_file
 
 NOBODY = 65534
+#: The release of PgBouncer from which on prepared statements may be used behind it.
+PREPARES_SINCE = (1, 21)
 
 
 def test_a_sqlite_file_that_another_one_replaces_is_the_database_at_once(apps: Apps) -> None:
@@ -60,6 +64,16 @@ def test_after_a_read_only_phase_a_held_connection_is_replaced(tmp_path: Path) -
         assert waffle.update({"SIZE": 3}).revision == 2
 
 
+def pgbouncer_version() -> tuple[int, ...]:
+    """Return the release of the PgBouncer that is installed."""
+    said = subprocess.run(
+        [require_program("pgbouncer"), "--version"], capture_output=True, text=True, check=True
+    )
+    found = re.search(r"PgBouncer ([\d.]+)", said.stdout)
+    assert found is not None, said.stdout
+    return tuple(map(int, found[1].split(".")))
+
+
 class Pgbouncer(LocalServer):
     """Lends the sessions of a PostgreSQL for a transaction each."""
 
@@ -80,6 +94,7 @@ class Pgbouncer(LocalServer):
             f"[databases]\n* = {target}\n[pgbouncer]\npool_mode = transaction\nauth_type = trust\n"
             f"auth_file = {users}\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\n"
             f"unix_socket_dir =\ndefault_pool_size = 2\n"
+            + ("max_prepared_statements = 20\n" if pgbouncer_version() >= PREPARES_SINCE else "")
         )
 
     def command(self) -> list[str]:
@@ -96,12 +111,15 @@ class Pgbouncer(LocalServer):
         return True
 
 
-def test_a_pooler_that_lends_a_session_for_a_transaction(tmp_path: Path) -> None:
+@pytest.mark.parametrize("query", ["", "?prepare_threshold=1"], ids=["unprepared", "prepared"])
+def test_a_pooler_that_lends_a_session_for_a_transaction(query: str, tmp_path: Path) -> None:
     """Prepared statements are of one session; limits of ours stay with no other application."""
+    if query and pgbouncer_version() < PREPARES_SINCE:
+        pytest.skip("PgBouncer keeps prepared statements for its clients from 1.21 on")
     with (
         fresh_database("postgresql") as url,
         Pgbouncer(sa.make_url(url).set(username="postgres")) as pooler,
-        contextlib.closing(Apps(tmp_path, str(pooler.url))) as apps,
+        contextlib.closing(Apps(tmp_path, f"{pooler.url}{query}")) as apps,
     ):
         _, waffle = apps(WAFFLE_CONFS=CONFS)
         _, other = apps(WAFFLE_CONFS=CONFS, host="there")
