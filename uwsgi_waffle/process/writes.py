@@ -125,12 +125,13 @@ class Writer:
         is_announced: Callable[[], bool] = lambda: False  # noqa: E731  # until it is
         try:
             sequence = parts.host.publish(record)
+            # Before the listener can hear of it, which would wake them once more.
+            if hooks.wake_workers() and sequence is not None:
+                parts.host.note_woken(sequence, hooks.instance_number())
             if parts.config.multiproc:
                 # While Redis answers, this process serves the record, and calls back.
                 delta = edit.delta(record.position) if edit is not None else None
                 is_announced = parts.bus.announce(record.position, record.keys, delta, patience)
-            if hooks.wake_workers() and sequence is not None:
-                parts.host.note_woken(sequence, hooks.instance_number())
             # Where the host snapshot cannot be written, this process at least has the record.
             if edit is not None:
                 snapshot = edit.snapshot(record)
