@@ -24,7 +24,7 @@ from tests.bench.table import RESULTS, table_lines
 
 DOCS = Path(__file__).parents[2] / "docs"
 TABLE = re.compile(r"(?s)(<!-- bench: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)")
-COLOURS = ("#999999", "#555555", "#1f77b4", "#d62728")
+COLOURS = ("#999999", "#555555", "#1f77b4", "#d62728", "#9ecae1", "#fc9272")
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,8 @@ class Simulator:
         self._hears: dict[int, PlayedHost] = {}
         self._register_all()
         self._orders = orders
+        #: The hosts that have just moved, and when they report it.
+        self._settling: list[tuple[float, PlayedHost]] = []
         self._epoll.register(orders.fileno(), select.EPOLLIN)
         list(self._pool.map(self._begin, self._hosts))
         first, count = time.monotonic(), len(self._hosts)
@@ -215,7 +217,10 @@ class Simulator:
         gc.freeze()
         self._orders.send("ready")
         while True:
-            events = self._epoll.poll(max(0.0, self._due[0][0] - time.monotonic()))
+            next_at = self._due[0][0]
+            if self._settling:
+                next_at = min(next_at, self._settling[0][0])
+            events = self._epoll.poll(max(0.0, next_at - time.monotonic()))
             hosts = [self._hears[fd] for fd, _ in events if fd != self._orders.fileno()]
             if len(hosts) < len(events) and not self._obey():
                 self._pool.shutdown(cancel_futures=True)
@@ -228,9 +233,12 @@ class Simulator:
                         host.lock.release()
                 else:
                     self._pool.submit(self._move_later, host)
-            for host in hosts:  # afterwards: no host waits for the report of another
-                self._pool.submit(self._report, host)
             now = time.monotonic()
+            for host in hosts:  # it looks now, and reports when its processes had their moment
+                self._pool.submit(self._report, host)
+                self._settling.append((now + reporting.SETTLE_SECONDS, host))
+            while self._settling and self._settling[0][0] <= now:
+                self._pool.submit(self._report, self._settling.pop(0)[1])
             while self._due[0][0] <= now:
                 _, number, host = heapq.heappop(self._due)
                 heapq.heappush(self._due, (now + IDLE_TURN_SECONDS, number, host))
