@@ -66,9 +66,9 @@ def test_each_connection_is_cut_when_its_own_time_is_over(dog: Watchdog) -> None
 def test_a_call_that_has_ended_in_time_leaves_its_connection(dog: Watchdog) -> None:
     with line() as (ours, _), line() as (other, _):
         before = descriptors()
-        with dog.cut_off(ours, 0.05):
+        with dog.cut_off(ours, 1.0):  # a busy machine may take long to leave it
             pass
-        with dog.cut_off(other, 0.1):
+        with dog.cut_off(other, 1.1):
             other.recv(1)  # later than the end of the first
         assert not is_cut(ours)
         assert descriptors() == before

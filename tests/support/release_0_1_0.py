@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
@@ -28,11 +29,13 @@ BUILD_SECONDS = 300
 def python_of_0_1_0() -> Path:
     """Return Python of an environment with the wheel of 0.1.0, made once for all test runs.
 
-    It has the dependencies of this environment, which 0.1.0 accepts.
+    It has the dependencies of this environment, which 0.1.0 accepts; a run of another environment
+    at the same time has one of its own.
     """
     _require_history()
-    version = f"{os.geteuid()}-{sysconfig.get_python_version()}"
-    directory = Path(tempfile.gettempdir()) / f"waffle-0.1.0-{version}-{COMMIT[:7]}"
+    environment = hashlib.sha256(f"{sys.prefix} {sysconfig.get_python_version()}".encode())
+    name = f"waffle-0.1.0-{os.geteuid()}-{environment.hexdigest()[:8]}-{COMMIT[:7]}"
+    directory = Path(tempfile.gettempdir()) / name
     python = directory / "venv" / "bin" / "python"
     with directory.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -58,8 +61,7 @@ def _require_history() -> None:
 def _make(directory: Path) -> None:
     """Build and install it, unless a former run has."""
     done = directory / "done"
-    # The dependencies are those of one environment, named in it.
-    if done.exists() and done.read_text() == sys.prefix:
+    if done.exists():
         return
     shutil.rmtree(directory, ignore_errors=True)
     source = directory / "source"
@@ -77,7 +79,7 @@ def _make(directory: Path) -> None:
     _run(*pip, "--target", str(theirs), str(wheel))
     # A directory on the path, not one of packages, so its editable installation is left out.
     (theirs / "dependencies.pth").write_text(f"{ours}\n")
-    done.write_text(sys.prefix)
+    done.touch()
 
 
 def _git(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:

@@ -28,7 +28,8 @@ _POSTGRESQL = sa.text("""
     WHERE relation = to_regclass(:table) AND granted AND mode <> 'AccessShareLock'
         AND pid <> pg_backend_pid() AND wait_event_type IS DISTINCT FROM 'Lock'
     ORDER BY xact_start LIMIT 1""").bindparams(table=NAMESPACE.name)
-#: The longest transaction that holds locks and waits for no other; of which table, it does not say.
+#: The longest transaction that holds locks and waits for no other; of which table, it does not say,
+#: so one in this database comes first.
 _MYSQL = sa.text("""
     SELECT trx_mysql_thread_id AS id, host AS program, user AS user_name, command AS doing,
         timestampdiff(SECOND, trx_started, now()) AS seconds, time AS query_seconds
@@ -36,7 +37,7 @@ _MYSQL = sa.text("""
     LEFT JOIN information_schema.processlist ON id = trx_mysql_thread_id
     WHERE trx_rows_locked > 0 AND trx_state <> 'LOCK WAIT'
         AND trx_mysql_thread_id <> connection_id()
-    ORDER BY trx_started LIMIT 1""")
+    ORDER BY db <=> database() DESC, trx_started LIMIT 1""")
 
 #: Where SQLite locks its file: https://www.sqlite.org/fileformat.html#the_lock_byte_page
 _SQLITE_BYTES = range(0x40000000, 0x40000200)
