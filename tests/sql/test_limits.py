@@ -20,7 +20,7 @@ from tests.conftest import Apps, state_of
 from tests.sql.conftest import CONFS
 from tests.sql.test_store_faults import CuttingProxy
 from tests.sql.writer import Settings, hold_lock, writers
-from tests.support.databases import SERVERS
+from tests.support.databases import SERVERS, fresh_database
 from tests.support.processes import LocalServer, process_state
 from tests.support.waiting import SOON_SECONDS, wait_until
 from uwsgi_waffle import StoreUnavailable
@@ -65,6 +65,30 @@ def test_a_lock_that_another_session_holds_is_waited_for_once_and_its_holder_is_
     assert caught.value.waited_seconds == pytest.approx(waited, abs=2)
     assert str(caught.value.holder) in str(caught.value)
     assert waffle.update({"SIZE": 3}).revision == 2
+
+
+def test_a_longer_transaction_in_another_database_is_not_named_for_one_in_ours(
+    tmp_path: Path,
+) -> None:
+    """MariaDB does not tell which table a transaction has locked."""
+    with contextlib.ExitStack() as stack:
+        urls = [stack.enter_context(fresh_database("mariadb")) for _ in range(2)]
+        made = [
+            stack.enter_context(contextlib.closing(Apps(tmp_path / f"{number}", url)))
+            for number, url in enumerate(urls)
+        ]
+        waffles = [apps(WAFFLE_CONFS=CONFS)[1] for apps in made]
+        for waffle in waffles:
+            waffle.update({"SIZE": 2})
+        longer = stack.enter_context(row_held(urls[0]))
+        began = "SELECT trx_started < now() FROM information_schema.innodb_trx WHERE "
+        mine = sa.text(f"{began} trx_mysql_thread_id = connection_id()")
+        wait_until(lambda: longer.execute(mine).scalar(), SOON_SECONDS, "it began a second ago")
+        holder = stack.enter_context(row_held(urls[1]))
+        with pytest.raises(StoreUnavailable) as caught:
+            waffles[1].update({"SIZE": 3})
+        held_by = holder.execute(sa.text("SELECT connection_id()")).scalar()
+        assert f"held by connection {held_by} of the database" in str(caught.value)
 
 
 def test_a_writer_that_was_stopped_locks_the_others_out_for_a_limited_time(
