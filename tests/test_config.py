@@ -50,7 +50,7 @@ WRONG: list[tuple[str, Any, str]] = [
     (
         "WAFFLE_DATABASE_URI",
         "oracle+oracledb://host/database",
-        "oracle is none of sqlite, postgres",
+        "oracle is not one of sqlite, postgres",
     ),
     ("WAFFLE_DATABASE_URI", "postgresql+psycopg://user@host:port/database", "SQLAlchemy URL"),
     ("WAFFLE_NAMESPACE", "a b", "match pattern"),

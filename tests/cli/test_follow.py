@@ -196,9 +196,7 @@ def test_a_database_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_read", [True, False], ids=["idle", "printing"])
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["lines", "json"])
-def test_it_ends_when_nobody_reads_any_more(
-    apps: Apps, form: Sequence[str], *, is_read: bool
-) -> None:
+def test_it_ends_when_its_reader_is_gone(apps: Apps, form: Sequence[str], *, is_read: bool) -> None:
     """As in `... --follow | head -1`: at once, though nothing is printed, and without a word."""
     _, writer = apps(WAFFLE_CONFS=CONFS)
     writer.update({"S000": 1})

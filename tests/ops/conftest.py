@@ -11,7 +11,7 @@ from tests.conftest import Apps
 from tests.support import RedisServer, wait_until
 from tests.support.listening import Host
 from tests.support.waiting import SOON_SECONDS
-from uwsgi_waffle import NotConverged
+from uwsgi_waffle import Health, NotConverged
 from uwsgi_waffle.bus import reports
 from uwsgi_waffle.bus.fleet import Fleet
 from uwsgi_waffle.listen import reporter
@@ -95,3 +95,18 @@ def site(apps: Apps, redis_server: RedisServer, quick_reports: None) -> Site:  #
     made = Site(*(Host(apps, name, redis_server, poll_seconds=0.2) for name in ("here", "there")))
     start(made.here, made.there)
     return made
+
+
+WELL = Health(ready=True, live=True)
+
+
+def becomes(ask: Callable[[], Health], wanted: Callable[[Health], bool], what: str) -> Health:
+    """Return the first health that is as wanted."""
+    found: list[Health] = []
+
+    def look() -> bool:
+        found.append(ask())
+        return wanted(found[-1])
+
+    wait_until(look, SOON_SECONDS, what)
+    return found[-1]

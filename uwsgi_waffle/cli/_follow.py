@@ -1,4 +1,4 @@
-"""What ``history --follow`` needs: the changes in their order, and whether anyone reads them."""
+"""What ``history --follow`` needs: the changes in their order, and whether a reader is there."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Tail:
 
 
 class Reader:
-    """Whoever reads the standard output, such as a terminal, or ``head`` behind a pipe."""
+    """The reader of the standard output, such as a terminal, or ``head`` behind a pipe."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -111,7 +111,7 @@ class Reader:
 
 
 def wait_for_change(state: State, sequence: int, reader: Reader) -> bool:
-    """Wait until this host has moved, one poll at most; return whether anyone still reads.
+    """Wait until this host has moved, one poll at most; return whether a reader is there.
 
     :param sequence: of the host snapshot, before SQL was asked
     """

@@ -153,7 +153,7 @@ def history(  # noqa: PLR0913  # as many as options
 
 
 def _follow(name: str | None, limit: int | None, *, reveal: bool, as_json: bool) -> None:
-    """Print the history and what comes, until Ctrl-C, or until nobody reads it any more."""
+    """Print the history and what comes, until Ctrl-C, or until its reader is gone."""
     state, reader = get_state(), Reader()
     try:
         for number, lines in enumerate(_batches(state, reader, name, limit, reveal=reveal)):
@@ -170,7 +170,7 @@ def _follow(name: str | None, limit: int | None, *, reveal: bool, as_json: bool)
 def _batches(
     state: State, reader: Reader, name: str | None, limit: int | None, *, reveal: bool
 ) -> Iterator[list[Change]]:
-    """Yield the changes, some at a time, until nobody reads them any more."""
+    """Yield the changes, some at a time, until their reader is gone."""
     tail = Tail(state, name, reveal=reveal)
     has_started = is_away = False
     while True:

@@ -111,7 +111,7 @@ def _why_not_live(state: State, host: HostStatus) -> Iterator[str]:
 
 
 def _is_woken(state: State) -> bool:
-    """Return whether a listener is to wake this process, and can turn while nobody asks."""
+    """Return whether a listener is to wake this process, and can turn between requests."""
     if state.place is None or not placement.follows(state.place):
         return False
     return state.place is placement.Place.MULE or concurrency.threads_run_while_idle()

@@ -65,7 +65,7 @@ def guard(engine: sa.Engine) -> sa.Engine:
 def _check_kind(url: sa.URL) -> None:
     kind = url.get_dialect()
     if kind.name not in _KINDS:
-        message = f"{kind.name} is none of {', '.join(_KINDS)}"
+        message = f"{kind.name} is not one of {', '.join(_KINDS)}"
         raise ValueError(message)
     if kind.is_async:
         message = f"{url.get_driver_name()} is a driver for asyncio, which cannot be used here"
